@@ -1,0 +1,11 @@
+"""Noisy Activation Functions (Gulcehre et al., 2016), as layers and as experiments.
+
+from noisyexp import NoisyLSTM, make_activation
+"""
+
+from noisyexp.activations import ActivationSpec, make_activation
+from noisyexp.nn import NoisyGRU, NoisyLSTM
+
+__version__ = "0.1.0"
+
+__all__ = ["ActivationSpec", "NoisyGRU", "NoisyLSTM", "__version__", "make_activation"]

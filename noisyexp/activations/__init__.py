@@ -1,0 +1,31 @@
+"""Noisy activation functions: the equations, the units, their noise and its schedules."""
+
+from noisyexp.activations.modules import (
+    Activation,
+    ActivationSpec,
+    activations,
+    find_variant,
+    make_activation,
+    noise_parameters,
+    reset_noise_parameters,
+    set_noise_level,
+    variants,
+)
+from noisyexp.activations.noise import NoiseSource, attach_noise, derive_seed
+from noisyexp.activations.schedules import SCHEDULES
+
+__all__ = [
+    "SCHEDULES",
+    "Activation",
+    "ActivationSpec",
+    "NoiseSource",
+    "activations",
+    "attach_noise",
+    "derive_seed",
+    "find_variant",
+    "make_activation",
+    "noise_parameters",
+    "reset_noise_parameters",
+    "set_noise_level",
+    "variants",
+]

@@ -1,0 +1,326 @@
+"""The seven units as modules with one protocol, and the factory that makes them.
+
+A unit maps x of shape (..., num_units) to the same shape. In training it draws fresh noise (or
+takes the standard normal draw `noise`), in evaluation it uses the noise's expectation. A new
+variant is one subclass of `Activation`: its `variant` name makes it known to `make_activation`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from noisyexp.activations import functional as F
+from noisyexp.activations.noise import NoiseSource
+
+PShape = Literal["unit", "scalar"]
+
+
+class Activation(nn.Module):
+    """Base of all units: the noise-free hard unit's settings, the noise draw and the output clip.
+
+    Args:
+        kind: "tanh" or "sigmoid".
+        num_units: size of the last dimension of x.
+        alpha: weight of the hard unit against its linearisation (Eq 11).
+        c: scale of the noise; for NANI and NANIS the paper's sigma itself. Change `unit.c` at any
+            time to anneal. None takes the variant's default.
+        p_shape: "unit" for one p per unit (the released code), "scalar" for one p (the paper).
+        clip_output: clip the result to the range of the soft unit, as the authors' first release
+            did for tanh.
+        code_compat: the formulas of the authors' released code where they differ from the paper.
+
+    Raises:
+        ValueError: an unknown kind or p_shape, num_units < 1, or a negative c.
+    """
+
+    variant: ClassVar[str]
+    has_noise: ClassVar[bool] = True
+    has_p: ClassVar[bool] = False
+    default_c: ClassVar[float] = 0.5
+    _known: ClassVar[dict[str, type[Activation]]] = {}
+
+    p: nn.Parameter | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "variant" in cls.__dict__:
+            Activation._known[cls.variant] = cls
+
+    def __init__(
+        self,
+        kind: str,
+        num_units: int,
+        *,
+        alpha: float = 1.0,
+        c: float | None = None,
+        p_shape: PShape = "unit",
+        clip_output: bool = False,
+        code_compat: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        c = self.default_c if c is None else float(c)
+        if kind not in F.KINDS:
+            raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(F.KINDS)}")
+        if p_shape not in ("unit", "scalar"):
+            raise ValueError(f"p_shape {p_shape!r} is unknown; choose unit or scalar")
+        if num_units < 1:
+            raise ValueError(f"num_units must be at least 1, not {num_units}")
+        if not c >= 0:
+            raise ValueError(f"c must be at least 0, not {c}")
+        self.kind, self.num_units = F.KINDS[kind], num_units
+        self.alpha, self.c = float(alpha), c
+        self.clip_output, self.code_compat = clip_output, code_compat
+        self.site, self.noise_source = "", None  # type: tuple[str, NoiseSource | None]
+        if self.has_p:
+            shape = (num_units,) if p_shape == "unit" else ()
+            self.p = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.reset_p()
+        else:
+            self.register_parameter("p", None)
+
+    def reset_p(self, generator: torch.Generator | None = None) -> None:
+        """Draw p from U[-1, 1] (Section 3). Call it after any blanket initialisation of a model."""
+        if self.p is not None:
+            with torch.no_grad():
+                self.p.uniform_(-1.0, 1.0, generator=generator)
+
+    def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """xi of `shape` for one call, or None where the unit draws nothing (evaluation, no noise)."""
+        if not (self.training and self.has_noise):
+            return None
+        if self.noise_source is None:
+            return torch.randn(shape, device=device)
+        return self.noise_source.normal(self.site, shape, device)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """phi(x, xi).
+
+        Args:
+            x: (..., num_units).
+            noise: the standard normal xi to use in training, broadcastable to x; None draws it.
+
+        Returns:
+            The unit's value, shape and dtype of x.
+        """
+        if not (self.training and self.has_noise):
+            value = self.expected(x)
+        else:
+            xi = self.draw_noise(tuple(x.shape), x.device) if noise is None else noise
+            assert xi is not None
+            value = self.noisy(x, xi.to(x.dtype) if x.dtype == torch.float64 else xi)
+        return value.clamp(self.kind.low, self.kind.high) if self.clip_output else value
+
+    def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
+        """The unit in training, before the optional clip; x and xi of shape (..., num_units)."""
+        raise NotImplementedError
+
+    def expected(self, x: Tensor) -> Tensor:
+        """The unit at test time, before the optional clip; x of shape (..., num_units)."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Settings, for `print(model)`."""
+        text = f"{self.kind.name}, num_units={self.num_units}"
+        if self.has_noise:
+            text += f", alpha={self.alpha:g}, c={self.c:g}"
+        for flag in ("clip_output", "code_compat"):
+            text += f", {flag}=True" if getattr(self, flag) else ""
+        return text
+
+
+class Reference(Activation):
+    """The soft unit itself: torch.tanh or torch.sigmoid."""
+
+    variant = "reference"
+    has_noise = False
+
+    def expected(self, x: Tensor) -> Tensor:
+        """tanh(x) or the logistic g(x)."""
+        return torch.tanh(x) if self.kind is F.TANH else torch.sigmoid(x)
+
+
+class Hard(Activation):
+    """The hard unit without noise (Eq 3 and 4)."""
+
+    variant = "hard"
+    has_noise = False
+
+    def expected(self, x: Tensor) -> Tensor:
+        """h(x)."""
+        return F.hard(x, self.kind)
+
+
+class NAN(Activation):
+    """Normal noise where the unit saturates (Eq 12)."""
+
+    variant = "nan"
+    has_p = True
+
+    def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
+        """Eq 12."""
+        assert self.p is not None
+        return F.nan(
+            x, xi, self.p, self.kind, alpha=self.alpha, c=self.c, code_compat=self.code_compat
+        )
+
+    def expected(self, x: Tensor) -> Tensor:
+        """Eq 12 with E[xi] = 0."""
+        return F.nan_expected(x, self.kind, alpha=self.alpha)
+
+
+class NAH(Activation):
+    """Half-normal noise where the unit saturates (Algorithm 1)."""
+
+    variant = "nah"
+    has_p = True
+
+    def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
+        """Algorithm 1."""
+        assert self.p is not None
+        return F.nah(x, xi, self.p, self.kind, alpha=self.alpha, c=self.c)
+
+    def expected(self, x: Tensor) -> Tensor:
+        """Eq 13."""
+        assert self.p is not None
+        return F.nah_expected(
+            x, self.p, self.kind, alpha=self.alpha, c=self.c, code_compat=self.code_compat
+        )
+
+
+class _InputNoise(Activation):
+    """Noise added to the input; at test time all of them are the hard unit."""
+
+    def expected(self, x: Tensor) -> Tensor:
+        """h(x)."""
+        return F.hard(x, self.kind)
+
+
+class NANI(_InputNoise):
+    """Fixed noise at the input (Eq 14); c is the paper's sigma, 0.05 in Section 6.5."""
+
+    variant = "nani"
+    default_c = 0.05
+
+    def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
+        """Eq 14."""
+        return F.nani(x, xi, self.kind, sigma=self.c)
+
+
+class NANIL(_InputNoise):
+    """Learned noise at the input (Eq 9 in Eq 14)."""
+
+    variant = "nanil"
+    has_p = True
+
+    def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
+        """Eq 9 in Eq 14."""
+        assert self.p is not None
+        return F.nanil(x, xi, self.p, self.kind, c=self.c, code_compat=self.code_compat)
+
+
+class NANIS(_InputNoise):
+    """Fixed noise at the input of saturated units (Eq 15); c is sigma, 0.25 in the authors' code."""
+
+    variant = "nanis"
+    default_c = 0.25
+
+    def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
+        """Eq 15."""
+        return F.nanis(x, xi, self.kind, sigma=self.c)
+
+
+def variants() -> list[str]:
+    """Names of all known variants, in order of definition."""
+    return list(Activation._known)
+
+
+def find_variant(name: str) -> type[Activation]:
+    """The class of a variant: a known name, or the import path "package.module.Class" of one.
+
+    Raises:
+        ValueError: nothing of that name; the message lists the names and the closest one.
+    """
+    if name in Activation._known:
+        return Activation._known[name]
+    module, _, attribute = name.rpartition(".")
+    if module:
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"variant {name!r} cannot be imported: {error}") from error
+        if isinstance(found, type) and issubclass(found, Activation):
+            return found
+        raise ValueError(f"variant {name!r} is not a subclass of noisyexp.activations.Activation")
+    close = difflib.get_close_matches(name, variants(), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"variant {name!r} is unknown; choose from {', '.join(variants())}{hint}")
+
+
+def make_activation(kind: str, variant: str, num_units: int, **settings: Any) -> Activation:
+    """A unit as a module instance: `make_activation("tanh", "nah", 200, alpha=1.0, c=0.5)`.
+
+    Args:
+        kind: "tanh" or "sigmoid".
+        variant: one of `variants()`, or the import path of a subclass of `Activation`.
+        num_units: size of the last dimension of the input.
+        settings: keyword arguments of `Activation`.
+
+    Raises:
+        ValueError: an unknown kind or variant, or a setting out of range.
+        TypeError: an unknown setting.
+    """
+    return find_variant(variant)(kind, num_units, **settings)
+
+
+@dataclass(frozen=True)
+class ActivationSpec:
+    """A variant and its settings: called with (kind, num_units) it makes the unit.
+
+    Attributes:
+        variant: as in `make_activation`.
+        settings: for both kinds.
+        tanh: settings that differ for tanh units.
+        sigmoid: settings that differ for sigmoid units.
+    """
+
+    variant: str = "nah"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tanh: Mapping[str, Any] = field(default_factory=dict)
+    sigmoid: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, kind: str, num_units: int, **extra: Any) -> Activation:
+        """A unit of `kind`, "tanh" or "sigmoid", with the settings of that kind."""
+        own = self.tanh if kind == "tanh" else self.sigmoid
+        return make_activation(kind, self.variant, num_units, **{**self.settings, **own, **extra})
+
+
+def activations(model: nn.Module) -> Iterator[Activation]:
+    """All units in a module tree, in module order."""
+    return (module for module in model.modules() if isinstance(module, Activation))
+
+
+def noise_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """All p of a model: what weight decay and blanket initialisation must leave alone."""
+    return [unit.p for unit in activations(model) if unit.p is not None]
+
+
+def reset_noise_parameters(model: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw every p of a model from U[-1, 1]; call it after the model's own initialisation."""
+    for unit in activations(model):
+        unit.reset_p(generator)
+
+
+def set_noise_level(model: nn.Module, c: float) -> None:
+    """Set c of every noisy unit of a model: one step of annealing (Section 5)."""
+    for unit in activations(model):
+        if unit.has_noise:
+            unit.c = c

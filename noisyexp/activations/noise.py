@@ -1,0 +1,73 @@
+"""Noise as a function of (seed, step, site), never of how many draws happened before.
+
+A run attaches one `NoiseSource` to all noisy units of its model. Resuming at step k then gives the
+draws that an uninterrupted run has at step k, and two variants see the same numbers at the same
+site. A unit without a source draws from torch's own generator, as `torch.nn.Dropout` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def derive_seed(*key: int | str) -> int:
+    """A 63-bit seed from a key of numbers and names; different keys give unrelated seeds."""
+    text = "\x1f".join(str(part) for part in key)
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class NoiseSource:
+    """Standard normal draws keyed by (seed, step, site, call within the step).
+
+    Args:
+        seed: seed of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.step = 0
+        self._calls: dict[str, int] = {}
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def set_step(self, step: int) -> None:
+        """Move to `step`; the calls of every site count from 0 again."""
+        self.step = step
+        self._calls.clear()
+
+    def normal(self, site: str, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Float32 N(0, 1) draws of `shape` for the next call of `site` in this step.
+
+        Equal on every machine of one device type; CPU and CUDA draw different numbers.
+        """
+        call = self._calls.get(site, 0)
+        self._calls[site] = call + 1
+        generator = self._generators.get(device)
+        if generator is None:
+            generator = self._generators[device] = torch.Generator(device)
+        generator.manual_seed(derive_seed(self.seed, self.step, site, call))
+        return torch.randn(tuple(shape), generator=generator, device=device)
+
+
+def attach_noise(model: nn.Module, source: NoiseSource | None) -> list[str]:
+    """Name every noisy unit of `model` by its module path and give it `source`.
+
+    Args:
+        model: any module tree.
+        source: the draws of a run, or None for torch's own generator.
+
+    Returns:
+        The sites, in module order.
+    """
+    from noisyexp.activations.modules import Activation
+
+    sites = []
+    for path, module in model.named_modules():
+        if isinstance(module, Activation):
+            module.site, module.noise_source = path, source
+            sites.append(path)
+    return sites

@@ -1,0 +1,255 @@
+"""Composing the configuration, and finding all of its mistakes before anything is touched."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from noisyexp.errors import ConfigError
+from noisyexp.schema import build, closest
+from noisyexp.tasks import find_task
+from noisyexp.training.config import RunConfig
+from noisyexp.training.folder import RunNames
+from noisyexp.training.run import RunSpec
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+ROOT_FILE = "config"
+GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
+"""What a person chooses from, in the order in which the help lists it."""
+
+MAX_JOBS = 10_000
+
+
+class Groups:
+    """The files that can be chosen from, those of `hydra.searchpath` overrides included."""
+
+    def __init__(self, loader: ConfigLoader, searchpath: list[str]) -> None:
+        self.loader, self.searchpath = loader, searchpath
+
+    def options(self, group: str) -> list[str]:
+        """Files of a group, those in its folders as "folder/file"; empty without such a group."""
+        files = self._list(group, ObjectType.CONFIG)
+        for folder in self._list(group, ObjectType.GROUP):
+            files += [f"{folder}/{name}" for name in self.options(f"{group}/{folder}")]
+        return files
+
+    def _list(self, group: str, kind: ObjectType) -> list[str]:
+        return list(self.loader.get_group_options(group, kind, ROOT_FILE, self.searchpath))
+
+
+@contextmanager
+def hydra_session(config_dir: Path = CONFIG_DIR) -> Iterator[ConfigLoader]:
+    """Hydra set up on `config_dir` for `compose`; gives its loader of groups."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
+        yield GlobalHydra.instance().config_loader()
+
+
+def compose_config(overrides: list[str]) -> dict[str, Any]:
+    """The resolved configuration for `overrides`, as plain values.
+
+    Raises:
+        ConfigError: the overrides do not compose or do not check.
+    """
+    return dict(check([*overrides])[0].plain)
+
+
+def check(overrides: list[str], command: list[str] | None = None) -> list[RunSpec]:
+    """All runs that `overrides` ask for: one, or the product of a sweep.
+
+    Raises:
+        ConfigError: with every mistake of every run.
+    """
+    problems: list[str] = []
+    with hydra_session() as loader:
+        parsed = _parse(overrides, loader, problems)
+        groups = Groups(loader, _searchpath(parsed))
+        parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
+        specs = []
+        for job in _jobs(parsed, problems):
+            spec = _check_job(job, groups, command or [], problems)
+            specs += [] if spec is None else [spec]
+    if problems:
+        raise ConfigError(problems)
+    return specs
+
+
+def spec_from_config(
+    config: DictConfig, choices: Mapping[str, Any], command: list[str], problems: list[str]
+) -> RunSpec | None:
+    """A run from a composed configuration, or None with the reasons in `problems`."""
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        problems.append(_first_line(error))
+        return None
+    run = build(RunConfig, plain, "", problems)
+    task = _task_section(plain.get("task"), problems)
+    if run is None or task is None:
+        return None
+    problems += _cross_checks(run)
+    names = RunNames(
+        task=str(choices.get("task")),
+        act=str(choices.get("act")),
+        scale=run.scale,
+        data=run.data.source,
+        experiment=choices.get("experiment"),
+        seed=run.seed,
+    )
+    return RunSpec(run, task, plain, names, command)
+
+
+def _task_section(values: Any, problems: list[str]) -> Any:
+    if not isinstance(values, Mapping) or "name" not in values:
+        problems.append("task.name: missing (the task's folder)")
+        return None
+    try:
+        task = find_task(str(values["name"]))
+    except ValueError as error:
+        problems.append(f"task.name={error}")
+        return None
+    return build(task.config_type, values, "task", problems)
+
+
+def _cross_checks(run: RunConfig) -> Iterator[str]:
+    """Problems that need more than one section, or the machine."""
+    import torch
+
+    if run.device == "cuda" and not torch.cuda.is_available():
+        yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
+    noisy = run.act.variant not in ("reference", "hard")
+    if run.anneal.schedule != "none" and not noisy:
+        yield (
+            f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "
+            "noise to anneal; use anneal.schedule=none"
+        )
+    if run.anneal.schedule != "none" and run.anneal.floor > run.anneal.start:
+        yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"
+
+
+def _parse(overrides: list[str], loader: ConfigLoader, problems: list[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException:
+            problems.append(
+                f"{text!r}: cannot be read as key=value; quote values with blanks, commas or "
+                "brackets twice: \"key='a, b'\""
+            )
+    return parsed
+
+
+def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
+    """The overrides but those that choose a file which does not exist; these are reported."""
+    kept = []
+    for override in parsed:
+        key = override.key_or_group
+        options = groups.options(key)
+        wrong = [value for value in _values(override) if options and value not in options]
+        wrong = [value for value in wrong if value != "null"]
+        for value in wrong:
+            allowed = ", ".join(options)
+            problems.append(f"{key}={value}: choose from {allowed}.{closest(value, options)}")
+        kept += [] if wrong else [override]
+    return kept
+
+
+def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
+    """The overrides but those of a key that does not exist; these are reported."""
+    chosen = {o.key_or_group: _values(o)[0] for o in parsed if groups.options(o.key_or_group)}
+    choices = [f"{key}={value}" for key, value in chosen.items()]
+    try:
+        config = compose(ROOT_FILE, overrides=[*groups.searchpath, *choices])
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(_first_line(error))
+        return []
+    names = list(_dotted(config))
+    kept = []
+    for override in parsed:
+        key = override.key_or_group
+        known = key in chosen or key in names or override.is_hydra_override()
+        if known or override.is_add():
+            kept.append(override)
+        else:
+            problems.append(f"{key}: no such key.{closest(key, [*names, *GROUPS])}")
+    return kept
+
+
+def _searchpath(parsed: list[Override]) -> list[str]:
+    return [str(o.input_line) for o in parsed if o.key_or_group == "hydra.searchpath"]
+
+
+def _values(override: Override) -> list[str]:
+    """Each value of an override as text; several in a sweep."""
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [str(override.get_value_element_as_str())]
+
+
+def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys, sections included."""
+    for key in config:
+        name = f"{prefix}{key}"
+        yield name
+        if OmegaConf.is_missing(config, key):
+            continue
+        # Reading the node itself keeps interpolations unresolved.
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _dotted(node, f"{name}.")
+
+
+def _jobs(parsed: list[Override], problems: list[str]) -> list[list[str]]:
+    """Overrides of every job, in the order in which Hydra's basic sweeper runs them."""
+    choices = []
+    for override in parsed:
+        if override.is_hydra_override() and not override.key_or_group == "hydra.searchpath":
+            continue
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([str(override.input_line)])
+    jobs = list(itertools.islice(itertools.product(*choices), MAX_JOBS + 1))
+    if len(jobs) > MAX_JOBS:
+        problems.append(f"the sweep has more than {MAX_JOBS} runs; split it")
+        return []
+    return [list(job) for job in jobs]
+
+
+def _check_job(
+    job: list[str], groups: Groups, command: list[str], problems: list[str]
+) -> RunSpec | None:
+    try:
+        config = compose(ROOT_FILE, overrides=job, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(_first_line(error))
+        return None
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    task, scale = choices.get("task"), choices.get("scale")
+    scales = ["paper", *groups.options(f"overlay/{task}")]
+    if scale not in scales:
+        problems.append(f"scale={scale}: task {task} has the scales {', '.join(scales)}")
+        return None
+    return spec_from_config(config, choices, command, problems)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,141 @@
+"""The command line: check everything, then hand single runs and sweeps to Hydra."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import traceback
+
+import hydra
+from omegaconf import DictConfig
+
+from noisyexp.cli.compose import CONFIG_DIR, ROOT_FILE, check, spec_from_config
+from noisyexp.cli.help import long_text, short_text
+from noisyexp.cli.report import run_line, sweep_report
+from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.training.callbacks import Interrupted
+from noisyexp.training.run import RunSpec, execute
+
+HYDRA_FLAGS = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--hydra-help",
+    "--version",
+    "--shell-completion",
+    "-sc",
+)
+MULTIRUN_FLAGS = ("-m", "--multirun")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        Exit code: 0 all runs finished, 1 a run failed, 2 a mistake in the configuration, 128 + n
+        ended by signal n.
+    """
+    if not argv:
+        print(short_text())
+        return 0
+    if "--help" in argv or "-h" in argv:
+        print(long_text())
+        return 0
+    argv = [spell_nan(argument) for argument in argv]
+    if any(argument in HYDRA_FLAGS for argument in argv):
+        _hydra(argv)
+        return 0
+    multirun = any(flag in argv for flag in MULTIRUN_FLAGS)
+    command = ["run.py", *argv]
+    overrides = [argument for argument in argv if argument not in MULTIRUN_FLAGS]
+    try:
+        unknown = [argument for argument in overrides if argument.startswith("-")]
+        if unknown:
+            raise ConfigError(
+                [f"{flag}: no such option; see python run.py --help" for flag in unknown]
+            )
+        specs = check(overrides, command)
+        if len(specs) > 1 and not multirun:
+            raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
+    except NoisyexpError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    try:
+        return _sweep(argv, specs) if multirun else run_one(specs[0])
+    except Interrupted as stop:
+        name = signal.Signals(stop.signum).name
+        print(f"{name}: checkpoint written; the same command goes on from it", file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def spell_nan(argument: str) -> str:
+    """`act=nan` with the name of its file, in sweeps and any case too; other arguments as they are.
+
+    Hydra's grammar reads a bare nan as the floating-point number.
+    """
+    if not re.match(r"(\+\+?)?act=", argument):
+        return argument
+    key, _, values = argument.partition("=")
+    return f"{key}=" + re.sub(r"(?i)(?<![\w.])nan(?![\w.])", "nan_normal", values)
+
+
+def run_one(spec: RunSpec) -> int:
+    """Run one job, print its result or the reason of its failure, and return its exit code."""
+    try:
+        outcome = execute(spec)
+        print(run_line(outcome), flush=True)
+    except NoisyexpError as error:
+        print(f"{spec.folder.name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:  # a bug: keep its traceback, and let the other jobs of a sweep run
+        print(f"{spec.folder.name} failed:", file=sys.stderr)
+        traceback.print_exc()
+        return 1
+    return 0 if outcome.record["status"] == "complete" else 1
+
+
+def run_job(config: DictConfig) -> int:
+    """One job of a sweep, called by Hydra in whatever process its launcher uses."""
+    from hydra.core.hydra_config import HydraConfig
+
+    problems: list[str] = []
+    spec = spec_from_config(
+        config, HydraConfig.get().runtime.choices, ["run.py", *_overrides()], problems
+    )
+    if spec is None:
+        raise ConfigError(problems)
+    return run_one(spec)
+
+
+def _overrides() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task)
+
+
+def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
+    """All runs by Hydra's launcher; then what became of each, from its record."""
+    sys.stdout.flush()
+    _hydra(argv)
+    text, failed = sweep_report(specs)
+    print(text)
+    return 1 if failed else 0
+
+
+def _hydra(argv: list[str]) -> None:
+    before = sys.argv
+    sys.argv = ["run.py", *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=ROOT_FILE)(
+            run_job
+        )()
+    finally:
+        sys.argv = before

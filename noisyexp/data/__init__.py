@@ -1,0 +1,1 @@
+"""What every data set needs: checked downloads and a vocabulary."""

@@ -1,0 +1,211 @@
+"""Get one data file: the local copy first, then a list of mirrors; always checked by SHA-256.
+
+The same rules for every data set: a file is used only when its size and checksum are right, the
+user's own files are never changed, and a failed or interrupted download leaves no half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import urllib.request
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from noisyexp.errors import DataError
+from noisyexp.fileio import sha256_file
+
+_BLOCK = 1 << 16
+_OFFLINE_VARIABLES = ("NOISYEXP_OFFLINE", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A mirror that is not an address, such as a data-set library.
+
+    Attributes:
+        where: how messages call it.
+        fetch: returns the whole content; it may raise anything, the next mirror is tried then.
+    """
+
+    where: str
+    fetch: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a data set.
+
+    Attributes:
+        name: path under the data root, with forward slashes, e.g. "ptb/ptb.train.txt".
+        sha256: checksum of the content, 64 hexadecimal digits.
+        size: length in bytes.
+        mirrors: where it can be had, best first: addresses, or a `Source`.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    mirrors: tuple[str | Source, ...]
+
+
+class _MirrorFailedError(Exception):
+    """This mirror did not give the file; the message says why. The next one is tried."""
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids downloads: NOISYEXP_OFFLINE=1 or HF_HUB_OFFLINE=1."""
+    values = (os.environ.get(name, "") for name in _OFFLINE_VARIABLES)
+    return any(value.strip().upper() in {"1", "ON", "YES", "TRUE"} for value in values)
+
+
+def resolve(
+    file: RemoteFile,
+    root: Path,
+    *,
+    offline: bool | None = None,
+    timeout_s: float = 30,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Path of a checked copy of `file` under `root`, downloaded if it is not there.
+
+    Two processes may ask for the same file at once: each downloads under a name of its own, and
+    renaming the finished file is atomic.
+
+    Args:
+        file: what to get.
+        root: data root. Nothing is written when the file is there, so it may be read-only.
+        offline: never download; None asks the environment (`is_offline`).
+        timeout_s: seconds without an answer after which a mirror is given up.
+        progress: called with (bytes so far, bytes expected) during a download.
+
+    Raises:
+        DataError: the local file is the wrong one (it is left as it is); it is missing and we are
+            offline; no mirror gave the right content; or the folder cannot be written.
+    """
+    target = root / file.name
+    try:
+        found = target.stat().st_size, sha256_file(target)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise DataError(f"{target}: cannot be read ({_reason(error)})") from error
+    else:
+        if found != (file.size, file.sha256):
+            raise DataError(_wrong_file(file, target, *found))
+        return target
+    if is_offline() if offline is None else offline:
+        raise DataError(f"{target}: the file is missing and downloads are off.\n{_advice(file)}")
+    _download(file, target, timeout_s, progress)
+    return target
+
+
+def _download(
+    file: RemoteFile,
+    target: Path,
+    timeout_s: float,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    failures = []
+    for mirror in file.mirrors:
+        try:
+            _download_from(mirror, file, target, timeout_s, progress)
+            return
+        except _MirrorFailedError as failure:
+            failures.append(f"  {_where(mirror)}: {failure}")
+        except OSError as error:
+            raise DataError(
+                f"{target}: cannot be written ({_reason(error)}). Free some space there, or set "
+                "the environment variable NOISYEXP_DATA to a folder that can be written."
+            ) from error
+    tried = "\n".join(failures) or "  (no mirror is known)"
+    raise DataError(f"{target}: no mirror gave the file.\n{tried}\n{_advice(file)}")
+
+
+def _download_from(
+    mirror: str | Source,
+    file: RemoteFile,
+    target: Path,
+    timeout_s: float,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.name}.", suffix=".part"
+    )
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as out,
+            contextlib.closing(_blocks(mirror, timeout_s)) as blocks,
+        ):
+            digest, received = hashlib.sha256(), 0
+            for block in blocks:
+                received += len(block)
+                if received > file.size:
+                    raise _MirrorFailedError(f"sent more than the {file.size:,} bytes expected")
+                digest.update(block)
+                out.write(block)
+                if progress is not None:
+                    progress(received, file.size)
+            out.flush()
+            os.fsync(out.fileno())
+        if received < file.size:
+            raise _MirrorFailedError(f"stopped after {received:,} of {file.size:,} bytes")
+        if digest.hexdigest() != file.sha256:
+            raise _MirrorFailedError(
+                f"sent another file: SHA-256 {digest.hexdigest()}, expected {file.sha256}"
+            )
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, target)
+    finally:
+        # Also after Ctrl-C; once renamed there is nothing left to remove.
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _blocks(mirror: str | Source, timeout_s: float) -> Generator[bytes, None, None]:
+    """Content of a mirror. Any failure of the mirror, and none of ours, is _MirrorFailedError."""
+    try:
+        if isinstance(mirror, Source):
+            yield mirror.fetch()
+            return
+        request = urllib.request.Request(mirror, headers={"User-Agent": "noisyexp"})
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            while block := response.read(_BLOCK):
+                yield block
+    except Exception as error:
+        raise _MirrorFailedError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the message, with the kind of error where the message alone says little."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _where(mirror: str | Source) -> str:
+    return mirror.where if isinstance(mirror, Source) else mirror
+
+
+def _wrong_file(file: RemoteFile, target: Path, size: int, sha256: str) -> str:
+    kind = "is cut short" if size < file.size else "is not the file that is needed"
+    return (
+        f"{target}: this file {kind}; it was left as it is.\n"
+        f"  expected {file.size:,} bytes, SHA-256 {file.sha256}\n"
+        f"  found    {size:,} bytes, SHA-256 {sha256}\n"
+        "Delete it and run again to download it, or put the right file there. It can be had from:\n"
+        + "\n".join(f"  {_where(mirror)}" for mirror in file.mirrors)
+    )
+
+
+def _advice(file: RemoteFile) -> str:
+    sources = "".join(f"  {_where(mirror)}\n" for mirror in file.mirrors)
+    return (
+        f"Put the file ({file.size:,} bytes, SHA-256 {file.sha256}) there yourself; "
+        f"it can be had from:\n{sources}"
+        f"If you have it elsewhere, set the environment variable NOISYEXP_DATA to the folder that "
+        f"contains {file.name}. Downloads are off while {' or '.join(_OFFLINE_VARIABLES)} is 1."
+    )

@@ -1,0 +1,78 @@
+"""Errors whose message is meant for the person who started the run.
+
+The command line prints them without a traceback; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NoisyexpError(Exception):
+    """Base class: a mistake or a state of the machine that the user can mend."""
+
+    exit_code = 1
+
+
+class ConfigError(NoisyexpError):
+    """One or more mistakes in the configuration, all reported together.
+
+    Args:
+        problems: one line each, naming the key, the value, what is allowed and the closest match.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"{len(self.problems)} {noun} in the configuration:\n{lines}")
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """Pickle by the list of problems, so that it survives a worker process."""
+        return type(self), (self.problems,)
+
+
+class DataError(NoisyexpError):
+    """A data file is missing, truncated, or not the file that was asked for."""
+
+
+class CheckpointError(NoisyexpError):
+    """A checkpoint cannot be written or none that is left can be read."""
+
+
+class RunLockedError(NoisyexpError):
+    """Another process is working in the same run folder."""
+
+
+class RecordError(NoisyexpError):
+    """A run record or a table row cannot be used as asked."""
+
+
+class DivergedError(NoisyexpError):
+    """Training met a non-finite loss or gradient.
+
+    Attributes:
+        step: the update that failed, counted from 1.
+        learning_rate: learning rate of that update.
+        loss: value of the loss.
+        grad_norm: global L2 norm of the gradient, or None when the loss itself was not finite.
+    """
+
+    def __init__(
+        self, step: int, learning_rate: float, loss: float, grad_norm: float | None
+    ) -> None:
+        self.step, self.learning_rate, self.loss, self.grad_norm = (
+            step, learning_rate, loss, grad_norm,
+        )  # fmt: skip
+        what = "loss" if grad_norm is None else "gradient"
+        norm = "not computed" if grad_norm is None else f"{grad_norm:g}"
+        super().__init__(
+            f"non-finite {what} at step {step}: loss {loss:g}, gradient norm {norm}, "
+            f"learning rate {learning_rate:g}"
+        )
+
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[int, float, float, float | None]]:
+        """Pickle by the four numbers, so that it survives a worker process."""
+        return type(self), (self.step, self.learning_rate, self.loss, self.grad_norm)

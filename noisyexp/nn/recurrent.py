@@ -1,0 +1,221 @@
+"""What the noisy LSTM and GRU share: units per layer and direction, the loop, packed sequences.
+
+This is the implementation that reads like the equations, and the truth that any faster one is
+compared with. Shapes: T steps, B sequences, H units, D directions (1 or 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from noisyexp.activations import Activation, ActivationSpec
+
+Units = Mapping[str, Activation]
+State = tuple[Tensor, ...]
+
+_TORCH_ARGUMENTS = (
+    "input_size", "hidden_size",
+    "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "device", "dtype",
+)  # fmt: skip
+
+
+class NoisyRecurrent(nn.Module):
+    """Mixed in before `torch.nn.LSTM` or `torch.nn.GRU`: their weights, noisy units in their cells.
+
+    Subclasses name their sites and write one step of the cell.
+    """
+
+    sites: ClassVar[Mapping[str, str]]
+    """Name of each unit in the cell -> its kind, in the order in which the cell uses them."""
+
+    # Of torch.nn.RNNBase, which stands behind this class in every subclass.
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+
+    def __init__(
+        self,
+        *args: Any,
+        variant: str | ActivationSpec = "nah",
+        backend: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        # Keyword arguments that torch's layer does not know are settings of the units.
+        torch_kwargs = {key: kwargs.pop(key) for key in _TORCH_ARGUMENTS if key in kwargs}
+        if backend not in ("auto", "eager"):
+            raise ValueError(f"backend {backend!r} is unknown; choose auto or eager")
+        if torch_kwargs.get("proj_size"):
+            raise ValueError("proj_size is not supported: the paper has no projected LSTM")
+        super().__init__(*args, **torch_kwargs)
+        self.backend = backend
+        if isinstance(variant, ActivationSpec):
+            variant = replace(variant, settings={**variant.settings, **kwargs})
+        else:
+            variant = ActivationSpec(variant, kwargs)
+        self.spec = variant
+        extra = {key: torch_kwargs[key] for key in ("device", "dtype") if key in torch_kwargs}
+        self.units = nn.ModuleDict(
+            {
+                self._suffix(layer, direction): nn.ModuleDict(
+                    {
+                        site: self.spec(kind, self.hidden_size, **extra)
+                        for site, kind in self.sites.items()
+                    }
+                )
+                for layer in range(self.num_layers)
+                for direction in range(2 if self.bidirectional else 1)
+            }
+        )
+
+    @staticmethod
+    def _suffix(layer: int, direction: int) -> str:
+        return f"l{layer}" + ("_reverse" if direction else "")
+
+    def reset_parameters(self) -> None:
+        """Draw the weights as torch does, then every p from U[-1, 1]."""
+        bound = self.hidden_size**-0.5
+        for name, weight in self.named_parameters():
+            if not name.startswith("units."):
+                nn.init.uniform_(weight, -bound, bound)
+        for unit in self.modules():
+            if isinstance(unit, Activation):
+                unit.reset_p()
+
+    def cell(
+        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Units
+    ) -> State:
+        """One step. x: (B, gates * H), the input's share; state: tensors (B, H), h first."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
+        """As `torch.nn.LSTM.forward` / `torch.nn.GRU.forward`, with fresh noise in training.
+
+        Args:
+            input: (T, B, input_size), (B, T, input_size) with batch_first, (T, input_size)
+                unbatched, or a PackedSequence.
+            hx: initial state as torch's layer takes it; None is zeros.
+
+        Returns:
+            The output sequence and the final state, shapes and layout of torch's layer.
+
+        Raises:
+            ValueError: the last dimension of `input` is not input_size, or a state has the wrong
+                shape.
+        """
+        if self.spec.variant == "reference" and self.backend == "auto":
+            return super().forward(input, hx)
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
+        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
+            raise ValueError(
+                f"input of shape {tuple(input.shape)}: expected 2 or 3 dimensions, the last of "
+                f"size input_size={self.input_size}"
+            )
+        batched = input.dim() == 3
+        if batched:
+            x = input.transpose(0, 1) if self.batch_first else input
+            state = None if hx is None else self._as_tuple(hx)
+        else:
+            x = input.unsqueeze(1)
+            state = None if hx is None else tuple(s.unsqueeze(1) for s in self._as_tuple(hx))
+        output, final = self._run(x, state, None)
+        if not batched:
+            return output.squeeze(1), self._as_state(tuple(s.squeeze(1) for s in final))
+        return output.transpose(0, 1) if self.batch_first else output, self._as_state(final)
+
+    def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        x, lengths = pad_packed_sequence(input)
+        state = None if hx is None else self._as_tuple(hx)
+        mask = torch.arange(len(x)).unsqueeze(1) < lengths
+        output, final = self._run(x, state, mask.to(x.device).unsqueeze(-1))
+        packed = pack_padded_sequence(output, lengths, enforce_sorted=input.sorted_indices is None)
+        return packed, self._as_state(final)
+
+    def _run(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """All layers and directions. x: (T, B, input); mask: (T, B, 1), true inside a sequence."""
+        directions = 2 if self.bidirectional else 1
+        shape = (self.num_layers * directions, x.shape[1], self.hidden_size)
+        if state is None:
+            state = (x.new_zeros(shape),) * self._num_states()
+        for part in state:
+            if tuple(part.shape) != shape:
+                raise ValueError(f"state of shape {tuple(part.shape)}: expected {shape}")
+        finals: list[State] = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(directions):
+                index = layer * directions + direction
+                start = tuple(part[index] for part in state)
+                output, final = self._run_direction(x, start, mask, layer, direction)
+                outputs.append(output)
+                finals.append(final)
+            x = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
+            if self.dropout and layer + 1 < self.num_layers:
+                x = functional.dropout(x, self.dropout, self.training)
+        return x, tuple(torch.stack(part) for part in zip(*finals, strict=True))
+
+    def _run_direction(
+        self, x: Tensor, state: State, mask: Tensor | None, layer: int, direction: int
+    ) -> tuple[Tensor, State]:
+        suffix = self._suffix(layer, direction)
+        w_ih, w_hh = getattr(self, f"weight_ih_{suffix}"), getattr(self, f"weight_hh_{suffix}")
+        b_ih = getattr(self, f"bias_ih_{suffix}") if self.bias else None
+        b_hh = getattr(self, f"bias_hh_{suffix}") if self.bias else None
+        units: Any = self.units[suffix]
+        steps, batch = x.shape[:2]
+        # The input's share of every gate, for all steps at once: (T, B, gates * H).
+        projected = functional.linear(x, w_ih, b_ih)
+        draws = {
+            site: unit.draw_noise((steps, batch, self.hidden_size), x.device)
+            for site, unit in units.items()
+        }
+        outputs: list[Tensor] = [x.new_empty(0)] * steps
+        for t in reversed(range(steps)) if direction else range(steps):
+            xi = {site: None if draw is None else draw[t] for site, draw in draws.items()}
+            new = self.cell(units, projected[t], state, w_hh, b_hh, xi)
+            if mask is not None:
+                # Past its end a sequence keeps its state, so the final state is the last valid one.
+                new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
+            state = new
+            outputs[t] = state[0]
+        if not outputs:
+            return x.new_zeros(0, batch, self.hidden_size), state
+        return torch.stack(outputs), state
+
+    def _num_states(self) -> int:
+        raise NotImplementedError
+
+    def _as_tuple(self, hx: Any) -> State:
+        raise NotImplementedError
+
+    def _as_state(self, state: State) -> Any:
+        raise NotImplementedError
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Accept the state dict of torch's layer: without any p in it, every p keeps its value.
+
+        With some p in it, a missing one is an error as usual.
+        """
+        own = [
+            f"{prefix}{name}" for name, _ in self.named_parameters() if name.startswith("units.")
+        ]
+        if own and not any(key in state_dict for key in own):
+            for key, value in zip(own, self._noise_parameters(), strict=True):
+                state_dict[key] = value.detach()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _noise_parameters(self) -> Sequence[nn.Parameter]:
+        return [value for name, value in self.named_parameters() if name.startswith("units.")]

@@ -1,0 +1,21 @@
+"""From committed run records to tables and figures.
+
+The package reads run records (JSON), row files and deviation ledgers, and nothing else: it imports
+neither torch nor Hydra, so that a table can be made on any machine that holds the records.
+"""
+
+from noisyexp.results.records import MetricInfo, Record, load_record, load_records, publish
+from noisyexp.results.rows import Row, load_rows
+from noisyexp.results.table import Table, build_table
+
+__all__ = [
+    "MetricInfo",
+    "Record",
+    "Row",
+    "Table",
+    "build_table",
+    "load_record",
+    "load_records",
+    "load_rows",
+    "publish",
+]

@@ -1,0 +1,141 @@
+"""Learning curves from run records, drawn so that they can be read in print and without colour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noisyexp.errors import RecordError
+from noisyexp.fileio import atomic_write_bytes
+from noisyexp.results.records import MetricInfo, Record
+
+# Okabe and Ito (2008), without yellow, which is too light for lines on white.
+PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 2)))
+# One colour an activation in every figure of the project, whatever else is drawn beside it.
+ACT_ORDER = ("reference", "hard", "nan_normal", "nah", "nani", "nanil", "nanis")
+
+
+def curve_band(
+    records: Sequence[Record], metric: str, x: str
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Mean, lowest and highest value over runs, at the points that all of them have.
+
+    Args:
+        records: runs of one activation.
+        metric: key of the curve entries.
+        x: "epoch" or "step".
+
+    Returns:
+        Positions, means, lowest and highest values, equally long; empty when nothing is common.
+    """
+    curves = [
+        {float(p[x]): float(p[metric]) for p in r.curve if p.get(metric) is not None and x in p}
+        for r in records
+    ]
+    common = sorted(set.intersection(*map(set, curves))) if curves else []
+    points = [[curve[position] for curve in curves] for position in common]
+    return (
+        common,
+        [sum(values) / len(values) for values in points],
+        [min(values) for values in points],
+        [max(values) for values in points],
+    )
+
+
+def plot_curves(
+    records: Sequence[Record],
+    metric: str,
+    path: Path,
+    reference_lines: Mapping[str, float] | None = None,
+    x: str = "epoch",
+) -> tuple[Path, Path]:
+    """Draw `metric` over training, one line an activation, as SVG and PNG.
+
+    The line is the mean over the runs that converged, the band goes from the lowest to the highest
+    of them. Runs that diverged are counted in the legend and not drawn.
+
+    Args:
+        records: runs of one task at one scale.
+        metric: key of the curve entries, "valid_ppl".
+        path: where to write, without or with a suffix; ".svg" and ".png" are put in its place.
+        reference_lines: the paper's end point by activation, drawn as a diamond at the right end.
+        x: what to draw it over, "epoch" or "step".
+
+    Returns:
+        Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
+        same records.
+
+    Raises:
+        RecordError: no run has the metric, or the runs are of several tasks, scales or data sets.
+    """
+    kinds = sorted({(r.task, r.scale, r.data) for r in records})
+    if len(kinds) > 1:
+        raise RecordError(f"one figure shows one task, scale and data set; given are {kinds}")
+    groups = {
+        act: [r for r in records if r.act == act]
+        for act in sorted({r.act for r in records}, key=_act_index)
+    }
+    bands = {
+        act: curve_band([r for r in runs if r.complete], metric, x) for act, runs in groups.items()
+    }
+    if not any(positions for positions, *_ in bands.values()):
+        raise RecordError(f"nothing to draw: no complete run has {metric!r} over {x!r}")
+    import matplotlib  # heavy, and not needed to make tables
+
+    with matplotlib.rc_context({"svg.hashsalt": "noisyexp", "font.size": 9}):
+        figure = _draw(groups, bands, metric, reference_lines or {}, x)
+        targets = path.with_suffix(".svg"), path.with_suffix(".png")
+        for target, metadata in zip(targets, ({"Date": None}, {"Software": None}), strict=True):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=target.suffix[1:], dpi=150, metadata=metadata)
+            atomic_write_bytes(target, buffer.getvalue())
+    return targets
+
+
+def _draw(
+    groups: Mapping[str, Sequence[Record]],
+    bands: Mapping[str, tuple[list[float], list[float], list[float], list[float]]],
+    metric: str,
+    ends: Mapping[str, float],
+    x: str,
+) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)  # no window system is needed, and pyplot's global state is not touched
+    axes = figure.add_subplot()
+    right = max(positions[-1] for positions, *_ in bands.values() if positions)
+    for act, (positions, mean, low, high) in bands.items():
+        index, runs = _act_index(act)[0] % len(PALETTE), groups[act]
+        converged = sum(run.complete for run in runs)
+        seeds = f"{converged} seed{'s' if converged != 1 else ''}"
+        if converged < len(runs):
+            seeds = f"{converged} of {len(runs)} converged"
+        name = (runs[0].config.get("act") or {}).get("label") or act
+        style: dict[str, Any] = {"color": PALETTE[index], "linestyle": LINE_STYLES[index]}
+        axes.plot(positions, mean, label=f"{name} ({seeds})", linewidth=1.6, **style)
+        axes.fill_between(positions, low, high, color=PALETTE[index], alpha=0.18, linewidth=0)
+        if act in ends:
+            axes.plot(
+                [right], [ends[act]], marker="D", markersize=6, linestyle="none", clip_on=False,
+                markerfacecolor="white", markeredgecolor=PALETTE[index],
+                label=f"{name}, paper's end point",
+            )  # fmt: skip
+    record = next(iter(groups.values()))[0]
+    info = record.metrics.get(metric, MetricInfo("", "min", metric))
+    axes.set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
+    axes.set_ylabel(info.title)
+    kind = "" if record.data == "real" else f", {record.data} data"
+    axes.set_title(f"{record.task}, scale {record.scale}{kind}: mean and range over seeds")
+    axes.grid(True, linewidth=0.4, alpha=0.5)
+    # Outside the axes: a legend inside covers some curve sooner or later.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _act_index(act: str) -> tuple[int, str]:
+    return (ACT_ORDER.index(act) if act in ACT_ORDER else len(ACT_ORDER), act)

@@ -1,0 +1,137 @@
+"""Typed sections of the configuration, checked as a whole: every problem is found, none raised.
+
+A section is a frozen dataclass whose fields are made by `option`. YAML holds the values, the
+dataclass says what they may be; there are no defaults in two places.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Section = TypeVar("Section")
+
+
+def option(
+    help: str,
+    *,
+    choices: Sequence[Any] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A field of a section.
+
+    Args:
+        help: what the value means, with its unit.
+        choices: the values allowed.
+        low: smallest number allowed.
+        high: largest number allowed.
+        above: number that the value must exceed.
+    """
+    limits = {"choices": choices, "low": low, "high": high, "above": above}
+    return dataclasses.field(metadata={"help": help, **limits})
+
+
+def closest(word: str, names: Iterable[str]) -> str:
+    """' Did you mean X?' for the nearest of `names`, or '' when none is near."""
+    names = list(names)
+    match = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not match:
+        # A wrong prefix is the common mistake: `lr` for `training.lr`.
+        tail = word.rsplit(".", 1)[-1]
+        tails = {name.rsplit(".", 1)[-1]: name for name in reversed(names)}
+        match = [tails[t] for t in difflib.get_close_matches(tail, tails, n=1, cutoff=0.75)]
+    return f" Did you mean {match[0]}?" if match else ""
+
+
+def build(cls: type[Section], values: Any, path: str, problems: list[str]) -> Section | None:
+    """Make a section from plain values.
+
+    Args:
+        cls: the dataclass.
+        values: mapping of field name to value, as read from YAML.
+        path: dotted name of the section, for messages; "" at the top.
+        problems: one line is appended for each mistake.
+
+    Returns:
+        The section, or None when it has a mistake.
+    """
+    if not isinstance(values, Mapping):
+        problems.append(f"{path}={values!r}: expected a section with keys")
+        return None
+    before = len(problems)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    prefix = f"{path}." if path else ""
+    for key in values:
+        if key not in fields:
+            problems.append(
+                f"{prefix}{key}={values[key]!r}: no such key.{closest(str(key), fields)}"
+                f" Keys here: {', '.join(fields)}"
+            )
+    made = {}
+    for name, field in fields.items():
+        if name not in values:
+            problems.append(f"{prefix}{name}: missing ({field.metadata.get('help', '')})")
+            continue
+        made[name] = _value(hints[name], values[name], f"{prefix}{name}", field.metadata, problems)
+    if len(problems) > before:
+        return None
+    section = cls(**made)
+    check = getattr(section, "check", None)
+    if check is not None:
+        problems.extend(f"{prefix}{problem}" for problem in check())
+    return section if len(problems) == before else None
+
+
+def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems: list[str]) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, path, problems)
+    plain = typing.get_origin(hint) or hint
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    wrong_type = plain is not Any and (
+        not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool)
+    )
+    if wrong_type:
+        problems.append(f"{path}={value!r}: expected {_describe(plain, limits)}")
+        return None
+    choices = limits.get("choices")
+    if choices is not None and value not in choices:
+        allowed = ", ".join(str(choice) for choice in choices)
+        hint_text = closest(str(value), [str(choice) for choice in choices])
+        problems.append(f"{path}={value!r}: choose from {allowed}.{hint_text}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
+        outside = (
+            not math.isfinite(value)
+            or (low is not None and value < low)
+            or (high is not None and value > high)
+            or (above is not None and value <= above)
+        )
+        if outside:
+            problems.append(f"{path}={value!r}: expected {_describe(plain, limits)}")
+    return value
+
+
+def _describe(plain: Any, limits: Mapping[str, Any]) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    text = names.get(plain, {dict: "a mapping", list: "a list"}.get(plain, str(plain)))
+    bounds = [
+        f"{word} {limits[key]:g}"
+        for key, word in (("above", "above"), ("low", "at least"), ("high", "at most"))
+        if limits.get(key) is not None
+    ]
+    if limits.get("choices") is not None:
+        bounds.append("one of " + ", ".join(str(choice) for choice in limits["choices"]))
+    return f"{text} ({', '.join(bounds)})" if bounds else text

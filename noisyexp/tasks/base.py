@@ -1,0 +1,145 @@
+"""What an experiment is to the trainer. A task knows nothing of Hydra or of files under results/."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, device, nn
+
+from noisyexp.activations import ActivationSpec
+from noisyexp.schema import closest
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a task reports.
+
+    Attributes:
+        label: name in tables and figures.
+        unit: unit of the value.
+        direction: whether smaller ("min") or larger ("max") is better.
+    """
+
+    label: str
+    unit: str
+    direction: Literal["min", "max"]
+
+    def better(self, new: float, old: float | None) -> bool:
+        """Whether `new` beats `old`; None is beaten by any number, NaN beats nothing."""
+        if new != new:
+            return False
+        return old is None or (new < old if self.direction == "min" else new > old)
+
+
+@dataclass
+class StepOutput:
+    """Result of one training step.
+
+    Attributes:
+        loss: scalar to differentiate.
+        sums: what the task adds up over an epoch for its training metrics.
+        items: number of items (tokens, sequences) in the step, for the throughput.
+    """
+
+    loss: Tensor
+    sums: dict[str, Tensor | float] = field(default_factory=dict)
+    items: int = 0
+
+
+class Task(ABC):
+    """One experiment: its data, its model, its loss and its metrics.
+
+    Args:
+        config: the section `task` of the configuration, an instance of `config_type`.
+        source: "real" or "generated" data.
+        seed: seed of the run: weights and, for generated tasks, data.
+    """
+
+    config_type: ClassVar[type]
+    metrics: ClassVar[Mapping[str, Metric]]
+    selection: ClassVar[str]
+    """Metric that decides which weights are best; of validation data, never of test data."""
+    item: ClassVar[str] = "items"
+    """What `StepOutput.items` counts."""
+
+    def __init__(self, config: Any, source: str, seed: int) -> None:
+        self.config, self.source, self.seed = config, source, seed
+
+    @abstractmethod
+    def prepare(self, root: Path) -> dict[str, str]:
+        """Load or generate the data.
+
+        Args:
+            root: folder of the data sets.
+
+        Returns:
+            SHA-256 by file name.
+
+        Raises:
+            DataError: a file is missing or wrong.
+        """
+
+    @abstractmethod
+    def build_model(self, spec: ActivationSpec) -> nn.Module:
+        """The model with units made by `spec`, initialised from torch's global generator."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Updates in one epoch."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, step: int, device: device) -> StepOutput:
+        """Loss of update `step` (from 0), whose batch depends on (seed, step) alone."""
+
+    @abstractmethod
+    def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Metrics of an epoch from the `StepOutput.sums` added up over it."""
+
+    @abstractmethod
+    def validate(self, model: nn.Module, device: device) -> dict[str, float]:
+        """Metrics on validation data; the trainer has put the model into evaluation mode."""
+
+    @abstractmethod
+    def test(self, model: nn.Module, device: device) -> dict[str, float]:
+        """Metrics on test data, measured once, at the end."""
+
+    def floor(self) -> dict[str, float]:
+        """Best value that any model can reach, by metric, where it is known (generated data)."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step needs besides its number, such as a carried hidden state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restore what `state_dict` gave."""
+
+
+def find_task(name: str) -> type[Task]:
+    """The task of folder noisyexp/tasks/<name>, or of the import path of another such package.
+
+    The package names its class in `TASK`.
+
+    Raises:
+        ValueError: no such task; the message lists those there are.
+    """
+    known = task_names()
+    if name not in known and "." not in name:
+        raise ValueError(f"{name!r}: choose from {', '.join(known)}.{closest(name, known)}")
+    path = f"noisyexp.tasks.{name}" if name in known else name
+    try:
+        return importlib.import_module(path).TASK  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r} cannot be imported: {error}") from error
+
+
+def task_names() -> list[str]:
+    """Names of the folders under noisyexp/tasks that hold a task."""
+    here = Path(__file__).parent
+    return sorted(path.parent.name for path in here.glob("*/__init__.py"))

@@ -1,0 +1,210 @@
+"""What may be added to the loop. A callback sees the trainer and has a state in the checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from noisyexp.activations import set_noise_level
+from noisyexp.activations.schedules import Schedule
+from noisyexp.tasks import StepOutput
+from noisyexp.training.config import LearningRateConfig
+
+if TYPE_CHECKING:
+    from noisyexp.training.trainer import Trainer
+
+
+class Callback:
+    """Hooks of the trainer, in the order of a run; override those that are needed."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Before the first step of this process, after a checkpoint has been restored."""
+
+    def on_epoch_start(self, trainer: Trainer) -> None:
+        """Before the first step of an epoch; not when an epoch is resumed."""
+
+    def on_step_start(self, trainer: Trainer) -> None:
+        """Before the batch of update `trainer.step` (from 0)."""
+
+    def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
+        """After the update; `trainer.step` counts it."""
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """After the last step of an epoch; `trainer.row` collects what is known of it."""
+
+    def on_epoch_recorded(self, trainer: Trainer) -> None:
+        """After `trainer.row` has become the last entry of `trainer.curve`."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """After the last epoch."""
+
+    def close(self, trainer: Trainer) -> None:
+        """When the process leaves the loop for any reason, errors included."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, strings, lists and dicts that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+
+
+class NoiseAnnealing(Callback):
+    """Sets c of every noisy unit from the number of finished updates (Section 5)."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def on_step_start(self, trainer: Trainer) -> None:
+        """c of this update."""
+        c = self.schedule(trainer.step)
+        if trainer.noise_level != c:
+            set_noise_level(trainer.model, c)
+            trainer.noise_level = c
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """c in the curve."""
+        trainer.row["c"] = trainer.noise_level
+
+
+class Evaluate(Callback):
+    """Training and validation metrics at the end of an epoch, and which epoch was best."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.best: dict[str, float] = {}
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Validate; the model is back in training mode afterwards."""
+        trainer.row.update(trainer.task.training_metrics(trainer.sums))
+        last = trainer.epoch == trainer.config.epochs
+        trainer.is_best = False
+        if trainer.epoch % self.every and not last:
+            return
+        trainer.row.update(trainer.evaluate(trainer.task.validate))
+        name = trainer.task.selection
+        if trainer.task.metrics[name].better(trainer.row[name], self.best.get(name)):
+            self.best = {"step": trainer.step, "epoch": trainer.epoch, name: trainer.row[name]}
+            trainer.is_best = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch so far."""
+        return {"best": dict(self.best)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the best epoch so far."""
+        self.best = dict(state["best"])
+
+
+class LearningRate(Callback):
+    """Changes the learning rate at the end of an epoch, after validation.
+
+    Rules: `constant`; `decay_after`: divide by `factor` at the end of every epoch later than
+    `after` (so epochs 1 .. after + 1 run at the initial rate, as in Zaremba's code); `plateau`:
+    divide after `patience` validations without a better selection metric.
+    """
+
+    def __init__(self, config: LearningRateConfig) -> None:
+        self.config = config
+        self.waited = 0
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Record the rate of the epoch that ended, then change it."""
+        trainer.row["lr"] = trainer.learning_rate
+        rule = self.config.rule
+        if rule == "decay_after" and trainer.epoch > self.config.after:
+            trainer.learning_rate /= self.config.factor
+        elif rule == "plateau" and trainer.task.selection in trainer.row:
+            self.waited = 0 if trainer.is_best else self.waited + 1
+            if self.waited > self.config.patience:
+                trainer.learning_rate /= self.config.factor
+                self.waited = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Validations without an improvement; the rate itself is the optimiser's."""
+        return {"waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the count."""
+        self.waited = int(state["waited"])
+
+
+class EarlyStopping(Callback):
+    """Ends training after `patience` validations without a better selection metric."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.waited = 0
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Count, and stop when patience is used up."""
+        if trainer.task.selection not in trainer.row:
+            return
+        self.waited = 0 if trainer.is_best else self.waited + 1
+        if self.waited >= self.patience:
+            trainer.stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Validations without an improvement."""
+        return {"waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the count."""
+        self.waited = int(state["waited"])
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived and a checkpoint has been written. Not an `Exception`: it ends all.
+
+    Attributes:
+        signum: number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(signal.Signals(signum).name)
+
+
+class StopOnSignal(Callback):
+    """Turns SIGINT and SIGTERM into a checkpoint after the current step; a second SIGINT kills.
+
+    Must stand behind the checkpoint callback.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Install the handlers; outside the main thread Python allows none, and none is needed."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[signum] = signal.signal(signum, self._handle)
+            except ValueError:
+                return
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signum
+
+    def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
+        """Leave the loop if a signal has come."""
+        self._leave(trainer)
+
+    def on_epoch_recorded(self, trainer: Trainer) -> None:
+        """Leave the loop if a signal came during validation."""
+        self._leave(trainer)
+
+    def _leave(self, trainer: Trainer) -> None:
+        if self.received is not None:
+            trainer.save_checkpoint()
+            raise Interrupted(self.received)
+
+    def close(self, trainer: Trainer) -> None:
+        """Put the former handlers back."""
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before.clear()

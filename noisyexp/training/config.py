@@ -1,0 +1,148 @@
+"""What a run is configured by: the sections that do not belong to one task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from noisyexp.activations import SCHEDULES, ActivationSpec, find_variant
+from noisyexp.schema import option
+
+
+@dataclass(frozen=True)
+class LearningRateConfig:
+    """How the learning rate changes at the end of an epoch."""
+
+    rule: str = option("rule", choices=("constant", "decay_after", "plateau"))
+    after: int = option("decay_after: first epoch with a smaller rate is after + 2", low=0)
+    factor: float = option("the rate is divided by this", low=1.0)
+    patience: int = option("plateau: epochs without a better selection metric", low=0)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation, the same for every arm of a comparison."""
+
+    epochs: int = option("passes over the training data", low=1)
+    max_steps: int | None = option("stop after this many updates; null for no limit", low=1)
+    optimizer: str = option("optimiser", choices=("sgd", "adam", "rmsprop", "adadelta"))
+    lr: float = option("initial learning rate", above=0)
+    momentum: float = option("momentum of sgd and rmsprop", low=0, high=1)
+    weight_decay: float = option("L2 penalty; p of the noisy units is left out", low=0)
+    max_grad_norm: float | None = option("global L2 norm to clip to; null for none", above=0)
+    lr_schedule: LearningRateConfig = option("learning-rate rule")
+    patience: int | None = option("epochs without a better selection metric; null: never", low=1)
+    evaluate_every: int = option("epochs between validations", low=1)
+    use_weights: str = option("weights of the final evaluation", choices=("last", "best"))
+
+
+@dataclass(frozen=True)
+class AnnealConfig:
+    """Noise annealing (Section 5 of the paper)."""
+
+    schedule: str = option("reading of the schedule", choices=("none", *SCHEDULES))
+    start: float = option("c at update 0", above=0)
+    floor: float = option("smallest c", low=0)
+    every: int = option("updates between changes of c", low=1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When `last` is written besides the end of every epoch."""
+
+    every_seconds: float | None = option("seconds; null for epochs only", above=0)
+    every_steps: int | None = option("updates; null for none", low=1)
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Loggers besides metrics.jsonl and metrics.csv, which are always written."""
+
+    every_steps: int = option("updates between lines of the training loss", low=1)
+    tensorboard: bool = option("write TensorBoard event files")
+    wandb: str = option("Weights & Biases", choices=("off", "offline", "online"))
+    wandb_project: str = option("Weights & Biases project")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where data comes from."""
+
+    source: str = option(
+        "real files or the task's generated stand-in", choices=("real", "generated")
+    )
+    root: str = option("folder of the data sets; default from NOISYEXP_DATA")
+
+
+@dataclass(frozen=True)
+class UnitConfig:
+    """Settings of the units of one kind."""
+
+    alpha: float = option("weight of the hard unit against its linearisation (Eq 11)")
+    c: float | None = option("scale of the noise (Eq 9); sigma for NANI and NANIS", low=0)
+
+
+@dataclass(frozen=True)
+class ActConfig:
+    """The activation variant of a run."""
+
+    variant: str = option("name of a variant, or the import path of a subclass of Activation")
+    label: str = option("name in tables and figures")
+    alpha: float = option("alpha of both kinds unless set for one")
+    c: float | None = option("c of both kinds unless set for one", low=0)
+    p_shape: str = option("one p per unit or one per site", choices=("unit", "scalar"))
+    clip_output: bool = option("clip to the range of the soft unit")
+    code_compat: bool = option("the authors' released formulas where they differ")
+    tanh: UnitConfig = option("tanh units")
+    sigmoid: UnitConfig = option("sigmoid units")
+    settings: dict[str, Any] = option("further arguments of a variant of your own")
+
+    def check(self) -> Iterator[str]:
+        """Problems that need more than one field."""
+        try:
+            find_variant(self.variant)
+        except ValueError as error:
+            yield f"variant: {error}"
+            return
+        try:
+            for kind in ("tanh", "sigmoid"):
+                self.spec()(kind, 1)
+        except (TypeError, ValueError) as error:
+            yield f"settings: {error}"
+
+    def spec(self) -> ActivationSpec:
+        """The factory of this run's units."""
+        shared = {
+            "p_shape": self.p_shape,
+            "clip_output": self.clip_output,
+            "code_compat": self.code_compat,
+            **self.settings,
+        }
+        kinds = {
+            name: {"alpha": unit.alpha, "c": unit.c}
+            for name, unit in (("tanh", self.tanh), ("sigmoid", self.sigmoid))
+        }
+        return ActivationSpec(self.variant, shared, **kinds)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, apart from its task's own section."""
+
+    seed: int = option("seed of weights, data order and noise", low=0)
+    device: str = option("device", choices=("auto", "cpu", "cuda"))
+    threads: int | None = option("CPU threads of torch; null for its default", low=1)
+    precision: str = option("arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"))
+    deterministic: bool = option("refuse operations that are not reproducible")
+    progress: str = option("progress display", choices=("auto", "bar", "plain", "off"))
+    run_root: str = option("folder of the run folders")
+    scale: str = option("budget of the experiment")
+    task: dict[str, Any] = option("the task's own section")
+    training: TrainingConfig = option("optimisation")
+    act: ActConfig = option("activation variant")
+    anneal: AnnealConfig = option("noise annealing")
+    checkpoint: CheckpointConfig = option("checkpoints")
+    logger: LoggerConfig = option("loggers")
+    data: DataConfig = option("data")
+    row: dict[str, Any] | None = option("the table row that this run belongs to")

@@ -1,0 +1,184 @@
+"""Where the curve goes while a run lasts: files always, TensorBoard and W&B by choice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisyexp.errors import NoisyexpError
+from noisyexp.fileio import atomic_write_text
+from noisyexp.tasks import StepOutput
+from noisyexp.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from noisyexp.training.trainer import Trainer
+
+
+class StepLogger(Callback):
+    """Base of the loggers: a line every `every_steps` updates and one at the end of an epoch."""
+
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
+
+    def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
+        """Training loss, gradient norm before clipping and learning rate of this update."""
+        if trainer.step % self.every_steps == 0:
+            self.write(
+                {
+                    "step": trainer.step,
+                    "train_loss": float(output.loss.detach()),
+                    "grad_norm": trainer.grad_norm,
+                    "lr": trainer.learning_rate,
+                }
+            )
+
+    def on_epoch_recorded(self, trainer: Trainer) -> None:
+        """The row of the epoch."""
+        self.write(trainer.curve[-1])
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Log one row; it has a key "step"."""
+        raise NotImplementedError
+
+
+class MetricsFiles(StepLogger):
+    """metrics.jsonl, a line per `every_steps` updates and epoch, and metrics.csv, a line per epoch.
+
+    A resumed run first drops the lines that are newer than its checkpoint.
+    """
+
+    def __init__(self, folder: Path, every_steps: int) -> None:
+        super().__init__(every_steps)
+        self.jsonl, self.csv = folder / "metrics.jsonl", folder / "metrics.csv"
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Keep the lines up to the restored step, and the epoch rows that the checkpoint has."""
+        kept = []
+        if self.jsonl.exists() and trainer.step:
+            for line in self.jsonl.read_text("utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # a line cut off by a kill
+                    continue
+                if row["step"] <= trainer.step and row.get("epoch", 0) <= len(trainer.curve):
+                    kept.append(line)
+        atomic_write_text(self.jsonl, "".join(f"{line}\n" for line in kept))
+        self._write_csv(trainer)
+
+    def on_epoch_recorded(self, trainer: Trainer) -> None:
+        """Both files."""
+        super().on_epoch_recorded(trainer)
+        self._write_csv(trainer)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self.jsonl.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _write_csv(self, trainer: Trainer) -> None:
+        if not trainer.curve:
+            return
+        names = list(dict.fromkeys(name for row in trainer.curve for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(trainer.curve)
+        atomic_write_text(self.csv, text.getvalue())
+
+
+class TensorBoardLogger(StepLogger):
+    """Event files for TensorBoard in `folder`; needs the extra `tensorboard`."""
+
+    def __init__(self, folder: Path, every_steps: int) -> None:
+        super().__init__(every_steps)
+        self.folder = folder
+        self._writer: Any = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Open the writer; rows after the restored step are hidden in favour of the new ones."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise _missing("tensorboard") from error
+        self._writer = SummaryWriter(str(self.folder), purge_step=trainer.step + 1)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Every number of the row but the step."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, row["step"])
+
+    def close(self, trainer: Trainer) -> None:
+        """Flush the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbLogger(StepLogger):
+    """One Weights & Biases run per job, its id the hash of the run; needs the extra `wandb`.
+
+    Args:
+        folder: the run folder.
+        every_steps: updates between lines.
+        mode: "offline" or "online".
+        project: name of the project.
+        run_id: hash of the resolved configuration and seed; a resumed job continues its run.
+        names: task, act, seed and experiment of the run.
+        config: resolved configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every_steps: int,
+        *,
+        mode: str,
+        project: str,
+        run_id: str,
+        names: Mapping[str, Any],
+        config: Mapping[str, Any],
+    ) -> None:
+        super().__init__(every_steps)
+        self.folder, self.mode, self.project = folder, mode, project
+        self.run_id, self.names, self.config = run_id, names, config
+        self._run: Any = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Start the run, ending one that an earlier job of this process left open."""
+        try:
+            import wandb
+        except ImportError as error:
+            raise _missing("wandb") from error
+        self._run = wandb.init(
+            project=self.project,
+            id=self.run_id,
+            name=f"{self.names['act']}-s{self.names['seed']}",
+            group=self.names["experiment"] or self.names["task"],
+            job_type=self.names["task"],
+            config=dict(self.config),
+            dir=str(self.folder),
+            mode=self.mode,
+            resume="allow",
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True),
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Every number of the row, at its step."""
+        values = {name: value for name, value in row.items() if name != "step"}
+        self._run.log(values, step=row["step"])
+
+    def close(self, trainer: Trainer) -> None:
+        """End the run: the next job of a sweep must not log into it."""
+        if self._run is not None:
+            self._run.finish()
+
+
+def _missing(extra: str) -> NoisyexpError:
+    return NoisyexpError(
+        f"{extra} is not installed: run `pip install -e '.[{extra}]'`, or leave the logger out"
+    )

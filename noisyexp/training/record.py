@@ -1,0 +1,120 @@
+"""run.json: what was run, by what, on what, and what came out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import noisyexp
+from noisyexp.activations import noise_parameters
+from noisyexp.tasks import Task
+from noisyexp.training.folder import RunNames
+
+SCHEMA = 1
+
+
+def start_record(
+    names: RunNames, config: Mapping[str, Any], digest: str, command: list[str]
+) -> dict[str, Any]:
+    """The part of the record that is known before anything runs."""
+    return {
+        "schema": SCHEMA,
+        "status": "interrupted",
+        "reason": None,
+        "experiment": names.experiment,
+        "task": names.task,
+        "act": names.act,
+        "scale": names.scale,
+        "data": names.data,
+        "seed": names.seed,
+        "config": _without_places(config),
+        "config_hash": digest,
+        "command": command,
+        "code": code_version(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "noisyexp": noisyexp.__version__,
+            "hydra-core": importlib.metadata.version("hydra-core"),
+        },
+    }
+
+
+def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration less the folders of one machine."""
+    kept = {key: value for key, value in config.items() if key != "run_root"}
+    kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
+    return kept
+
+
+def describe_task(task: Task, model: nn.Module) -> dict[str, Any]:
+    """Metrics, floors and size of the model."""
+    total = sum(p.numel() for p in model.parameters())
+    noise = sum(p.numel() for p in noise_parameters(model))
+    return {
+        "metrics": {
+            name: {"label": m.label, "unit": m.unit, "direction": m.direction}
+            for name, m in task.metrics.items()
+        },
+        "selection": task.selection,
+        "floor": task.floor(),
+        "parameters": {"total": total, "noise": noise},
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Device, its name, threads and operating system."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _processor()
+    return {
+        "device": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+
+
+def code_version() -> dict[str, Any]:
+    """Commit of the source tree and whether tracked files differ from it; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+
+    try:
+        # Records and tables under results/ are what runs write: they do not make the code dirty.
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory of this process so far, in MB: of the device for CUDA, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,316 @@
+"""One run from a checked configuration to its record."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from noisyexp.activations import (
+    SCHEDULES,
+    NoiseSource,
+    attach_noise,
+    derive_seed,
+    noise_parameters,
+)
+from noisyexp.errors import CheckpointError, DivergedError
+from noisyexp.fileio import read_json, write_json
+from noisyexp.tasks import Task, find_task
+from noisyexp.training import checkpoint
+from noisyexp.training.callbacks import (
+    Callback,
+    EarlyStopping,
+    Evaluate,
+    Interrupted,
+    LearningRate,
+    NoiseAnnealing,
+    StopOnSignal,
+)
+from noisyexp.training.config import RunConfig, TrainingConfig
+from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
+from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
+from noisyexp.training.progress import ProgressDisplay
+from noisyexp.training.record import (
+    describe_machine,
+    describe_task,
+    peak_memory_mb,
+    start_record,
+)
+from noisyexp.training.trainer import Trainer
+
+FINISHED = ("complete", "diverged")
+"""Statuses that running the same command again would only repeat."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A checked run.
+
+    Attributes:
+        config: typed configuration.
+        task_config: the section `task`, an instance of the task's `config_type`.
+        plain: the resolved configuration as plain values, as it is recorded and hashed.
+        names: choices that name the run.
+        command: command line.
+    """
+
+    config: RunConfig
+    task_config: Any
+    plain: Mapping[str, Any]
+    names: RunNames
+    command: list[str]
+
+    @property
+    def digest(self) -> str:
+        """Hash of the resolved configuration and seed."""
+        return config_hash(self.plain)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return run_folder(Path(self.config.run_root), self.names, self.digest)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folder: of the run.
+        record: content of run.json.
+        skipped: it was already finished, and nothing was done.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    skipped: bool
+
+
+class Clock(Callback):
+    """Wall time and number of sessions of a run, over all its processes."""
+
+    def __init__(self) -> None:
+        self.before, self.sessions = 0.0, 1
+        self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return self.before + time.monotonic() - self._began
+
+    def state_dict(self) -> dict[str, Any]:
+        """Time, sessions and start of the run."""
+        return {"seconds": self.seconds(), "sessions": self.sessions, "started": self.started}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        self.before, self.started = float(state["seconds"]), str(state["started"])
+        self.sessions = int(state["sessions"]) + 1
+
+
+def execute(spec: RunSpec) -> Outcome:
+    """Run `spec` to its end, from its checkpoint if it has one, or do nothing if it is finished.
+
+    Raises:
+        NoisyexpError: data, checkpoint or lock stand in the way; run.json says `failed`.
+        Interrupted: a signal came; run.json says `interrupted`.
+    """
+    folder = spec.folder
+    with locked(folder):
+        done = finished_record(folder)
+        if done is not None:
+            return Outcome(folder, _adopt(done, spec), skipped=True)
+        record = start_record(spec.names, spec.plain, spec.digest, spec.command)
+        try:
+            _train(spec, record)
+        except DivergedError as error:
+            record.update(status="diverged", reason=str(error))
+            record["diverged"] = {
+                "step": error.step,
+                "lr": error.learning_rate,
+                "loss": repr(error.loss),
+                "grad_norm": repr(error.grad_norm),
+            }
+        except BaseException as error:
+            interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+            record["status"] = "interrupted" if interrupted else "failed"
+            record["reason"] = str(error) or type(error).__name__
+            _write_quietly(folder / "run.json", record)
+            raise
+        write_json(folder / "run.json", record)
+        return Outcome(folder, record, skipped=False)
+
+
+def finished_record(folder: Path) -> dict[str, Any] | None:
+    """run.json of `folder` if it says that nothing is left to do."""
+    try:
+        record: dict[str, Any] = read_json(folder / "run.json")
+    except (OSError, ValueError):
+        return None
+    return record if record.get("status") in FINISHED else None
+
+
+def _adopt(record: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
+    """A run made by hand becomes the table row's when the row asks for the same configuration."""
+    if spec.names.experiment is not None and record["experiment"] is None:
+        record = {**record, "experiment": spec.names.experiment}
+        record["config"] = {**record["config"], "row": spec.plain.get("row")}
+        write_json(spec.folder / "run.json", record)
+    return record
+
+
+def _write_quietly(path: Path, record: dict[str, Any]) -> None:
+    """The error that is on its way out matters more than a disk too full to record it."""
+    try:
+        write_json(path, record)
+    except OSError as error:
+        print(f"{path} could not be written: {error}", file=sys.stderr)
+
+
+def _train(spec: RunSpec, record: dict[str, Any]) -> None:
+    config, folder = spec.config, spec.folder
+    device = setup_torch(config)
+    task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
+    record["machine"] = describe_machine(device)
+    record["data_files"] = task.prepare(Path(config.data.root))
+    clock = Clock()
+    trainer = build_trainer(spec, task, device, [clock])
+    record.update(describe_task(task, trainer.model))
+    state = checkpoint.load_newest(folder, device)
+    if state is not None:
+        trainer.load_state_dict(state)
+        print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
+    try:
+        trainer.fit()
+        record["final"] = _final_metrics(trainer, folder)
+        record["status"] = "complete"
+    finally:
+        best = next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
+        record["curve"], record["best"] = trainer.curve, best
+        record["progress"] = {"step": trainer.step, "total_steps": trainer.total_steps}
+        finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        record["cost"] = {
+            "wall_s": round(clock.seconds(), 3),
+            "train_s": round(trainer.train_seconds, 3),
+            "s_per_step": round(trainer.train_seconds / max(trainer.step, 1), 6),
+            "peak_memory_mb": round(peak_memory_mb(device), 1),
+            "sessions": clock.sessions,
+            "started": clock.started,
+            "finished": finished,
+        }
+
+
+def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """Row of the chosen epoch with the test metrics of its weights."""
+    row = trainer.curve[-1]
+    if trainer.config.use_weights == "best":
+        path = folder / checkpoint.BEST
+        try:
+            best = checkpoint.load(path, trainer.device)
+        except FileNotFoundError as error:
+            # Never fall back to the last weights in silence: a table would mix the two.
+            raise CheckpointError(f"{path} is missing, and training.use_weights=best") from error
+        trainer.model.load_state_dict(best["model"])
+        row = next(row for row in trainer.curve if row["step"] == best["step"])
+    return {**row, **trainer.evaluate(trainer.task.test)}
+
+
+def setup_torch(config: RunConfig) -> torch.device:
+    """Device of the run; threads and determinism of the process."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        # Filling every new tensor is for finding bugs, and costs time in each step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.use_deterministic_algorithms(False)
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def build_trainer(
+    spec: RunSpec, task: Task, device: torch.device, extra: list[Callback]
+) -> Trainer:
+    """Model, optimiser, noise and callbacks of a run; `task` has been prepared."""
+    config = spec.config
+    # Weights depend on the seed alone: every arm starts from the same ones.
+    torch.manual_seed(derive_seed(config.seed, "init"))
+    model = task.build_model(config.act.spec()).to(device)
+    noise = NoiseSource(config.seed)
+    attach_noise(model, noise)
+    return Trainer(
+        task,
+        model,
+        build_optimizer(model, config.training),
+        config.training,
+        [*extra, *_callbacks(spec)],
+        noise=noise,
+        device=device,
+        precision=config.precision,
+    )
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser with p of the noisy units in a group without weight decay."""
+    noise = noise_parameters(model)
+    held = {id(p) for p in noise}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if id(p) not in held]},
+    ]
+    if noise:
+        groups.append({"params": noise, "weight_decay": 0.0})
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, **shared)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, momentum=config.momentum, **shared)
+    if config.optimizer == "adadelta":
+        return torch.optim.Adadelta(groups, **shared)
+    return torch.optim.Adam(groups, **shared)
+
+
+def _callbacks(spec: RunSpec) -> list[Callback]:
+    """In the order of their work at the end of an epoch: measure, adjust, log, save, leave."""
+    config, folder = spec.config, spec.folder
+    made: list[Callback] = []
+    if config.anneal.schedule != "none":
+        anneal = config.anneal
+        made.append(
+            NoiseAnnealing(SCHEDULES[anneal.schedule](anneal.start, anneal.floor, anneal.every))
+        )
+    made += [Evaluate(config.training.evaluate_every), LearningRate(config.training.lr_schedule)]
+    if config.training.patience is not None:
+        made.append(EarlyStopping(config.training.patience))
+    log = config.logger
+    made.append(MetricsFiles(folder, log.every_steps))
+    if log.tensorboard:
+        made.append(TensorBoardLogger(folder / "tensorboard", log.every_steps))
+    if log.wandb != "off":
+        made.append(
+            WandbLogger(
+                folder,
+                log.every_steps,
+                mode=log.wandb,
+                project=log.wandb_project,
+                run_id=spec.digest,
+                names=vars(spec.names),
+                config=spec.plain,
+            )
+        )
+    made.append(ProgressDisplay(folder.name, config.progress))
+    save = config.checkpoint
+    made += [checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps), StopOnSignal()]
+    return made

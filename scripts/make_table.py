@@ -1,0 +1,93 @@
+"""Write results/<table>.md and results/<table>.csv from the committed run records.
+
+Examples:
+    python scripts/make_table.py table2
+    python scripts/make_table.py table2 --check     # exit 1 if the files on disk differ
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+
+from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
+from noisyexp.fileio import atomic_write_text  # noqa: E402
+from noisyexp.results.deviations import load_deviations  # noqa: E402
+from noisyexp.results.records import load_records  # noqa: E402
+from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
+from noisyexp.results.rows import load_rows  # noqa: E402
+from noisyexp.results.table import Compose, build_table  # noqa: E402
+
+
+def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
+    """The files of table `name` and what belongs in them; nothing is written.
+
+    Args:
+        name: folder below `configs/experiment`, "table2".
+        root: the repository.
+        compose: resolved config of an experiment at a scale.
+
+    Raises:
+        RecordError: no such table, or a row file, record or ledger that cannot be used.
+    """
+    experiments = root / "configs" / "experiment"
+    if not (experiments / name).is_dir():
+        known = sorted(path.name for path in experiments.glob("table*") if path.is_dir())
+        raise RecordError(f"no table {name!r}; there are {', '.join(known) or 'none'}")
+    rows = load_rows(experiments / name)
+    tasks = dict.fromkeys(row.task for row in rows)
+    ledgers = {
+        task: load_deviations(root / "noisyexp" / "tasks" / task / "deviations.yaml")
+        for task in tasks
+    }
+    results = root / "results"
+    table = build_table(
+        name, rows, load_records(results / "records"), compose, ledgers,
+        command=f"python scripts/make_table.py {name}",
+    )  # fmt: skip
+    return {results / f"{name}.md": to_markdown(table), results / f"{name}.csv": to_csv(table)}
+
+
+def compose_experiment(experiment: str, scale: str) -> Mapping[str, Any]:
+    """Resolved config of `experiment` at `scale`, composed by Hydra."""
+    from noisyexp.cli.compose import compose_config
+
+    config: Mapping[str, Any] = compose_config([f"experiment={experiment}", f"scale={scale}"])
+    return config
+
+
+def main(
+    arguments: Sequence[str] | None = None, root: Path = ROOT, compose: Compose = compose_experiment
+) -> int:
+    """Command line; returns the exit code: 0 done, 1 files differ (--check) or an error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("tables", nargs="+", metavar="TABLE", help="for example table2")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare with the disk")
+    options = parser.parse_args(arguments)
+    code = 0
+    try:
+        for name in options.tables:
+            for path, text in make_table(name, root, compose).items():
+                shown = path.relative_to(root).as_posix()
+                current = path.read_bytes() if path.exists() else None
+                if not options.check:
+                    atomic_write_text(path, text)
+                    print(f"wrote {shown}")
+                elif current != text.encode("utf-8"):
+                    code = 1
+                    state = "is missing" if current is None else "differs from the records"
+                    print(f"{shown} {state}; run: python scripts/make_table.py {name}")
+    except NoisyexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Shared by all tests: where the real data is, and how many threads torch may take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with the real data sets (NOISYEXP_DATA, else ../shared/data); skips without it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("NOISYEXP_DATA") or beside)
+    if not root.is_dir():
+        pytest.skip("real data not found: set NOISYEXP_DATA")
+    return root

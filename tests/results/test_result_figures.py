@@ -1,0 +1,71 @@
+"""Learning curves: the drawn numbers, and files that do not change from run to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisyexp.errors import RecordError
+from noisyexp.results.figures import LINE_STYLES, PALETTE, curve_band, plot_curves
+from noisyexp.results.records import Record, load_record
+
+
+def _records(make_record: Any) -> list[Record]:
+    curves = {
+        ("nah", 0): [10.0, 6.0, 4.0],
+        ("nah", 1): [12.0, 8.0],
+        ("reference", 0): [11.0, 9.0, 8.0],
+    }
+    return [
+        load_record(
+            make_record(
+                act=act, seed=seed,
+                curve=[{"epoch": e + 1, "valid_ppl": v} for e, v in enumerate(values)],
+            )
+        )
+        for (act, seed), values in curves.items()
+    ]  # fmt: skip
+
+
+def test_band_is_over_common_points(make_record: Any) -> None:
+    nah = [record for record in _records(make_record) if record.act == "nah"]
+    positions, mean, low, high = curve_band(nah, "valid_ppl", "epoch")
+    assert positions == [1.0, 2.0]
+    assert (mean, low, high) == ([11.0, 7.0], [10.0, 6.0], [12.0, 8.0])
+
+
+def test_band_skips_points_without_a_value(make_record: Any) -> None:
+    curve = [{"epoch": 1, "valid_ppl": None}, {"epoch": 2}, {"epoch": 3, "valid_ppl": 5.0}]
+    record = load_record(make_record(curve=curve))
+    assert curve_band([record], "valid_ppl", "epoch")[:2] == ([3.0], [5.0])
+    assert curve_band([], "valid_ppl", "epoch") == ([], [], [], [])
+
+
+def test_files_are_written_and_the_svg_is_deterministic(make_record: Any, tmp_path: Path) -> None:
+    records = _records(make_record)
+    first = plot_curves(records, "valid_ppl", tmp_path / "a" / "curves", {"nah": 3.5})
+    second = plot_curves(records, "valid_ppl", tmp_path / "b" / "curves.png", {"nah": 3.5})
+    assert [path.name for path in first] == ["curves.svg", "curves.png"]
+    assert first[0].read_bytes() == second[0].read_bytes()
+    assert first[1].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    svg = first[0].read_text()
+    assert "<dc:date>" not in svg
+    assert PALETTE[0].lower() in svg and PALETTE[3].lower() in svg
+
+
+def test_runs_of_different_kinds_are_not_drawn_together(make_record: Any, tmp_path: Path) -> None:
+    records = [load_record(make_record(scale=scale)) for scale in ("paper", "cpu")]
+    with pytest.raises(RecordError, match="one task, scale and data set"):
+        plot_curves(records, "valid_ppl", tmp_path / "x")
+
+
+def test_nothing_to_draw(make_record: Any, tmp_path: Path) -> None:
+    for records in ([], _records(make_record)):
+        with pytest.raises(RecordError, match="nothing to draw"):
+            plot_curves(records, "absent", tmp_path / "x")
+
+
+def test_styles_are_distinct() -> None:
+    assert len(set(PALETTE)) == len(PALETTE) == len({str(style) for style in LINE_STYLES})

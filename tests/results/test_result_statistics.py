@@ -1,0 +1,61 @@
+"""Intervals against the printed table of Student's t."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from noisyexp.results.statistics import Estimate, mean_interval, paired_difference
+
+
+def test_interval_of_1_2_3() -> None:
+    estimate = mean_interval([1.0, 2.0, 3.0])
+    assert estimate.mean == 2.0
+    # t(2, 0.975) = 4.302653 and s = 1.
+    assert estimate.half_width == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
+    assert estimate.n == 3
+
+
+def test_interval_of_two_values_uses_one_degree_of_freedom() -> None:
+    estimate = mean_interval([10.0, 12.0])
+    # s = sqrt(2), s / sqrt(2) = 1, t(1, 0.975) = 12.706205.
+    assert estimate.half_width == pytest.approx(12.706205, abs=1e-6)
+
+
+def test_one_value_has_no_interval() -> None:
+    estimate = mean_interval([5.0])
+    assert estimate == Estimate(5.0, None, 1)
+    assert not estimate.contains(5.0)
+
+
+def test_interval_includes_its_ends() -> None:
+    estimate = Estimate(10.0, 2.0, 3)
+    assert estimate.contains(8.0)
+    assert estimate.contains(12.0)
+    assert not estimate.contains(12.001)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_no_mean_of_nothing_or_of_non_finite_values(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        mean_interval(values)
+
+
+def test_paired_difference_uses_common_seeds_only() -> None:
+    row, baseline = {0: 10.0, 1: 13.0, 2: 12.0, 7: 900.0}, {0: 11.0, 1: 15.0, 2: 15.0, 8: 1.0}
+    difference = paired_difference(row, baseline)
+    assert difference is not None
+    # Differences -1, -2, -3.
+    assert difference.mean == -2.0
+    assert difference.half_width == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
+    assert difference.n == 3
+
+
+def test_pairing_removes_what_the_seeds_share() -> None:
+    difference = paired_difference({0: 100.0, 1: 200.0}, {0: 101.0, 1: 201.0})
+    assert difference == Estimate(-1.0, 0.0, 2)
+
+
+def test_no_common_seed() -> None:
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
