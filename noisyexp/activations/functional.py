@@ -34,7 +34,7 @@ HALF_NORMAL_MEAN_CODE = 0.797
 
 @dataclass(frozen=True)
 class Kind:
-    """One saturating unit: u(x) = slope x + offset, clipped to [low, high] where |x| >= threshold."""
+    """One saturating unit: slope x + offset, clipped to [low, high] from |x| = threshold on."""
 
     name: str
     slope: float
@@ -88,7 +88,7 @@ def direction(x: Tensor, alpha: float) -> Tensor:
 
 
 def leaky(x: Tensor, kind: Kind, alpha: float) -> Tensor:
-    """alpha h(x) + (1 - alpha) u(x), the part of Eq 11 without noise."""
+    """The part alpha h(x) + (1 - alpha) u(x) of Eq 11, without noise."""
     return (
         hard(x, kind) if alpha == 1.0 else alpha * hard(x, kind) + (1.0 - alpha) * linear(x, kind)
     )
@@ -128,7 +128,7 @@ def nah(x: Tensor, xi: Tensor, p: Tensor, kind: Kind, *, alpha: float, c: float)
 def nah_expected(
     x: Tensor, p: Tensor, kind: Kind, *, alpha: float, c: float, code_compat: bool = False
 ) -> Tensor:
-    """NAH at test time: |xi| replaced by its mean sqrt(2/pi) (Eq 13; 0.797 in the authors' code)."""
+    """NAH at test time: |xi| becomes its mean sqrt(2/pi) (Eq 13; 0.797 in the authors' code)."""
     mean = HALF_NORMAL_MEAN_CODE if code_compat else HALF_NORMAL_MEAN
     noise = direction(x, alpha) * noise_scale(delta(x, kind), p, c) * mean
     return (leaky(x, kind, alpha) + noise).to(x.dtype)

@@ -47,6 +47,8 @@ class Activation(nn.Module):
     _known: ClassVar[dict[str, type[Activation]]] = {}
 
     p: nn.Parameter | None
+    site: str
+    noise_source: NoiseSource | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -79,7 +81,8 @@ class Activation(nn.Module):
         self.kind, self.num_units = F.KINDS[kind], num_units
         self.alpha, self.c = float(alpha), c
         self.clip_output, self.code_compat = clip_output, code_compat
-        self.site, self.noise_source = "", None  # type: tuple[str, NoiseSource | None]
+        self.site = ""
+        self.noise_source = None
         if self.has_p:
             shape = (num_units,) if p_shape == "unit" else ()
             self.p = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -94,7 +97,7 @@ class Activation(nn.Module):
                 self.p.uniform_(-1.0, 1.0, generator=generator)
 
     def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """xi of `shape` for one call, or None where the unit draws nothing (evaluation, no noise)."""
+        """The draw xi of `shape` for one call; None in evaluation and for units without noise."""
         if not (self.training and self.has_noise):
             return None
         if self.noise_source is None:
@@ -228,7 +231,7 @@ class NANIL(_InputNoise):
 
 
 class NANIS(_InputNoise):
-    """Fixed noise at the input of saturated units (Eq 15); c is sigma, 0.25 in the authors' code."""
+    """Fixed noise at the input where saturated (Eq 15); c is sigma, 0.25 in the authors' code."""
 
     variant = "nanis"
     default_c = 0.25

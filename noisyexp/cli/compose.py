@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from noisyexp.activations import find_variant
 from noisyexp.errors import ConfigError
 from noisyexp.schema import build, closest
 from noisyexp.tasks import find_task
@@ -38,13 +40,19 @@ class Groups:
 
     def __init__(self, loader: ConfigLoader, searchpath: list[str]) -> None:
         self.loader, self.searchpath = loader, searchpath
+        self._options: dict[str, list[str]] = {}
 
     def options(self, group: str) -> list[str]:
         """Files of a group, those in its folders as "folder/file"; empty without such a group."""
-        files = self._list(group, ObjectType.CONFIG)
-        for folder in self._list(group, ObjectType.GROUP):
-            files += [f"{folder}/{name}" for name in self.options(f"{group}/{folder}")]
-        return files
+        # Hydra reads its files again at every question, 50 ms each; a key with a dot is no group.
+        if "." in group:
+            return []
+        if group not in self._options:
+            files = self._list(group, ObjectType.CONFIG)
+            for folder in self._list(group, ObjectType.GROUP):
+                files += [f"{folder}/{name}" for name in self.options(f"{group}/{folder}")]
+            self._options[group] = files
+        return self._options[group]
 
     def _list(self, group: str, kind: ObjectType) -> list[str]:
         return list(self.loader.get_group_options(group, kind, ROOT_FILE, self.searchpath))
@@ -67,7 +75,7 @@ def compose_config(overrides: list[str]) -> dict[str, Any]:
     return dict(check([*overrides])[0].plain)
 
 
-def check(overrides: list[str], command: list[str] | None = None) -> list[RunSpec]:
+def check(overrides: list[str]) -> list[RunSpec]:
     """All runs that `overrides` ask for: one, or the product of a sweep.
 
     Raises:
@@ -80,7 +88,7 @@ def check(overrides: list[str], command: list[str] | None = None) -> list[RunSpe
         parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
         specs = []
         for job in _jobs(parsed, problems):
-            spec = _check_job(job, groups, command or [], problems)
+            spec = _check_job(job, groups, problems)
             specs += [] if spec is None else [spec]
     if problems:
         raise ConfigError(problems)
@@ -98,9 +106,10 @@ def spec_from_config(
         return None
     run = build(RunConfig, plain, "", problems)
     task = _task_section(plain.get("task"), problems)
+    if run is not None:
+        problems += _cross_checks(run)
     if run is None or task is None:
         return None
-    problems += _cross_checks(run)
     names = RunNames(
         task=str(choices.get("task")),
         act=str(choices.get("act")),
@@ -130,8 +139,7 @@ def _cross_checks(run: RunConfig) -> Iterator[str]:
 
     if run.device == "cuda" and not torch.cuda.is_available():
         yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
-    noisy = run.act.variant not in ("reference", "hard")
-    if run.anneal.schedule != "none" and not noisy:
+    if run.anneal.schedule != "none" and not find_variant(run.act.variant).has_noise:
         yield (
             f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "
             "noise to anneal; use anneal.schedule=none"
@@ -145,6 +153,8 @@ def _parse(overrides: list[str], loader: ConfigLoader, problems: list[str]) -> l
     parsed = []
     for text in overrides:
         try:
+            if text.startswith("="):
+                raise HydraException("no key")
             parsed += parser.parse_overrides([text])
         except HydraException:
             problems.append(
@@ -158,12 +168,17 @@ def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) 
     """The overrides but those that choose a file which does not exist; these are reported."""
     kept = []
     for override in parsed:
-        key = override.key_or_group
+        key, values = override.key_or_group, _values(override)
         options = groups.options(key)
-        wrong = [value for value in _values(override) if options and value not in options]
-        wrong = [value for value in wrong if value != "null"]
+        allowed = ", ".join(options)
+        if options and override.is_delete():
+            problems.append(f"~{key}: a run needs one; choose from {allowed}")
+            continue
+        if not values:
+            problems.append(f"{override.input_line}: a sweep over no value")
+            continue
+        wrong = [value for value in values if options and value not in options]
         for value in wrong:
-            allowed = ", ".join(options)
             problems.append(f"{key}={value}: choose from {allowed}.{closest(value, options)}")
         kept += [] if wrong else [override]
     return kept
@@ -174,7 +189,9 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
     chosen = {o.key_or_group: _values(o)[0] for o in parsed if groups.options(o.key_or_group)}
     choices = [f"{key}={value}" for key, value in chosen.items()]
     try:
-        config = compose(ROOT_FILE, overrides=[*groups.searchpath, *choices])
+        config = compose(
+            ROOT_FILE, overrides=[*groups.searchpath, *choices], return_hydra_config=True
+        )
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
         return []
@@ -182,11 +199,15 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
     kept = []
     for override in parsed:
         key = override.key_or_group
-        known = key in chosen or key in names or override.is_hydra_override()
-        if known or override.is_add():
+        known, plus = key in chosen or key in names, override.is_add()
+        if known and (plus or (override.is_force_add() and key in chosen)):
+            problems.append(f"{override.input_line}: {key} is there already; leave out the +")
+        elif known or plus:
             kept.append(override)
         else:
-            problems.append(f"{key}: no such key.{closest(key, [*names, *GROUPS])}")
+            # Hydra's own keys are suggested only to those who ask for one.
+            near = [n for n in names if n.startswith("hydra") == override.is_hydra_override()]
+            problems.append(f"{override.input_line}: no such key.{closest(key, [*near, *GROUPS])}")
     return kept
 
 
@@ -195,10 +216,12 @@ def _searchpath(parsed: list[Override]) -> list[str]:
 
 
 def _values(override: Override) -> list[str]:
-    """Each value of an override as text; several in a sweep."""
+    """Each value of an override as text without quotes; several in a sweep."""
     if override.is_sweep_override():
-        return [str(value) for value in override.sweep_string_iterator()]
-    return [str(override.get_value_element_as_str())]
+        texts = [str(value) for value in override.sweep_string_iterator()]
+    else:
+        texts = [str(override.get_value_element_as_str())]
+    return [re.sub(r"""^(['"])(.*)\1$""", r"\2", text) for text in texts]
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -218,9 +241,9 @@ def _jobs(parsed: list[Override], problems: list[str]) -> list[list[str]]:
     """Overrides of every job, in the order in which Hydra's basic sweeper runs them."""
     choices = []
     for override in parsed:
-        if override.is_hydra_override() and not override.key_or_group == "hydra.searchpath":
-            continue
-        if override.is_sweep_override():
+        if override.is_sweep_override() and override.is_hydra_override():
+            problems.append(f"{override.input_line}: Hydra's own keys cannot be swept over")
+        elif override.is_sweep_override():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
@@ -232,9 +255,7 @@ def _jobs(parsed: list[Override], problems: list[str]) -> list[list[str]]:
     return [list(job) for job in jobs]
 
 
-def _check_job(
-    job: list[str], groups: Groups, command: list[str], problems: list[str]
-) -> RunSpec | None:
+def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:
     try:
         config = compose(ROOT_FILE, overrides=job, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
@@ -248,8 +269,9 @@ def _check_job(
     if scale not in scales:
         problems.append(f"scale={scale}: task {task} has the scales {', '.join(scales)}")
         return None
-    return spec_from_config(config, choices, command, problems)
+    return spec_from_config(config, choices, ["run.py", *job], problems)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    key = getattr(error, "full_key", None)
+    return (f"{key}: " if key else "") + str(error).strip().splitlines()[0]

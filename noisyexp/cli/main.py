@@ -48,10 +48,13 @@ def main(argv: list[str]) -> int:
         return 0
     argv = [spell_nan(argument) for argument in argv]
     if any(argument in HYDRA_FLAGS for argument in argv):
-        _hydra(argv)
+        try:
+            _hydra(argv)
+        except ValueError as error:  # two flags that exclude each other, or act=null
+            print(error, file=sys.stderr)
+            return 2
         return 0
     multirun = any(flag in argv for flag in MULTIRUN_FLAGS)
-    command = ["run.py", *argv]
     overrides = [argument for argument in argv if argument not in MULTIRUN_FLAGS]
     try:
         unknown = [argument for argument in overrides if argument.startswith("-")]
@@ -59,7 +62,7 @@ def main(argv: list[str]) -> int:
             raise ConfigError(
                 [f"{flag}: no such option; see python run.py --help" for flag in unknown]
             )
-        specs = check(overrides, command)
+        specs = check(overrides)
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
     except NoisyexpError as error:
@@ -84,7 +87,7 @@ def spell_nan(argument: str) -> str:
     if not re.match(r"(\+\+?)?act=", argument):
         return argument
     key, _, values = argument.partition("=")
-    return f"{key}=" + re.sub(r"(?i)(?<![\w.])nan(?![\w.])", "nan_normal", values)
+    return f"{key}=" + re.sub(r"(?i)(?<![\w.*/-])nan(?![\w.*/-])", "nan_normal", values)
 
 
 def run_one(spec: RunSpec) -> int:
@@ -124,10 +127,14 @@ def _overrides() -> list[str]:
 def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
     """All runs by Hydra's launcher; then what became of each, from its record."""
     sys.stdout.flush()
-    _hydra(argv)
+    launched = True
+    try:
+        _hydra(argv)
+    except SystemExit:  # the launcher gave up, and Hydra has printed why
+        launched = False
     text, failed = sweep_report(specs)
     print(text)
-    return 1 if failed else 0
+    return 1 if failed or not launched else 0
 
 
 def _hydra(argv: list[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ from noisyexp.errors import NoisyexpError
 from noisyexp.fileio import read_json, write_json
 from noisyexp.training.folder import RunNames
 from noisyexp.training.progress import format_duration
-from noisyexp.training.run import Outcome, RunSpec
+from noisyexp.training.run import FINISHED, Outcome, RunSpec
 
 
-def show(value: float) -> str:
-    """Two decimals, or three digits when the value is out of all proportion."""
+def show(value: float | None) -> str:
+    """Two decimals, or three digits when the value is out of all proportion; None is not finite."""
+    if value is None:
+        return "not a number"
     return f"{value:.2f}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
@@ -30,11 +34,12 @@ def run_line(outcome: Outcome) -> str:
     final, selection = record["final"], record["metrics"]
     numbers = ", ".join(f"{key} {show(final[key])}" for key in selection if key in final)
     parts = [numbers]
-    paper = paper_numbers(record)
+    # On generated data the paper's numbers say nothing.
+    paper = paper_numbers(record) if record["data"] == "real" else None
     if paper:
         label, values = paper
         shown = ", ".join(f"{key} {value:g}" for key, value in values.items())
-        scale = "" if record["scale"] == "paper" and record["data"] == "real" else " at paper scale"
+        scale = "" if record["scale"] == "paper" else " at paper scale"
         parts.append(f"paper ({label}{scale}): {shown}")
     floor = record.get("floor")
     if floor:
@@ -44,20 +49,18 @@ def run_line(outcome: Outcome) -> str:
 
 
 def paper_numbers(record: dict[str, Any]) -> tuple[str, dict[str, float]] | None:
-    """Label and numbers of the table row with the same task and activation, if the paper has one."""
+    """Label and numbers of a row with the same task and activation: the record's own if it has."""
     from noisyexp.results.rows import load_rows
 
+    rows = []
     for folder in sorted((CONFIG_DIR / "experiment").iterdir()):
-        try:
-            rows = load_rows(folder)
-        except NoisyexpError:
-            continue
-        for row in rows:
-            same = row.experiment == record["experiment"] or (
-                row.task == record["task"] and row.act == record["act"]
-            )
-            if same and row.paper:
-                return f"{folder.name}: {row.label}", dict(row.paper)
+        with contextlib.suppress(NoisyexpError):
+            rows += load_rows(folder)
+    alike = [row for row in rows if (row.task, row.act) == (record["task"], record["act"])]
+    own = [row for row in alike if row.experiment == record["experiment"]]
+    for row in own or alike:
+        if row.paper:
+            return f"{row.experiment.split('/')[0]}: {row.label}", dict(row.paper)
     return None
 
 
@@ -65,37 +68,38 @@ def sweep_report(specs: list[RunSpec]) -> tuple[str, int]:
     """A line for each run of a sweep and the failed ones with their reasons.
 
     The runs are judged by their records on disk, which holds for every launcher. The list is also
-    written to `sweep.json` in the folder of the runs.
+    written to `sweep.json` in the folder of the runs, in place of that of the sweep before.
 
     Returns:
         The text and the number of runs that are not complete.
     """
     lines, entries = [], []
-    failed = 0
+    # What tells the runs apart: the overrides that not all of them have.
+    shared = set.intersection(*(set(spec.command) for spec in specs))
     for spec in specs:
         record = _record(spec.folder)
-        complete = record is not None and record["status"] == "complete"
-        failed += not complete
         status = record["status"] if record else "not run"
         reason = (record or {}).get("reason")
         entries.append(
             {"run": str(spec.folder), "names": vars(spec.names), "status": status, "reason": reason}
         )
-        if record is not None and complete:
+        if record is not None and status == "complete":
             key = record["selection"]
             text = f"{key} {show(record['final'][key])}"
         else:
-            text = f"{status}: {reason or 'no record was written; it may have been killed'}"
-        lines.append(f"  {_short(spec.names)}: {text}")
-    done = len(specs) - failed
-    head = f"{done} of {len(specs)} runs complete"
-    if failed:
-        head += f", {failed} failed; the same command runs only these again"
-    root = Path(specs[0].config.run_root)
-    if any(entry["status"] != "complete" for entry in entries):
-        write_json(root / "sweep.json", entries)
-        head += f" (list in {root / 'sweep.json'})"
-    return "\n".join([head, *lines]), failed
+            reason = reason or "no record was written; it may have been killed"
+            text = f"{status}: {reason.splitlines()[0]}"
+        own = " ".join(part for part in spec.command if part not in shared)
+        lines.append(f"  {own or _short(spec.names)}: {text}")
+    path = Path(specs[0].config.run_root) / "sweep.json"
+    write_json(path, entries)
+    counts = Counter(entry["status"] for entry in entries)
+    failed = len(specs) - counts.pop("complete", 0)
+    head = f"{len(specs) - failed} of {len(specs)} runs complete"
+    head += "".join(f", {count} {status}" for status, count in counts.items())
+    if any(status not in FINISHED for status in counts):
+        head += "; the same command goes on with what is not finished"
+    return "\n".join([f"{head} (list in {path})", *lines]), failed
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from noisyexp.nn.recurrent import NoisyRecurrent, State, Units
+from noisyexp.nn.recurrent import Draws, NoisyRecurrent, State, Units
 
 
 class NoisyGRU(NoisyRecurrent, nn.GRU):
@@ -20,9 +20,9 @@ class NoisyGRU(NoisyRecurrent, nn.GRU):
     sites = {"r": "sigmoid", "z": "sigmoid", "n": "tanh"}  # noqa: RUF012
 
     def cell(
-        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Any
+        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
     ) -> State:
-        """n = tanh(W x + b + r (U h + b_h)); h' = (1 - z) n + z h.
+        """One step: n = tanh(W x + b + r (U h + b_h)); h' = (1 - z) n + z h.
 
         Args:
             units: the three units by site.

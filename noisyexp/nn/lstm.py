@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from noisyexp.nn.recurrent import NoisyRecurrent, State, Units
+from noisyexp.nn.recurrent import Draws, NoisyRecurrent, State, Units
 
 
 class NoisyLSTM(NoisyRecurrent, nn.LSTM):
@@ -33,9 +33,9 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
     sites = {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "c": "tanh"}  # noqa: RUF012
 
     def cell(
-        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Any
+        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
     ) -> State:
-        """c' = f c + i g; h' = o tanh(c'), tanh and the gates being the noisy units.
+        """One step: c' = f c + i g; h' = o tanh(c'), with noisy units for tanh and the gates.
 
         Args:
             units: the five units by site.

@@ -6,6 +6,7 @@ compared with. Shapes: T steps, B sequences, H units, D directions (1 or 2).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from noisyexp.activations import Activation, ActivationSpec
 
 Units = Mapping[str, Activation]
+Draws = Mapping[str, Tensor | None]
 State = tuple[Tensor, ...]
 
 _TORCH_ARGUMENTS = (
@@ -55,7 +57,8 @@ class NoisyRecurrent(nn.Module):
         torch_kwargs = {key: kwargs.pop(key) for key in _TORCH_ARGUMENTS if key in kwargs}
         if backend not in ("auto", "eager"):
             raise ValueError(f"backend {backend!r} is unknown; choose auto or eager")
-        if torch_kwargs.get("proj_size"):
+        given = dict(zip(_TORCH_ARGUMENTS, args, strict=False)) | torch_kwargs
+        if given.get("proj_size"):
             raise ValueError("proj_size is not supported: the paper has no projected LSTM")
         super().__init__(*args, **torch_kwargs)
         self.backend = backend
@@ -64,7 +67,7 @@ class NoisyRecurrent(nn.Module):
         else:
             variant = ActivationSpec(variant, kwargs)
         self.spec = variant
-        extra = {key: torch_kwargs[key] for key in ("device", "dtype") if key in torch_kwargs}
+        extra = {key: given[key] for key in ("device", "dtype") if key in given}
         self.units = nn.ModuleDict(
             {
                 self._suffix(layer, direction): nn.ModuleDict(
@@ -84,7 +87,7 @@ class NoisyRecurrent(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights as torch does, then every p from U[-1, 1]."""
-        bound = self.hidden_size**-0.5
+        bound = 1.0 / math.sqrt(self.hidden_size)  # not ** -0.5: the last bit differs in float64
         for name, weight in self.named_parameters():
             if not name.startswith("units."):
                 nn.init.uniform_(weight, -bound, bound)
@@ -93,7 +96,7 @@ class NoisyRecurrent(nn.Module):
                 unit.reset_p()
 
     def cell(
-        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Units
+        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
     ) -> State:
         """One step. x: (B, gates * H), the input's share; state: tensors (B, H), h first."""
         raise NotImplementedError
@@ -115,13 +118,14 @@ class NoisyRecurrent(nn.Module):
         """
         if self.spec.variant == "reference" and self.backend == "auto":
             return super().forward(input, hx)
+        x = input.data if isinstance(input, PackedSequence) else input
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}: expected 2 or 3 dimensions, the last of size "
+                f"input_size={self.input_size}"
+            )
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
-        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
-            raise ValueError(
-                f"input of shape {tuple(input.shape)}: expected 2 or 3 dimensions, the last of "
-                f"size input_size={self.input_size}"
-            )
         batched = input.dim() == 3
         if batched:
             x = input.transpose(0, 1) if self.batch_first else input
@@ -148,6 +152,8 @@ class NoisyRecurrent(nn.Module):
         shape = (self.num_layers * directions, x.shape[1], self.hidden_size)
         if state is None:
             state = (x.new_zeros(shape),) * self._num_states()
+        if len(state) != self._num_states():
+            raise ValueError(f"{len(state)} state tensors: expected {self._num_states()}")
         for part in state:
             if tuple(part.shape) != shape:
                 raise ValueError(f"state of shape {tuple(part.shape)}: expected {shape}")

@@ -51,6 +51,7 @@ def plot_curves(
     path: Path,
     reference_lines: Mapping[str, float] | None = None,
     x: str = "epoch",
+    floor: float | None = None,
 ) -> tuple[Path, Path]:
     """Draw `metric` over training, one line an activation, as SVG and PNG.
 
@@ -63,6 +64,7 @@ def plot_curves(
         path: where to write, without or with a suffix; ".svg" and ".png" are put in its place.
         reference_lines: the paper's end point by activation, drawn as a diamond at the right end.
         x: what to draw it over, "epoch" or "step".
+        floor: best value that any model can reach, drawn as a horizontal line.
 
     Returns:
         Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
@@ -86,7 +88,7 @@ def plot_curves(
     import matplotlib  # heavy, and not needed to make tables
 
     with matplotlib.rc_context({"svg.hashsalt": "noisyexp", "font.size": 9}):
-        figure = _draw(groups, bands, metric, reference_lines or {}, x)
+        figure = _draw(groups, bands, metric, reference_lines or {}, x, floor)
         targets = path.with_suffix(".svg"), path.with_suffix(".png")
         for target, metadata in zip(targets, ({"Date": None}, {"Software": None}), strict=True):
             buffer = io.BytesIO()
@@ -101,6 +103,7 @@ def _draw(
     metric: str,
     ends: Mapping[str, float],
     x: str,
+    floor: float | None,
 ) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -125,6 +128,8 @@ def _draw(
                 markerfacecolor="white", markeredgecolor=PALETTE[index],
                 label=f"{name}, paper's end point",
             )  # fmt: skip
+    if floor is not None:
+        axes.axhline(floor, color="0.45", linewidth=1.0, label=f"best possible, {floor:.2f}")
     record = next(iter(groups.values()))[0]
     info = record.metrics.get(metric, MetricInfo("", "min", metric))
     axes.set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))

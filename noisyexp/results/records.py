@@ -59,7 +59,8 @@ class Record:
     """One run, as written by the trainer; the names are those of the JSON file.
 
     `name` is the path of the file below the folder it was loaded from, for messages and footnotes.
-    `best` and `final` map metric names to values; a null value means it was not finite.
+    `best` and `final` map metric names to values; a null value means it was not finite. `floor`
+    has the best value that any model can reach, where it is known (generated data).
     """
 
     name: str
@@ -84,6 +85,7 @@ class Record:
     best: Mapping[str, Any]
     final: Mapping[str, Any]
     cost: Mapping[str, Any]
+    floor: Mapping[str, float]
 
     @property
     def complete(self) -> bool:
@@ -119,6 +121,7 @@ def load_record(path: Path, name: str | None = None) -> Record:
     fields = {key: raw.get(key) for key in _FIELDS}
     fields["metrics"] = {key: MetricInfo(**_info(info)) for key, info in raw["metrics"].items()}
     fields["command"], fields["curve"] = tuple(raw["command"]), tuple(raw["curve"])
+    fields["floor"] = raw.get("floor") or {}
     fields["best"], fields["final"] = raw.get("best") or {}, raw.get("final") or {}
     return Record(name=name or path.name, **fields)
 

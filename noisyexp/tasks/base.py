@@ -1,4 +1,4 @@
-"""What an experiment is to the trainer. A task knows nothing of Hydra or of files under results/."""
+"""What an experiment is to the trainer; it knows nothing of Hydra or of files under results/."""
 
 from __future__ import annotations
 

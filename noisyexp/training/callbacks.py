@@ -57,15 +57,22 @@ class NoiseAnnealing(Callback):
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """C of the last finished update: a resumed run may go on with an evaluation, not a step."""
+        self._set(trainer, max(trainer.step - 1, 0))
+
     def on_step_start(self, trainer: Trainer) -> None:
-        """c of this update."""
-        c = self.schedule(trainer.step)
+        """C of this update."""
+        self._set(trainer, trainer.step)
+
+    def _set(self, trainer: Trainer, step: int) -> None:
+        c = self.schedule(step)
         if trainer.noise_level != c:
             set_noise_level(trainer.model, c)
             trainer.noise_level = c
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """c in the curve."""
+        """C in the curve."""
         trainer.row["c"] = trainer.noise_level
 
 
@@ -79,7 +86,7 @@ class Evaluate(Callback):
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Validate; the model is back in training mode afterwards."""
         trainer.row.update(trainer.task.training_metrics(trainer.sums))
-        last = trainer.epoch == trainer.config.epochs
+        last = trainer.epoch == trainer.config.epochs or trainer.stop
         trainer.is_best = False
         if trainer.epoch % self.every and not last:
             return

@@ -161,7 +161,7 @@ class WandbLogger(StepLogger):
             job_type=self.names["task"],
             config=dict(self.config),
             dir=str(self.folder),
-            mode=self.mode,
+            mode=self.mode,  # type: ignore[arg-type]
             resume="allow",
             reinit="finish_previous",
             settings=wandb.Settings(silent=True),

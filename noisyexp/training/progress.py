@@ -11,6 +11,7 @@ from noisyexp.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
     from noisyexp.training.trainer import Trainer
 
 PLAIN_SECONDS = 30.0
@@ -18,7 +19,7 @@ PLAIN_SECONDS = 30.0
 
 
 def format_duration(seconds: float) -> str:
-    """ "5 s", "3 min 20 s" or "2 h 05 min"."""
+    """Seconds as "5 s", "3 min 20 s" or "2 h 05 min"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

@@ -73,10 +73,7 @@ def describe_task(task: Task, model: nn.Module) -> dict[str, Any]:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Device, its name, threads and operating system."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": device.type,
         "name": name,

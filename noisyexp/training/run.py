@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from noisyexp.activations import (
     SCHEDULES,
     NoiseSource,
     attach_noise,
     derive_seed,
-    noise_parameters,
 )
 from noisyexp.errors import CheckpointError, DivergedError
 from noisyexp.fileio import read_json, write_json
@@ -34,9 +32,10 @@ from noisyexp.training.callbacks import (
     NoiseAnnealing,
     StopOnSignal,
 )
-from noisyexp.training.config import RunConfig, TrainingConfig
+from noisyexp.training.config import RunConfig
 from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
+from noisyexp.training.optimizer import build_optimizer
 from noisyexp.training.progress import ProgressDisplay
 from noisyexp.training.record import (
     describe_machine,
@@ -261,25 +260,6 @@ def build_trainer(
         device=device,
         precision=config.precision,
     )
-
-
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser with p of the noisy units in a group without weight decay."""
-    noise = noise_parameters(model)
-    held = {id(p) for p in noise}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if id(p) not in held]},
-    ]
-    if noise:
-        groups.append({"params": noise, "weight_decay": 0.0})
-    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, **shared)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, momentum=config.momentum, **shared)
-    if config.optimizer == "adadelta":
-        return torch.optim.Adadelta(groups, **shared)
-    return torch.optim.Adam(groups, **shared)
 
 
 def _callbacks(spec: RunSpec) -> list[Callback]:

@@ -119,15 +119,15 @@ class Trainer:
         began = time.perf_counter()
         self.emit("on_step_start")
         # Dropout and the noise are functions of (seed, step), never of what was drawn before.
-        torch.manual_seed(derive_seed(self.noise.seed, "step", self.step))
         self.noise.set_step(self.step)
+        self._seed(derive_seed(self.noise.seed, "step", self.step))
         with self.autocast():
             output = self.task.loss(self.model, self.step, self.device)
         loss = float(output.loss.detach())
         if not math.isfinite(loss):
             raise DivergedError(self.step + 1, self.learning_rate, loss, None)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(output.loss).backward()
+        self.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         limit = self.config.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self._parameters, math.inf if limit is None else limit)
@@ -147,6 +147,12 @@ class Trainer:
         """Call `hook` of every callback that overrides it."""
         for call in self._hooks[hook]:
             call(self, *args)
+
+    def _seed(self, seed: int) -> None:
+        """Seed torch for one step: `torch.manual_seed` without its 0.2 ms for absent devices."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass in the run's precision."""

@@ -154,7 +154,7 @@ class PTB(Task):
         }
 
     def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Test perplexity of the text as one stream from a zero state, every token but the first."""
+        """Test perplexity of the text as one stream from a zero state, all tokens but the first."""
         assert isinstance(model, LanguageModel)
         stream = self.test_stream.to(device)
         chunks = math.ceil((len(stream) - 1) / TEST_CHUNK)

@@ -1,0 +1,52 @@
+# Every target sets up what it needs: a virtual environment in .venv, from pyproject.toml with the
+# versions of constraints.txt. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SCALE ?= paper
+SEEDS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test slow lint demo bench figures tables clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | \
+		awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.done  ## virtual environment with the tested versions
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup  ## train three units on a generated language (2 minutes), draw a table and a figure
+	$(BIN)/python scripts/demo.py
+
+test: setup  ## run the test suite (under 5 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+slow: setup  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: setup  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## measure import time and the trainer's overhead a step
+	$(BIN)/python scripts/bench.py
+
+# For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1
+reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv
+	$(BIN)/python scripts/reproduce.py table$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
+
+tables: setup  ## write every table again from the committed records
+	$(BIN)/python scripts/make_table.py table2
+
+figures: setup  ## draw every figure again from the committed records
+	$(BIN)/python scripts/make_figures.py
+
+clean:  ## remove the virtual environment; runs/ and data/ stay
+	rm -rf $(VENV)
