@@ -1,0 +1,1 @@
+"""Small programs for people; each says in its first lines how it is called."""

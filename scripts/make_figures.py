@@ -18,7 +18,8 @@ def draw_table2(root: Path) -> list[Path]:
     """Validation perplexity of the rows of Table 2 over epochs, a figure for each scale."""
     rows = {row.experiment: row for row in load_rows(root / "configs" / "experiment" / "table2")}
     records = [r for r in load_records(root / "results" / "records") if r.experiment in rows]
-    metric, drawn = "valid_ppl_zaremba", []
+    metric = "valid_ppl_zaremba"
+    drawn: list[Path] = []
     for scale in dict.fromkeys(record.scale for record in records):
         chosen = [record for record in records if record.scale == scale and record.data == "real"]
         if not chosen:

@@ -56,9 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
         except ValueError:
-            raise RecordError(
-                f"--seeds {options.seeds}: expected whole numbers, as 0,1,2"
-            ) from None
+            raise RecordError(f"--seeds {options.seeds}: expected numbers, as 0,1,2") from None
         folder = ROOT / "configs" / "experiment" / options.table
         todo = missing_runs(load_rows(folder), options.scale, seeds)
         print(f"{options.table} at scale {options.scale}: {len(todo)} runs to do")

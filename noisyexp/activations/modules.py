@@ -52,8 +52,13 @@ class Activation(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "variant" in cls.__dict__:
-            Activation._known[cls.variant] = cls
+        if "variant" not in cls.__dict__:
+            return
+        known = Activation._known.setdefault(cls.variant, cls)
+        # The same class may come again from a reloaded module; another one would hide the first.
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"variant {cls.variant!r} is already the class {known.__qualname__}")
+        Activation._known[cls.variant] = cls
 
     def __init__(
         self,

@@ -227,7 +227,7 @@ def _values(override: Override) -> list[str]:
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys, sections included."""
     for key in config:
-        name = f"{prefix}{key}"
+        name = prefix + str(key)
         yield name
         if OmegaConf.is_missing(config, key):
             continue

@@ -80,13 +80,15 @@ def main(argv: list[str]) -> int:
 
 
 def spell_nan(argument: str) -> str:
-    """`act=nan` with the name of its file, in sweeps and any case too; other arguments as they are.
+    """`act=nan` with the name of its file, in sweeps and any case too, and `experiment=table2/nan`.
 
     Hydra's grammar reads a bare nan as the floating-point number.
     """
-    if not re.match(r"(\+\+?)?act=", argument):
-        return argument
     key, _, values = argument.partition("=")
+    if key == "experiment":
+        return re.sub(r"(?i)/nan(?=,|$)", "/nan_normal", argument)
+    if key.lstrip("+") != "act":
+        return argument
     return f"{key}=" + re.sub(r"(?i)(?<![\w.*/-])nan(?![\w.*/-])", "nan_normal", values)
 
 
@@ -139,7 +141,8 @@ def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
 
 def _hydra(argv: list[str]) -> None:
     before = sys.argv
-    sys.argv = ["run.py", *argv]
+    # Flags last: Hydra cannot read one that stands between two overrides.
+    sys.argv = ["run.py", *sorted(argv, key=lambda word: "=" not in word and word[:1] != "~")]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=ROOT_FILE)(
             run_job

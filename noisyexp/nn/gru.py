@@ -47,6 +47,8 @@ class NoisyGRU(NoisyRecurrent, nn.GRU):
         return 1
 
     def _as_tuple(self, hx: Any) -> State:
+        if not isinstance(hx, Tensor):
+            raise ValueError(f"state of type {type(hx).__name__}: a GRU takes one tensor")
         return (hx,)
 
     def _as_state(self, state: State) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from noisyexp.activations import Activation, ActivationSpec
+from noisyexp.activations import Activation, ActivationSpec, derive_seed
 
 Units = Mapping[str, Activation]
 Draws = Mapping[str, Tensor | None]
@@ -67,8 +67,17 @@ class NoisyRecurrent(nn.Module):
         else:
             variant = ActivationSpec(variant, kwargs)
         self.spec = variant
-        extra = {key: given[key] for key in ("device", "dtype") if key in given}
-        self.units = nn.ModuleDict(
+        extra: dict[str, Any] = {key: given[key] for key in ("device", "dtype") if key in given}
+        # What the units draw for their p stays apart: with one seed, this layer's weights and those
+        # of the layers built after it are the same for every variant.
+        with torch.random.fork_rng(devices=[]):
+            fresh = torch.randint(2**62, (), device="cpu")
+            torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+            self.units = self._make_units(extra)
+
+    def _make_units(self, extra: Mapping[str, Any]) -> nn.ModuleDict:
+        """Units by layer and direction, then by site; `extra` holds device and dtype."""
+        return nn.ModuleDict(
             {
                 self._suffix(layer, direction): nn.ModuleDict(
                     {

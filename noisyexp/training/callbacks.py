@@ -58,11 +58,11 @@ class NoiseAnnealing(Callback):
         self.schedule = schedule
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        """C of the last finished update: a resumed run may go on with an evaluation, not a step."""
+        """Set c of the last finished update: a resumed run may go on with an evaluation."""
         self._set(trainer, max(trainer.step - 1, 0))
 
     def on_step_start(self, trainer: Trainer) -> None:
-        """C of this update."""
+        """Set c for this update."""
         self._set(trainer, trainer.step)
 
     def _set(self, trainer: Trainer, step: int) -> None:
@@ -72,7 +72,7 @@ class NoiseAnnealing(Callback):
             trainer.noise_level = c
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """C in the curve."""
+        """Put c into the curve."""
         trainer.row["c"] = trainer.noise_level
 
 

@@ -18,6 +18,7 @@ from noisyexp.activations import (
     NoiseSource,
     attach_noise,
     derive_seed,
+    set_noise_level,
 )
 from noisyexp.errors import CheckpointError, DivergedError
 from noisyexp.fileio import read_json, write_json
@@ -128,6 +129,8 @@ def execute(spec: RunSpec) -> Outcome:
         if done is not None:
             return Outcome(folder, _adopt(done, spec), skipped=True)
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
+        # What remains if the process is killed: no record of an earlier session with its reason.
+        write_json(folder / "run.json", {**record, "reason": "ended without warning (killed?)"})
         try:
             _train(spec, record)
         except DivergedError as error:
@@ -219,6 +222,8 @@ def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is missing, and training.use_weights=best") from error
         trainer.model.load_state_dict(best["model"])
         row = next(row for row in trainer.curve if row["step"] == best["step"])
+        if "c" in row:  # annealed: the noise belongs to the weights
+            set_noise_level(trainer.model, row["c"])
     return {**row, **trainer.evaluate(trainer.task.test)}
 
 

@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
         reset_noise_parameters(self)
 
     def zero_state(self, batch_size: int) -> State:
-        """H and c of zeros, (num_layers, batch_size, H) each."""
+        """Zeros for h and c, (num_layers, batch_size, H) each."""
         shape = (self.lstm.num_layers, batch_size, self.lstm.hidden_size)
         weight = self.embedding.weight
         return weight.new_zeros(shape), weight.new_zeros(shape)

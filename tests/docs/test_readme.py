@@ -1,0 +1,72 @@
+"""Every command, link and snippet of the README works as printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from noisyexp.cli.compose import check
+from noisyexp.cli.main import spell_nan
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "noisyexp").rglob("README.md"))]
+README = DOCUMENTS[0].read_text("utf-8")
+
+
+def commands(program: str) -> list[str]:
+    """Lines of code blocks and inline code in all documents that start with `program`."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text("utf-8")
+        lines = [line for block in re.findall(r"```\n(.*?)```", text, re.S) for line in block.split("\n")]
+        lines += re.findall(r"`([^`\n]+)`", text)
+        found += [line.split("  #")[0].split(" # ")[0].strip() for line in lines if line.startswith(program)]
+    return list(dict.fromkeys(found))
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(commands("python run.py")) >= 7
+    assert len(commands("make ")) >= 6
+
+
+@pytest.mark.parametrize("command", commands("python run.py"))
+def test_run_commands_check(command: str) -> None:
+    arguments = [spell_nan(word) for word in shlex.split(command)[2:] if word != "-m"]
+    if arguments:
+        runs = check(arguments)
+        sweep = "-m" in command.split()
+        assert (len(runs) > 1) == sweep
+
+
+@pytest.mark.parametrize("command", commands("make "))
+def test_make_targets_exist(command: str) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    target = re.sub(r"table-\d+", "table-%", command.split()[1])
+    assert re.search(rf"^{re.escape(target)}:", makefile, re.M)
+
+
+def test_links_lead_to_files() -> None:
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
+            assert (path.parent / link).exists(), f"{path.name} links {link}"
+
+
+def test_snippet_runs() -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names: dict[str, object] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["output"].shape == (8, 20, 128)  # type: ignore[attr-defined]
+    assert names["unit"].c == 5.0  # type: ignore[attr-defined]
+
+
+def test_result_numbers_are_those_of_the_table() -> None:
+    """The summary in the README is the block that the table's file has."""
+    table = (ROOT / "results" / "table2.md").read_text("utf-8")
+    block = re.search(r"<!-- table2 -->\n(.*?)<!-- /table2 -->", README, re.S)
+    assert block is not None
+    rows = [line for line in block[1].splitlines() if line.startswith("|")]
+    assert rows
+    assert all(row in table for row in rows)
