@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import sys
@@ -27,6 +28,9 @@ HYDRA_FLAGS = (
     "--shell-completion",
     "-sc",
 )
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the machine refuses; every other OSError is a bug of ours."""
+
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
 
@@ -100,9 +104,13 @@ def run_one(spec: RunSpec) -> int:
     except NoisyexpError as error:
         print(f"{spec.folder.name}: {error}", file=sys.stderr)
         return error.exit_code
-    except Exception:  # a bug: keep its traceback, and let the other jobs of a sweep run
-        print(f"{spec.folder.name} failed:", file=sys.stderr)
-        traceback.print_exc()
+    except Exception as error:
+        name = spec.folder.name
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            print(f"{name}: {error}; make room or choose another run_root", file=sys.stderr)
+        else:  # a bug: keep its traceback, and let the other jobs of a sweep run
+            print(f"{name} failed:", file=sys.stderr)
+            traceback.print_exc()
         return 1
     return 0 if outcome.record["status"] == "complete" else 1
 

@@ -135,7 +135,7 @@ def test_hydras_own_questions_pass_through(run: Run, tmp_path: Path) -> None:
         ("act.variant=nan", "act.variant=nan"),
         ("training.lr=nan", "training.lr=nan"),
         ("run_root=act=nan", "run_root=act=nan"),
-        ("experiment=table2/nan", "experiment=table2/nan"),
+        ("experiment=table2/nan", "experiment=table2/nan_normal"),
         ("seed=0", "seed=0"),
         ("nan", "nan"),
         ("-m", "-m"),
