@@ -30,10 +30,12 @@ def missing_runs(rows: list[Row], scale: str, seeds: list[int] | None) -> list[t
         scale: name of the scale.
         seeds: seeds to run; None takes those that each row names.
     """
+    # Runs on a stand-in for the row's data are no runs of the row.
+    source = check([f"experiment={rows[0].experiment}", f"scale={scale}"])[0].names.data
     done = {
         (record.experiment, record.seed)
         for record in load_records(ROOT / "results" / "records")
-        if record.scale == scale
+        if record.scale == scale and record.data == source
     }
     wanted = [(row, seed) for row in rows for seed in (row.seeds if seeds is None else seeds)]
     # Seed by seed: after an interruption the rows have seeds in common, which can be compared.
@@ -43,6 +45,11 @@ def missing_runs(rows: list[Row], scale: str, seeds: list[int] | None) -> list[t
     )
 
 
+def start(command: list[str]) -> int:
+    """Run `run.py` with `command` in a process of its own; returns its exit code."""
+    return subprocess.run([sys.executable, "run.py", *command], cwd=ROOT).returncode
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: 0 done, 2 a mistake, other when a run failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -50,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scale", default="paper", help="paper (default), cpu or smoke")
     parser.add_argument("--seeds", help="for example 0,1,2; default: those of the row files")
     parser.add_argument("overrides", nargs="*", help="more key=value for every run, as threads=1")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     failed = []
     try:
         try:
@@ -64,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             command = [f"experiment={row.experiment}", f"scale={options.scale}", f"seed={seed}"]
             command += options.overrides
             run = ROOT / check(command)[0].folder / "run.json"
-            code = subprocess.run([sys.executable, "run.py", *command], cwd=ROOT).returncode
+            code = start(command)
             if code not in (0, 1):  # 0: complete, 1: diverged or failed; else a mistake or a signal
                 return code
             if run.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from noisyexp.activations import (
     derive_seed,
     set_noise_level,
 )
-from noisyexp.errors import CheckpointError, DivergedError
+from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import read_json, write_json
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
@@ -48,6 +49,9 @@ from noisyexp.training.trainer import Trainer
 
 FINISHED = ("complete", "diverged")
 """Statuses that running the same command again would only repeat."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the machine says when a disk, a quota or the limit on a file's size is used up."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,8 @@ def execute(spec: RunSpec) -> Outcome:
             return Outcome(folder, _adopt(done, spec), skipped=True)
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
         # What remains if the process is killed: no record of an earlier session with its reason.
-        write_json(folder / "run.json", {**record, "reason": "ended without warning (killed?)"})
+        killed = {**record, "reason": "ended without warning (killed?)"}
+        _write_quietly(folder / "run.json", killed)
         try:
             _train(spec, record)
         except DivergedError as error:
@@ -146,8 +151,13 @@ def execute(spec: RunSpec) -> Outcome:
             record["status"] = "interrupted" if interrupted else "failed"
             record["reason"] = str(error) or type(error).__name__
             _write_quietly(folder / "run.json", record)
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise _disk_full(folder, error) from error
             raise
-        write_json(folder / "run.json", record)
+        try:
+            write_json(folder / "run.json", record)
+        except OSError as error:
+            raise _disk_full(folder, error) from error
         return Outcome(folder, record, skipped=False)
 
 
@@ -167,6 +177,13 @@ def _adopt(record: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
         record["config"] = {**record["config"], "row": spec.plain.get("row")}
         write_json(spec.folder / "run.json", record)
     return record
+
+
+def _disk_full(folder: Path, error: OSError) -> NoisyexpError:
+    return NoisyexpError(
+        f"cannot write into {folder}: {error.strerror or error}. The last checkpoint is intact: "
+        "make room and run the same command again to go on from it."
+    )
 
 
 def _write_quietly(path: Path, record: dict[str, Any]) -> None:

@@ -21,9 +21,10 @@ def commands(program: str) -> list[str]:
     found = []
     for path in DOCUMENTS:
         text = path.read_text("utf-8")
-        lines = [line for block in re.findall(r"```\n(.*?)```", text, re.S) for line in block.split("\n")]
+        lines = "\n".join(re.findall(r"```\n(.*?)```", text, re.S)).split("\n")
         lines += re.findall(r"`([^`\n]+)`", text)
-        found += [line.split("  #")[0].split(" # ")[0].strip() for line in lines if line.startswith(program)]
+        lines = [line for line in lines if line.startswith(program)]
+        found += [line.split("  #")[0].split(" # ")[0].strip() for line in lines]
     return list(dict.fromkeys(found))
 
 

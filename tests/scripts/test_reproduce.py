@@ -1,0 +1,84 @@
+"""What `make reproduce-table-2` decides to run, and that it runs, records and skips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import scripts.reproduce as reproduce
+from noisyexp.cli.main import main as run_main
+from noisyexp.results.rows import load_rows
+
+ROWS = load_rows(reproduce.ROOT / "configs" / "experiment" / "table2")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty results folder beside the real configuration files."""
+    (tmp_path / "configs").symlink_to(reproduce.ROOT / "configs")
+    (tmp_path / "noisyexp").symlink_to(reproduce.ROOT / "noisyexp")
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_all_rows_and_seeds_are_missing_at_first_seed_by_seed(root: Path) -> None:
+    todo = [(row.experiment, seed) for row, seed in reproduce.missing_runs(ROWS, "paper", None)]
+    rows = ["table2/reference", "table2/nan_normal", "table2/nah", "table2/hard"]
+    assert todo == [(row, seed) for seed in (0, 1, 2) for row in rows]
+
+
+def test_runs_with_a_record_of_the_scale_are_left_out(root: Path) -> None:
+    arguments = ["experiment=table2/nah", "scale=smoke", "seed=1", "data=generated"]
+    assert run_main([*arguments, f"run_root={root}/runs", "progress=off"]) == 0
+    (run,) = (root / "runs").rglob("run.json")
+    path = reproduce.publish(run, root / "results")
+    record = json.loads(path.read_text())
+    assert (record["experiment"], record["seed"]) == ("table2/nah", 1)
+
+    def todo(scale: str, seeds: list[int]) -> list[tuple[str, int]]:
+        return [(r.experiment, s) for r, s in reproduce.missing_runs(ROWS, scale, seeds)]
+
+    # A record on generated data is no record of the table's row.
+    assert ("table2/nah", 1) in todo("smoke", [1])
+    record["data"] = "real"
+    path.unlink()
+    (path.parent / "nah-smoke-seed1.json").write_text(json.dumps(record))
+    assert ("table2/nah", 1) not in todo("smoke", [0, 1])
+    assert ("table2/nah", 0) in todo("smoke", [0, 1])
+    assert ("table2/nah", 1) in todo("paper", [0, 1])
+
+
+def test_wrong_seeds_and_tables_are_explained(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main(["table2", "--seeds", "a,1"]) != 0
+    assert "--seeds a,1" in capsys.readouterr().err
+    assert reproduce.main(["table9"]) != 0
+    assert "table9" in capsys.readouterr().err
+
+
+def test_a_table_is_run_recorded_and_made(
+    root: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the real data at scale smoke: 4 runs, 4 records, a table; the second call runs nothing."""
+    monkeypatch.setenv("NOISYEXP_DATA", str(data_root))
+    started: list[list[str]] = []
+
+    def start(command: list[str]) -> int:
+        started.append(command)
+        return run_main([*command, "progress=off"])
+
+    monkeypatch.setattr(reproduce, "start", start)
+    monkeypatch.setattr(reproduce, "make_table", lambda names: 0)
+    arguments = ["table2", "--scale", "smoke", "--seeds", "0", f"run_root={root}/runs"]
+    assert reproduce.main(arguments) == 0
+    assert len(started) == 4
+    names = sorted(path.name for path in (root / "results" / "records" / "table2").iterdir())
+    assert names == [
+        f"{row}-smoke-seed0.json" for row in ("hard", "nah", "nan_normal", "reference")
+    ]
+    assert reproduce.main(arguments) == 0
+    assert len(started) == 4
+    assert "0 runs to do" in capsys.readouterr().out

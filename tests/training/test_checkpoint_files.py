@@ -1,0 +1,209 @@
+"""Checkpoint files: round trip, damage, and a death at every moment of writing one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from noisyexp import fileio
+from noisyexp.errors import CheckpointError
+from noisyexp.training import Trainer, checkpoint
+from noisyexp.training.checkpoint import Checkpoint, load, load_newest, save
+
+
+def state(value: float) -> dict[str, Any]:
+    return {"w": torch.full((100,), value), "step": 3, "names": ["a", None], "nested": {"x": 0.1}}
+
+
+def test_round_trip_holds_only_plain_types(tmp_path: Path) -> None:
+    save(state(1.5), tmp_path / "a.pt")
+    raw = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert raw["format"] == 1
+    loaded = load(tmp_path / "a.pt")
+    assert torch.equal(loaded["w"], torch.full((100,), 1.5))
+    assert (loaded["step"], loaded["names"], loaded["nested"]) == (3, ["a", None], {"x": 0.1})
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def cut(data: bytearray) -> bytearray:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytearray) -> bytearray:
+    start = data.find(state(1.0)["w"].numpy().tobytes())
+    assert start > 0
+    data[start + 200] ^= 0x10
+    return data
+
+
+@pytest.mark.parametrize("spoil", [cut, flip, lambda data: bytearray(), lambda data: data[::-1]])
+def test_damage_is_an_error_that_names_the_file(
+    spoil: Callable[[bytearray], bytearray], tmp_path: Path
+) -> None:
+    path = tmp_path / "last.pt"
+    save(state(1.0), path)
+    path.write_bytes(spoil(bytearray(path.read_bytes())))
+    with pytest.raises(CheckpointError, match="damaged") as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_another_format_is_an_error(tmp_path: Path) -> None:
+    torch.save({"format": 2}, tmp_path / "a.pt")
+    torch.save(torch.zeros(1), tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(CheckpointError, match="not of format 1"):
+            load(tmp_path / name)
+
+
+def test_newest_of_none_one_and_two(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_newest(tmp_path) is None
+        save(state(1.0), tmp_path / "previous.pt")
+        newest = load_newest(tmp_path)
+        assert newest is not None and newest["w"][0] == 1.0
+        save(state(2.0), tmp_path / "last.pt")
+        newest = load_newest(tmp_path)
+        assert newest is not None and newest["w"][0] == 2.0
+    (tmp_path / "last.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"last\.pt is damaged.*going on from previous\.pt"):
+        newest = load_newest(tmp_path)
+    assert newest is not None and newest["w"][0] == 1.0
+    (tmp_path / "previous.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"Delete {tmp_path} to start"):
+        load_newest(tmp_path)
+
+
+def test_a_full_disk_names_size_and_free_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pt"
+    save(state(1.0), path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fileio.os, "fsync", full)
+    message = r"cannot write checkpoint .*last\.pt \(\d\.\d MB\): No space left on device; .* MB"
+    with pytest.raises(CheckpointError, match=message):
+        save(state(2.0), path)
+    assert load(path)["w"][0] == 1.0
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+class Death(BaseException):
+    """The process ends here."""
+
+
+# In order: the new content is on the disk, has its name next.pt, last.pt is previous.pt too, done.
+@pytest.mark.parametrize(
+    ("call", "number"), [("fsync", 1), ("replace", 1), ("link", 1), ("replace", 2)]
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_death_at_every_moment_of_a_write(
+    call: str,
+    number: int,
+    when: str,
+    tmp_path: Path,
+    toy_trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After any death a whole checkpoint is there: the one before it or the new one."""
+    trainer, callback = toy_trainer(), Checkpoint(tmp_path)
+    for _ in range(2):
+        trainer.run_step()
+        callback.write(trainer)
+    trainer.run_step()
+    real, calls = getattr(os, call), 0
+
+    def die(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number and when == "before":
+            raise Death
+        real(*args)
+        if calls == number:
+            raise Death
+
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        patch.setattr(os, call, die)
+        callback.write(trainer)
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    finished = (call, number, when) == ("replace", 2, "after")
+    assert newest["step"] == (3 if finished else 2)
+    # The next write repairs what was left.
+    callback.write(trainer)
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
+    assert load(tmp_path / "last.pt")["step"] == 3
+
+
+def test_previous_is_the_one_before(tmp_path: Path, toy_trainer: Callable[..., Trainer]) -> None:
+    trainer = toy_trainer(callbacks=[Checkpoint(tmp_path, every_steps=3)], steps=4, epochs=2)
+    trainer.fit()
+    # After updates 3, 4 (epoch), 6, 8 (epoch).
+    assert load(tmp_path / "last.pt")["step"] == 8
+    assert load(tmp_path / "previous.pt")["step"] == 6
+
+
+def test_temporary_files_of_a_killed_process_are_cleared_away(
+    tmp_path: Path, toy_trainer: Callable[..., Trainer]
+) -> None:
+    for name in (".next.pt.k3w9.tmp", ".run.json.0a_b.tmp", "notes.tmp"):
+        (tmp_path / name).write_bytes(b"half a file")
+    toy_trainer(callbacks=[Checkpoint(tmp_path)]).fit()
+    assert sorted(os.listdir(tmp_path)) == ["best.pt", "last.pt", "notes.tmp", "previous.pt"]
+
+
+def test_best_is_written_when_it_is_beaten(
+    tmp_path: Path, toy_trainer: Callable[..., Trainer]
+) -> None:
+    trainer = toy_trainer([1.0, 3.0, 2.0, 3.0], [Checkpoint(tmp_path)], epochs=4)
+    trainer.fit()
+    best = load(tmp_path / "best.pt")
+    assert best["step"] == 4  # the first epoch with 3.0: ties change nothing
+    # w after n updates of lr 0.5 is 1 - 0.5^n.
+    assert torch.equal(best["model"]["w"], torch.full((2,), 1 - 0.5**4))
+
+
+def test_last_never_promises_a_best_that_is_not_there(
+    tmp_path: Path, toy_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.save
+
+    def die(content: dict[str, Any], path: Path) -> None:
+        if path.name == "best.pt":
+            raise Death
+        real(content, path)
+
+    monkeypatch.setattr(checkpoint, "save", die)
+    trainer = toy_trainer(callbacks=[Checkpoint(tmp_path, every_steps=1)], steps=2)
+    with pytest.raises(Death):
+        trainer.fit()
+    last = load(tmp_path / "last.pt")
+    assert (last["step"], last["epoch"], last["curve"]) == (2, 0, [])  # the epoch ends again
+
+
+def test_checkpoints_by_time(
+    tmp_path: Path, toy_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    callback = Checkpoint(tmp_path, every_seconds=10)
+    trainer = toy_trainer(callbacks=[callback], steps=100)
+    written = []
+    for step in range(1, 9):
+        now = 4.0 * step
+        before = callback._written
+        trainer.run_step()
+        if callback._written != before:
+            written.append(step)
+    assert written == [3, 6]  # 12 s, then 24 s
