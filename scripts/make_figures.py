@@ -25,9 +25,9 @@ def draw_table2(root: Path) -> list[Path]:
         if not chosen:
             continue
         ends = {
-            record.act: row.paper[metric]
+            record.act: end
             for record in chosen
-            if scale == "paper" and metric in (row := rows[str(record.experiment)]).paper
+            if scale == "paper" and (end := rows[str(record.experiment)].paper.get(metric))
         }
         path = root / "results" / "figures" / f"table2-{scale}"
         drawn += plot_curves(chosen, metric, path, ends)

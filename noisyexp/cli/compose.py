@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -110,6 +111,8 @@ def spec_from_config(
         problems += _cross_checks(run)
     if run is None or task is None:
         return None
+    # From the typed sections: 1 and 1.0 are one learning rate, and one run.
+    plain = {**dataclasses.asdict(run), "task": dataclasses.asdict(task)}
     names = RunNames(
         task=str(choices.get("task")),
         act=str(choices.get("act")),

@@ -60,7 +60,8 @@ def paper_numbers(record: dict[str, Any]) -> tuple[str, dict[str, float]] | None
     own = [row for row in alike if row.experiment == record["experiment"]]
     for row in own or alike:
         if row.paper:
-            return f"{row.experiment.split('/')[0]}: {row.label}", dict(row.paper)
+            given = {key: value for key, value in row.paper.items() if value is not None}
+            return f"{row.experiment.split('/')[0]}: {row.label}", given
     return None
 
 

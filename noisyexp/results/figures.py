@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def _draw(
     record = next(iter(groups.values()))[0]
     info = record.metrics.get(metric, MetricInfo("", "min", metric))
     axes.set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
-    axes.set_ylabel(info.title)
+    axes.set_ylabel(textwrap.fill(info.title, 36))
     kind = "" if record.data == "real" else f", {record.data} data"
     axes.set_title(f"{record.task}, scale {record.scale}{kind}: mean and range over seeds")
     axes.grid(True, linewidth=0.4, alpha=0.5)

@@ -29,7 +29,8 @@ class Row:
         label: as printed in the paper.
         source: "paper" (the paper has this row) or "ours".
         baseline: experiment that the effect is measured against, None for the baseline itself.
-        paper: the paper's number by metric; empty when source is "ours".
+        paper: the paper's number by metric, in the order of the columns; None for a metric that
+            the paper does not give. Empty when source is "ours".
         task: config name of the task, "ptb".
         act: config name of the activation, "nah".
         overlay_lines: lines of the file after the header.
@@ -48,7 +49,7 @@ class Row:
     task: str
     act: str
     overlay_lines: int
-    paper: Mapping[str, float]
+    paper: Mapping[str, float | None]
 
 
 def parse_header(text: str) -> tuple[dict[str, str], int]:
@@ -184,10 +185,11 @@ def _row_problems(block: Mapping[str, Any], folder: str) -> list[str]:
         problems.append(f"row.source is {block['source']!r}, allowed are {', '.join(SOURCES)}")
     paper = block["paper"]
     numbers = isinstance(paper, dict) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in paper.values()
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        for value in paper.values()
     )
     if not numbers:
-        problems.append(f"row.paper is {paper!r}, expected metric: number pairs or {{}}")
+        problems.append(f"row.paper is {paper!r}, expected metric: number (or null) pairs or {{}}")
     elif bool(paper) != (block["source"] == "paper"):
         problems.append("row.paper has numbers exactly when row.source is 'paper'")
     return problems

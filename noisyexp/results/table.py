@@ -201,7 +201,7 @@ def _cell(
     metric: str,
     direction: str,
     runs: Mapping[str, Mapping[int, Record]],
-    papers: Mapping[str, Mapping[str, float]],
+    papers: Mapping[str, Mapping[str, float | None]],
     where: str,
 ) -> Cell:
     def values(experiment: str) -> dict[int, float]:

@@ -45,6 +45,7 @@ ROW = """\
 # seeds:   0,1,2
 defaults:
   - override /task: ptb
+  - override /act: {name}
 row:
   table: 9
   order: {order}

@@ -36,7 +36,7 @@ def test_rows_come_in_order_with_everything_in_the_file(table_root: Path) -> Non
     assert nah.time == "3 minutes on a quick machine"
     assert nah.paper == {"test_ppl": 100.0}
     assert (nah.baseline, nah.source, nah.task) == ("table9/soft", "paper", "ptb")
-    assert nah.overlay_lines == 9
+    assert nah.overlay_lines == 10
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,8 @@ def test_rows_come_in_order_with_everything_in_the_file(table_root: Path) -> Non
         ("table: 9", "table: 8", "the folder is table9"),
         ("test_ppl: 100", "test_ppl: good", "row.paper is"),
         ("  label:", "  lable: x\n  label:", "row.lable is not known"),
-        ("override /task", "override /tusk", "does not choose a task"),
+        ("override /task", "override /tusk", "does not choose 'task'"),
+        ("override /act", "override /akt", "does not choose 'act'"),
         ("row:", "row: [", "YAML"),
     ],
 )
