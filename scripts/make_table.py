@@ -41,10 +41,11 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
         known = sorted(path.name for path in experiments.glob("table*") if path.is_dir())
         raise RecordError(f"no table {name!r}; there are {', '.join(known) or 'none'}")
     rows = load_rows(experiments / name)
-    tasks = dict.fromkeys(row.task for row in rows)
+    # A configuration file such as ptb_medium may belong to the folder of another name.
+    tasks = {row.task: compose(row.experiment, "paper")["task"]["name"] for row in rows}
     ledgers = {
-        task: load_deviations(root / "noisyexp" / "tasks" / task / "deviations.yaml")
-        for task in tasks
+        task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
+        for task, folder in tasks.items()
     }
     results = root / "results"
     table = build_table(

@@ -17,9 +17,16 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 
 from noisyexp.cli.compose import check  # noqa: E402
 from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
-from noisyexp.results.records import load_records, publish  # noqa: E402
+from noisyexp.results.matching import mismatches  # noqa: E402
+from noisyexp.results.records import Record, load_records, publish  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
 from scripts.make_table import main as make_table  # noqa: E402
+
+
+def _fits(record: Record) -> bool:
+    """Whether a record was made with the settings that its row file has now."""
+    experiment = f"experiment={record.experiment}"
+    return not mismatches(record, check([experiment, f"scale={record.scale}"])[0].plain)
 
 
 def missing_runs(rows: list[Row], scale: str, seeds: list[int] | None) -> list[tuple[Row, int]]:
@@ -35,7 +42,10 @@ def missing_runs(rows: list[Row], scale: str, seeds: list[int] | None) -> list[t
     done = {
         (record.experiment, record.seed)
         for record in load_records(ROOT / "results" / "records")
-        if record.scale == scale and record.data == source
+        if record.experiment in {row.experiment for row in rows}
+        and record.scale == scale
+        and record.data == source
+        and _fits(record)
     }
     wanted = [(row, seed) for row in rows for seed in (row.seeds if seeds is None else seeds)]
     # Seed by seed: after an interruption the rows have seeds in common, which can be compared.
@@ -76,7 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
                 return code
             if run.exists():
                 try:
-                    print(f"record: {publish(run, ROOT / 'results').relative_to(ROOT)}")
+                    print(
+                        f"record: {publish(run, ROOT / 'results', replace=True).relative_to(ROOT)}"
+                    )
                 except RecordError as error:
                     failed.append(str(error))
     except NoisyexpError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -108,7 +109,9 @@ def spec_from_config(
     run = build(RunConfig, plain, "", problems)
     task = _task_section(plain.get("task"), problems)
     if run is not None:
-        problems += _cross_checks(run)
+        # Another launcher may start the run on a machine with other devices.
+        local = choices.get("hydra/launcher") in (None, "basic", "joblib")
+        problems += _cross_checks(run, local)
     if run is None or task is None:
         return None
     # From the typed sections: 1 and 1.0 are one learning rate, and one run.
@@ -136,12 +139,20 @@ def _task_section(values: Any, problems: list[str]) -> Any:
     return build(task.config_type, values, "task", problems)
 
 
-def _cross_checks(run: RunConfig) -> Iterator[str]:
+def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     """Problems that need more than one section, or the machine."""
     import torch
 
-    if run.device == "cuda" and not torch.cuda.is_available():
+    if run.device == "cuda" and local and not torch.cuda.is_available():
         yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
+    if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()) and local:
+        yield "precision='fp16': needs a CUDA device; use bf16 or fp32"
+    for extra, wanted in (
+        ("wandb", run.logger.wandb != "off"),
+        ("tensorboard", run.logger.tensorboard),
+    ):
+        if wanted and importlib.util.find_spec(extra) is None:
+            yield f"logger: {extra} is not installed; run pip install -e '.[{extra}]'"
     if run.anneal.schedule != "none" and not find_variant(run.act.variant).has_noise:
         yield (
             f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "

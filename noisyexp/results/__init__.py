@@ -1,7 +1,7 @@
 """From committed run records to tables and figures.
 
-The package reads run records (JSON), row files and deviation ledgers, and nothing else: it imports
-neither torch nor Hydra, so that a table can be made on any machine that holds the records.
+The package reads run records (JSON), row files and deviation ledgers, and nothing else: a table
+can be made on any machine that holds the records.
 """
 
 from noisyexp.results.records import MetricInfo, Record, load_record, load_records, publish

@@ -112,21 +112,22 @@ def _draw(
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     FigureCanvasAgg(figure)  # no window system is needed, and pyplot's global state is not touched
     axes = figure.add_subplot()
+    styles = _styles(list(groups))
     right = max(positions[-1] for positions, *_ in bands.values() if positions)
     for act, (positions, mean, low, high) in bands.items():
-        index, runs = _act_index(act)[0] % len(PALETTE), groups[act]
+        (colour, line), runs = styles[act], groups[act]
         converged = sum(run.complete for run in runs)
         seeds = f"{converged} seed{'s' if converged != 1 else ''}"
         if converged < len(runs):
             seeds = f"{converged} of {len(runs)} converged"
         name = (runs[0].config.get("act") or {}).get("label") or act
-        style: dict[str, Any] = {"color": PALETTE[index], "linestyle": LINE_STYLES[index]}
+        style: dict[str, Any] = {"color": colour, "linestyle": line}
         axes.plot(positions, mean, label=f"{name} ({seeds})", linewidth=1.6, **style)
-        axes.fill_between(positions, low, high, color=PALETTE[index], alpha=0.18, linewidth=0)
+        axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
         if act in ends:
             axes.plot(
                 [right], [ends[act]], marker="D", markersize=6, linestyle="none", clip_on=False,
-                markerfacecolor="white", markeredgecolor=PALETTE[index],
+                markerfacecolor="white", markeredgecolor=colour,
                 label=f"{name}, paper's end point",
             )  # fmt: skip
     if floor is not None:
@@ -145,3 +146,15 @@ def _draw(
 
 def _act_index(act: str) -> tuple[int, str]:
     return (ACT_ORDER.index(act) if act in ACT_ORDER else len(ACT_ORDER), act)
+
+
+def _styles(acts: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """Colour and line style by activation; those of other people come after the paper's."""
+    others = sorted(act for act in acts if act not in ACT_ORDER)
+    places = {act: ACT_ORDER.index(act) for act in acts if act in ACT_ORDER}
+    places |= {act: len(ACT_ORDER) + rank for rank, act in enumerate(others)}
+    # Past the palette the colours come again with the next line style, never the same pair.
+    return {
+        act: (PALETTE[i % len(PALETTE)], LINE_STYLES[(i + i // len(PALETTE)) % len(LINE_STYLES)])
+        for act, i in places.items()
+    }

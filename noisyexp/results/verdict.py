@@ -19,8 +19,8 @@ RULES = (
     "interval over seeds (none for a single seed). Runs that diverged count in n, not in the mean.",
     f"Absolute: 'agrees' if the paper's number is within {MARGIN:.0%} of our mean, or inside our "
     f"interval while that is no wider than ±{WIDEST:.0%} of the mean ('undecided' if it is wider); "
-    "otherwise 'better' or 'worse' with the distance. The margin is there because the paper gives "
-    "one number without spread and the seeds of such models spread by about 0.5%. Not judged at "
+    "otherwise 'better' or 'worse' with the distance. The margin is a choice: the paper gives "
+    "one number without spread. Not judged at "
     "other scales or on other data than the paper's, nor for rows that the paper does not have.",
     "Effect: difference to the baseline row over the seeds that both have (at least 2). "
     "'confirmed' if its interval excludes 0 on the paper's side, 'reversed' if on the other side, "

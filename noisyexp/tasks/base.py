@@ -55,7 +55,8 @@ class Task(ABC):
     """One experiment: its data, its model, its loss and its metrics.
 
     Args:
-        config: the section `task` of the configuration, an instance of `config_type`.
+        config: the section `task` of the configuration, an instance of `config_type`, a dataclass
+            whose fields are made by `noisyexp.schema.option`, one of them `name`.
         source: "real" or "generated" data.
         seed: seed of the run: weights and, for generated tasks, data.
     """
@@ -130,13 +131,14 @@ def find_task(name: str) -> type[Task]:
         ValueError: no such task; the message lists those there are.
     """
     known = task_names()
-    if name not in known and "." not in name:
-        raise ValueError(f"{name!r}: choose from {', '.join(known)}.{closest(name, known)}")
     path = f"noisyexp.tasks.{name}" if name in known else name
     try:
         return importlib.import_module(path).TASK  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r} cannot be imported: {error}") from error
+        raise ValueError(
+            f"{name!r}: choose from {', '.join(known)}, or name a package on PYTHONPATH "
+            f"({error}).{closest(name, known)}"
+        ) from error
 
 
 def task_names() -> list[str]:

@@ -125,7 +125,7 @@ class LearningRate(Callback):
             trainer.learning_rate /= self.config.factor
         elif rule == "plateau" and trainer.task.selection in trainer.row:
             self.waited = 0 if trainer.is_best else self.waited + 1
-            if self.waited > self.config.patience:
+            if self.waited >= self.config.patience:
                 trainer.learning_rate /= self.config.factor
                 self.waited = 0
 
@@ -199,6 +199,10 @@ class StopOnSignal(Callback):
 
     def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
         """Leave the loop if a signal has come."""
+        self._leave(trainer)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """The same before the final evaluation."""
         self._leave(trainer)
 
     def on_epoch_recorded(self, trainer: Trainer) -> None:

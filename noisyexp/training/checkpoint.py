@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from noisyexp.training.trainer import Trainer
 
 FORMAT = 1
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+LAST, PREVIOUS, BEST, DAMAGED = "last.pt", "previous.pt", "best.pt", "damaged.pt"
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -90,8 +90,12 @@ def load_newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, A
         except CheckpointError as error:
             problems.append(str(error))
             continue
-        for problem in problems:
-            warnings.warn(f"{problem}; going on from {name}", stacklevel=2)
+        if problems:
+            warnings.warn(f"{problems[0]}; going on from {name}", stacklevel=2)
+            # Out of the way, or the next write would put it in the place of the good one.
+            os.replace(folder / LAST, folder / DAMAGED)
+            with contextlib.suppress(OSError):  # a disk without links: `previous.pt` is enough
+                os.link(folder / PREVIOUS, folder / LAST)
         return state
     if problems:
         raise CheckpointError(
@@ -138,11 +142,13 @@ class Checkpoint(Callback):
         """Write `last.pt`; the one before becomes `previous.pt`."""
         last, fresh = self.folder / LAST, self.folder / "next.pt"
         save(trainer.state_dict(), fresh)
-        # A link keeps `last.pt` in place all the time: there is no moment without one.
-        previous = self.folder / PREVIOUS
-        with contextlib.suppress(FileNotFoundError):
-            previous.unlink()
-        with contextlib.suppress(OSError):
-            os.link(last, previous)
+        # A second name for `last.pt`, then two renames: both lead to a whole file at any time.
+        second = self.folder / "second.pt"
+        second.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first checkpoint, or a disk without links
+            os.link(last, second)
+            os.replace(second, self.folder / PREVIOUS)
+            # A rename between two names of one file does nothing, as after a kill just here.
+            second.unlink(missing_ok=True)
         os.replace(fresh, last)
         self._written = time.monotonic()

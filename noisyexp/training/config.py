@@ -17,7 +17,12 @@ class LearningRateConfig:
     rule: str = option("rule", choices=("constant", "decay_after", "plateau"))
     after: int = option("decay_after: first epoch with a smaller rate is after + 2", low=0)
     factor: float = option("the rate is divided by this", low=1.0)
-    patience: int = option("plateau: epochs without a better selection metric", low=0)
+    patience: int = option("plateau: validations in a row without a better one", low=0)
+
+    def check(self) -> Iterator[str]:
+        """Problems that need more than one field."""
+        if self.rule == "plateau" and self.patience < 1:
+            yield f"patience={self.patience}: rule=plateau needs at least 1"
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,14 @@ class TrainingConfig:
     weight_decay: float = option("L2 penalty; p of the noisy units is left out", low=0)
     max_grad_norm: float | None = option("global L2 norm to clip to; null for none", above=0)
     lr_schedule: LearningRateConfig = option("learning-rate rule")
-    patience: int | None = option("epochs without a better selection metric; null: never", low=1)
+    patience: int | None = option("stop after so many validations in vain; null: never", low=1)
     evaluate_every: int = option("epochs between validations", low=1)
     use_weights: str = option("weights of the final evaluation", choices=("last", "best"))
+
+    def check(self) -> Iterator[str]:
+        """Problems that need more than one field."""
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            yield f"momentum={self.momentum}: {self.optimizer} has none; use momentum=0"
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class UnitConfig:
 
     alpha: float = option("weight of the hard unit against its linearisation (Eq 11)")
     c: float | None = option("scale of the noise (Eq 9); sigma for NANI and NANIS", low=0)
+    clip_output: bool = option("clip to the range of the soft unit")
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class ActConfig:
     alpha: float = option("alpha of both kinds unless set for one")
     c: float | None = option("c of both kinds unless set for one", low=0)
     p_shape: str = option("one p per unit or one per site", choices=("unit", "scalar"))
-    clip_output: bool = option("clip to the range of the soft unit")
+    clip_output: bool = option("clip to the range of the soft unit, both kinds unless set for one")
     code_compat: bool = option("the authors' released formulas where they differ")
     tanh: UnitConfig = option("tanh units")
     sigmoid: UnitConfig = option("sigmoid units")
@@ -115,12 +126,11 @@ class ActConfig:
         """The factory of this run's units."""
         shared = {
             "p_shape": self.p_shape,
-            "clip_output": self.clip_output,
             "code_compat": self.code_compat,
             **self.settings,
         }
         kinds = {
-            name: {"alpha": unit.alpha, "c": unit.c}
+            name: {"alpha": unit.alpha, "c": unit.c, "clip_output": unit.clip_output}
             for name, unit in (("tanh", self.tanh), ("sigmoid", self.sigmoid))
         }
         return ActivationSpec(self.variant, shared, **kinds)

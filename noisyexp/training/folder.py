@@ -17,7 +17,10 @@ from noisyexp.errors import RunLockedError
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
 )  # fmt: skip
-"""Keys that do not change what is computed: two runs that differ only here are one run."""
+"""Keys that change at most the last bits of the result: runs that differ only here are one run.
+
+Device and threads are among them; the record says which were used, over all sessions.
+"""
 
 
 @dataclass(frozen=True)

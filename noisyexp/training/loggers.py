@@ -175,7 +175,8 @@ class WandbLogger(StepLogger):
     def close(self, trainer: Trainer) -> None:
         """End the run: the next job of a sweep must not log into it."""
         if self._run is not None:
-            self._run.finish()
+            done = trainer.stop or trainer.step == trainer.total_steps
+            self._run.finish(exit_code=0 if done else 1)
 
 
 def _missing(extra: str) -> NoisyexpError:

@@ -42,7 +42,7 @@ def start_record(
         "code": code_version(),
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "noisyexp": noisyexp.__version__,
             "hydra-core": importlib.metadata.version("hydra-core"),
         },

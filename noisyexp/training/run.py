@@ -98,11 +98,16 @@ class Outcome:
     skipped: bool
 
 
-class Clock(Callback):
-    """Wall time and number of sessions of a run, over all its processes."""
+class Sessions(Callback):
+    """Wall time of a run over all its processes, and what each of them ran with.
 
-    def __init__(self) -> None:
-        self.before, self.sessions = 0.0, 1
+    Args:
+        environment: code, torch, device and threads of this process.
+    """
+
+    def __init__(self, environment: dict[str, Any]) -> None:
+        self.environment = environment
+        self.before, self.environments = 0.0, [environment]
         self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self._began = time.monotonic()
 
@@ -111,13 +116,38 @@ class Clock(Callback):
         return self.before + time.monotonic() - self._began
 
     def state_dict(self) -> dict[str, Any]:
-        """Time, sessions and start of the run."""
-        return {"seconds": self.seconds(), "sessions": self.sessions, "started": self.started}
+        """Time, environments and start of the run."""
+        kept = {"environments": self.environments, "started": self.started}
+        return {"seconds": self.seconds(), **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting, and warn if this process is not like the one before."""
         self.before, self.started = float(state["seconds"]), str(state["started"])
-        self.sessions = int(state["sessions"]) + 1
+        before = state["environments"][-1]
+        changed = [
+            f"{key} was {before[key]}, is {value}"
+            for key, value in self.environment.items()
+            if before.get(key) != value
+        ]
+        if changed:
+            print(
+                f"this session differs from the one before it ({'; '.join(changed)}): the last "
+                "bits of the result may too",
+                file=sys.stderr,
+            )
+        self.environments = [*state["environments"], self.environment]
+
+    def describe(self, record: dict[str, Any]) -> None:
+        """Put the environments that were used, each once, and the time into the record."""
+        used: list[dict[str, Any]] = []
+        for environment in self.environments:
+            if environment not in used:
+                used.append(environment)
+        record["environments"] = used
+        record["code"]["dirty"] = any(environment["dirty"] for environment in used)
+        record["cost"].update(
+            wall_s=round(self.seconds(), 3), sessions=len(self.environments), started=self.started
+        )
 
 
 def execute(spec: RunSpec) -> Outcome:
@@ -134,7 +164,7 @@ def execute(spec: RunSpec) -> Outcome:
             return Outcome(folder, _adopt(done, spec), skipped=True)
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
         # What remains if the process is killed: no record of an earlier session with its reason.
-        killed = {**record, "reason": "ended without warning (killed?)"}
+        killed = {**record, "reason": "running, or ended without warning"}
         _write_quietly(folder / "run.json", killed)
         try:
             _train(spec, record)
@@ -200,8 +230,15 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
     record["machine"] = describe_machine(device)
     record["data_files"] = task.prepare(Path(config.data.root))
-    clock = Clock()
-    trainer = build_trainer(spec, task, device, [clock])
+    sessions = Sessions(
+        {
+            **record["code"],
+            "torch": record["versions"]["torch"],
+            "device": record["machine"]["device"],
+            "threads": record["machine"]["threads"],
+        }
+    )
+    trainer = build_trainer(spec, task, device, [sessions])
     record.update(describe_task(task, trainer.model))
     state = checkpoint.load_newest(folder, device)
     if state is not None:
@@ -217,14 +254,12 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
         record["progress"] = {"step": trainer.step, "total_steps": trainer.total_steps}
         finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         record["cost"] = {
-            "wall_s": round(clock.seconds(), 3),
             "train_s": round(trainer.train_seconds, 3),
             "s_per_step": round(trainer.train_seconds / max(trainer.step, 1), 6),
             "peak_memory_mb": round(peak_memory_mb(device), 1),
-            "sessions": clock.sessions,
-            "started": clock.started,
             "finished": finished,
         }
+        sessions.describe(record)
 
 
 def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:
@@ -237,6 +272,11 @@ def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:
         except FileNotFoundError as error:
             # Never fall back to the last weights in silence: a table would mix the two.
             raise CheckpointError(f"{path} is missing, and training.use_weights=best") from error
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; training.use_weights=best needs it. Delete {folder} to start this run "
+                "from the beginning."
+            ) from error
         trainer.model.load_state_dict(best["model"])
         row = next(row for row in trainer.curve if row["step"] == best["step"])
         if "c" in row:  # annealed: the noise belongs to the weights
@@ -249,13 +289,16 @@ def setup_torch(config: RunConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # The one value that both cuBLAS and the recurrent layers of cuDNN call reproducible.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
         torch.use_deterministic_algorithms(True)
         # Filling every new tensor is for finding bugs, and costs time in each step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
     else:
         torch.use_deterministic_algorithms(False)
+    # fp32 means fp32 on CUDA too; cuDNN would run the reference arm alone in a shorter format.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

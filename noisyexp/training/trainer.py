@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from noisyexp.errors import DivergedError
 from noisyexp.tasks import Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
+
+MAX_SKIPPED = 20
+"""Updates in a row that fp16 may skip for an overflow before the run counts as diverged."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,6 +71,7 @@ class Trainer:
         self.curve: list[dict[str, Any]] = []
         self.train_seconds = 0.0
         self.grad_norm = math.nan
+        self.skipped = 0
         self.save_checkpoint: Callable[[], None] = lambda: None
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._hooks = {
@@ -93,8 +98,15 @@ class Trainer:
                 self.run_epoch()
             self.emit("on_fit_end")
         finally:
-            for callback in self.callbacks:
+            self._close()
+
+    def _close(self) -> None:
+        """Close all callbacks, the last first; one that fails stands in nobody's way."""
+        for callback in reversed(self.callbacks):
+            try:
                 callback.close(self)
+            except Exception as error:
+                warnings.warn(f"{type(callback).__name__} did not close: {error}", stacklevel=2)
 
     def run_epoch(self) -> None:
         """The rest of the current epoch, then what its end brings."""
@@ -118,7 +130,8 @@ class Trainer:
         """One update: loss, gradient, clip, optimiser."""
         began = time.perf_counter()
         self.emit("on_step_start")
-        # Dropout and the noise are functions of (seed, step), never of what was drawn before.
+        # Dropout and the noise are functions of (seed, step), never of what was drawn before. (Not
+        # so for dropout between the layers of cuDNN's LSTM, which keeps a state of its own.)
         self.noise.set_step(self.step)
         self._seed(derive_seed(self.noise.seed, "step", self.step))
         with self.autocast():
@@ -133,7 +146,9 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self._parameters, math.inf if limit is None else limit)
         self.grad_norm = float(norm)
         # A scaled loss may overflow now and then; the scaler then skips the update by itself.
-        if not (math.isfinite(self.grad_norm) or self.scaler.is_enabled()):
+        finite = math.isfinite(self.grad_norm)
+        self.skipped = 0 if finite else self.skipped + 1
+        if not finite and (not self.scaler.is_enabled() or self.skipped > MAX_SKIPPED):
             raise DivergedError(self.step + 1, self.learning_rate, loss, self.grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()

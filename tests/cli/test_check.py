@@ -93,7 +93,7 @@ MISTAKES = {
     },
     "import paths": {
         "act.variant=no.such.Unit": "act.variant: variant 'no.such.Unit' cannot be imported",
-        "task.name=no.such": "task.name='no.such' cannot be imported",
+        "task.name=no.such": "task.name='no.such': choose from ptb",
     },
     "arguments of the unit": {"+act.settings.foo=3": "act.settings: "},
     "keys": {
@@ -256,8 +256,8 @@ def test_jobs_come_in_hydras_order_with_their_own_overrides() -> None:
 
 def test_compose_config_gives_resolved_plain_values() -> None:
     config = compose_config(["act=nah", "act.alpha=1.15", "act.tanh.c=0.25"])
-    assert config["act"]["tanh"] == {"alpha": 1.15, "c": 0.25}
-    assert config["act"]["sigmoid"] == {"alpha": 1.15, "c": 0.5}
+    assert config["act"]["tanh"] == {"alpha": 1.15, "c": 0.25, "clip_output": False}
+    assert config["act"]["sigmoid"] == {"alpha": 1.15, "c": 0.5, "clip_output": False}
     assert "hydra" not in config
     with pytest.raises(ConfigError, match="act=nahh"):
         compose_config(["act=nahh"])

@@ -159,7 +159,7 @@ def test_there_is_a_file_for_every_variant_and_a_variant_for_every_file() -> Non
 def test_settings_of_the_units(act: str, label: str, c: float | None) -> None:
     config = every_run("ptb")[act, "paper"].plain["act"]
     assert (config["label"], config["c"]) == (label, c)
-    assert config["tanh"] == config["sigmoid"] == {"alpha": 1.0, "c": c}
+    assert config["tanh"] == config["sigmoid"] == {"alpha": 1.0, "c": c, "clip_output": False}
     assert (config["p_shape"], config["clip_output"], config["code_compat"]) == (
         "unit", False, False,
     )  # fmt: skip

@@ -135,6 +135,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[str]]) -> lis
     module = types.ModuleType("datasets")
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr(corpus_module.socket, "getaddrinfo", lambda *address: [])
     return calls
 
 

@@ -103,9 +103,10 @@ class Death(BaseException):
     """The process ends here."""
 
 
-# In order: the new content is on the disk, has its name next.pt, last.pt is previous.pt too, done.
+# In order: the new content is on the disk, has its name next.pt, last.pt has a second name, which
+# becomes previous.pt, done.
 @pytest.mark.parametrize(
-    ("call", "number"), [("fsync", 1), ("replace", 1), ("link", 1), ("replace", 2)]
+    ("call", "number"), [("fsync", 1), ("replace", 1), ("link", 1), ("replace", 2), ("replace", 3)]
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_death_at_every_moment_of_a_write(
@@ -138,12 +139,42 @@ def test_death_at_every_moment_of_a_write(
         callback.write(trainer)
     newest = load_newest(tmp_path)
     assert newest is not None
-    finished = (call, number, when) == ("replace", 2, "after")
+    finished = (call, number, when) == ("replace", 3, "after")
     assert newest["step"] == (3 if finished else 2)
     # The next write repairs what was left.
     callback.write(trainer)
     assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
     assert load(tmp_path / "last.pt")["step"] == 3
+
+
+def test_a_death_after_falling_back_keeps_a_good_checkpoint(
+    tmp_path: Path, toy_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damaged `last.pt` must not take the place of the good `previous.pt`."""
+    trainer, callback = toy_trainer(), Checkpoint(tmp_path)
+    for _ in range(2):
+        trainer.run_step()
+        callback.write(trainer)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:100])
+    with pytest.warns(UserWarning, match="going on from previous"):
+        state = load_newest(tmp_path)
+    assert state is not None and state["step"] == 1
+    real = {"link": os.link, "replace": os.replace}
+    for call, number in (("link", 1), ("replace", 2), ("replace", 3)):
+        left = number
+
+        def die(*args: Any, name: str = call) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Death
+            real[name](*args)
+
+        with monkeypatch.context() as patch, pytest.raises(Death):
+            patch.setattr(os, call, die)
+            callback.write(trainer)
+        newest = load_newest(tmp_path)
+        assert newest is not None and newest["step"] == 1
 
 
 def test_previous_is_the_one_before(tmp_path: Path, toy_trainer: Callable[..., Trainer]) -> None:

@@ -52,9 +52,9 @@ def test_constant_rate(toy_trainer: Callable[..., Trainer]) -> None:
 @pytest.mark.parametrize(
     ("patience", "scores", "expected"),
     [
-        (0, [1, 1, 2, 2, 2], [0.5, 0.5, 0.25, 0.25, 0.125]),
-        (1, [1, 2, 2, 2, 3, 3, 3], [0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]),
-        (1, [3, 2, 1, 0, 0, 0], [0.5, 0.5, 0.5, 0.25, 0.25, 0.125]),
+        (1, [1, 1, 2, 2, 2], [0.5, 0.5, 0.25, 0.25, 0.125]),
+        (2, [1, 2, 2, 2, 3, 3, 3], [0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]),
+        (2, [3, 2, 1, 0, 0, 0], [0.5, 0.5, 0.5, 0.25, 0.25, 0.125]),
     ],
 )
 def test_plateau(
@@ -68,7 +68,7 @@ def test_plateau(
 
 
 def test_plateau_counts_validations_only(toy_trainer: Callable[..., Trainer]) -> None:
-    rule = LearningRate(LearningRateConfig("plateau", after=0, factor=2.0, patience=0))
+    rule = LearningRate(LearningRateConfig("plateau", after=0, factor=2.0, patience=1))
     trainer = toy_trainer([2.0, 1.0, 1.0], [rule], epochs=6, evaluate_every=2)
     assert rates(trainer) == [0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
 

@@ -49,7 +49,7 @@ def test_killed_at_a_random_step(
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     record = json.loads((spec.folder / "run.json").read_text())
-    assert (record["status"], "killed" in record["reason"]) == ("interrupted", True)
+    assert (record["status"], "without warning" in record["reason"]) == ("interrupted", True)
     # It could not clean up after itself, and blocks nobody.
     assert (spec.folder / "lock").read_text() == str(killed.pid)
     at = checkpoint.load(spec.folder / "last.pt")["step"]

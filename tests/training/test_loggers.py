@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from noisyexp.cli.compose import check
 from noisyexp.cli.main import run_one
+from noisyexp.errors import ConfigError
 from noisyexp.training import RunSpec, Trainer, execute
 from noisyexp.training.loggers import MetricsFiles
 
@@ -149,27 +151,31 @@ def test_wandb_has_one_run_for_each_job(
 
 
 @pytest.mark.parametrize(
-    ("module", "extra", "key", "value"),
-    [
-        ("wandb", "wandb", "logger.wandb", "offline"),
-        ("torch.utils.tensorboard", "tensorboard", "logger.tensorboard", True),
-    ],
+    ("extra", "override"),
+    [("wandb", "logger.wandb=offline"), ("tensorboard", "logger=tensorboard")],
 )
-def test_missing_package_is_named(
-    module: str,
-    extra: str,
-    key: str,
-    value: Any,
+def test_missing_package_is_a_problem_of_the_configuration(
+    extra: str, override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, extra, None)
+    with pytest.raises(ConfigError) as caught:
+        check([override])
+    assert caught.value.problems == [
+        f"logger: {extra} is not installed; run pip install -e '.[{extra}]'"
+    ]
+
+
+def test_broken_package_is_named(
     tmp_path: Path,
     make_spec: Callable[..., RunSpec],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    spec = make_spec(tmp_path, act="reference", keys={key: value})
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    spec = make_spec(tmp_path, act="reference", keys={"logger.tensorboard": True})
     assert run_one(spec) == 1
     message = capsys.readouterr().err
-    assert f"{extra} is not installed: run `pip install -e '.[{extra}]'`" in message
+    assert "tensorboard is not installed: run `pip install -e '.[tensorboard]'`" in message
     assert "Traceback" not in message
     # Without the logger the same run goes through.
     assert run_one(make_spec(tmp_path, act="reference")) == 0

@@ -62,7 +62,12 @@ def test_every_variant(
         {"task.reset": "zaremba"},
         {"training.optimizer": "adam", "training.lr": 0.01},
         {"training.momentum": 0.9, "training.lr": 0.1},
-        {"training.lr_schedule.rule": "plateau", "training.patience": 2, "training.lr": 1e-9},
+        {
+            "training.lr_schedule.rule": "plateau",
+            "training.lr_schedule.patience": 1,
+            "training.patience": 2,
+            "training.lr": 1e-9,
+        },
         {"training.use_weights": "best", "training.evaluate_every": 2},
         {"precision": "bf16"},
     ],

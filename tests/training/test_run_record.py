@@ -57,7 +57,7 @@ def test_fields(written: tuple[RunSpec, dict[str, Any]]) -> None:
     # V = 40, H = 6: embedding 240, two layers of 4 * 6 * (6 + 6 + 2), output 280, and 2 * 5 * 6 p.
     assert run["parameters"] == {"total": 240 + 2 * 336 + 280 + 60, "noise": 60}
     assert run["config"]["training"]["lr"] == 1.0
-    assert run["config"]["act"]["tanh"] == {"alpha": 1.0, "c": 0.5}
+    assert run["config"]["act"]["tanh"] == {"alpha": 1.0, "c": 0.5, "clip_output": False}
 
 
 def test_metrics_curve_and_final(written: tuple[RunSpec, dict[str, Any]]) -> None:

@@ -87,6 +87,9 @@ def test_callbacks_are_called_in_their_order(toy_trainer: Callable[..., Trainer]
     calls: list[tuple[Any, ...]] = []
     toy_trainer(callbacks=[Recorder(calls, "a_"), Recorder(calls, "b_")], epochs=1, steps=1).fit()
     names = [call[0] for call in calls]
+    # They are closed in the opposite order: what was set up last is undone first.
+    assert names[-2:] == ["b_close", "a_close"]
+    names[-2:] = reversed(names[-2:])
     assert names[::2] == [name.replace("b_", "a_") for name in names[1::2]]
     assert len(names) == 2 * 8
 
@@ -210,12 +213,13 @@ def test_optimiser_settings(
     classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop,
                "adadelta": torch.optim.Adadelta}  # fmt: skip
     for name, cls in classes.items():
-        config = make_training(optimizer=name, lr=0.3, momentum=0.2, weight_decay=0.1)
+        momentum = 0.2 if name in ("sgd", "rmsprop") else 0.0
+        config = make_training(optimizer=name, lr=0.3, momentum=momentum, weight_decay=0.1)
         optimizer = build_optimizer(model, config)
         assert type(optimizer) is cls
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
         assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
-        if name in ("sgd", "rmsprop"):
+        if momentum:
             assert {group["momentum"] for group in optimizer.param_groups} == {0.2}
         held = [p for group in optimizer.param_groups for p in group["params"]]
         assert {id(p) for p in held} == {id(p) for p in model.parameters()}

@@ -8,6 +8,7 @@ downloaded by the user and never part of this project.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -50,6 +51,8 @@ def hub_bytes(split: str) -> bytes:
 
     The Hub's rows lack the blank at both ends of each line and the line end: they are put back.
     """
+    # The library would try for half a minute, and print a line at each try.
+    socket.getaddrinfo("huggingface.co", 443)
     import datasets  # takes seconds to import, and only the second mirror needs it
 
     rows = datasets.load_dataset(HUB_ID, revision=HUB_REVISION, split=split)
