@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from noisyexp.cli.compose import CONFIG_DIR, GROUPS, Groups, hydra_session
 
 USAGE = "python run.py [-m] [group=choice ...] [key=value ...]"
@@ -70,7 +72,7 @@ def _comment(group: str, option: str) -> str:
     path = CONFIG_DIR / group / f"{option}.yaml"
     for line in path.read_text("utf-8").splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
-            return line.lstrip("# ").split(". ")[0].rstrip(".")
+            return re.split(r"(?<!et al)\. ", line.lstrip("# "))[0].rstrip(".")
         if line and not line.startswith("#"):
             break
     return ""
