@@ -32,14 +32,15 @@ class ProgressDisplay(Callback):
     """Steps done, throughput, remaining time and the newest metrics.
 
     Args:
-        name: of the run.
+        name: of the run, for plain lines.
         style: "auto" (a bar on a terminal, else plain lines), "bar", "plain" or "off".
+        short: name beside the bar, which has 80 columns to share; default is `name`.
     """
 
-    def __init__(self, name: str, style: str) -> None:
+    def __init__(self, name: str, style: str, short: str | None = None) -> None:
         if style == "auto":
             style = "bar" if sys.stderr.isatty() else "plain"
-        self.name, self.style = name, style
+        self.name, self.style, self.short = name, style, short or name
         self._bar: Progress | None = None
         self._items = 0
         self._first_step = 0
@@ -53,7 +54,7 @@ class ProgressDisplay(Callback):
             self._bar = _rich_bar()
             self._bar.start()
             self._task = self._bar.add_task(
-                self.name, total=trainer.total_steps, completed=trainer.step, metric="", rate=""
+                self.short, total=trainer.total_steps, completed=trainer.step, metric="", rate=""
             )
 
     def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
@@ -76,7 +77,9 @@ class ProgressDisplay(Callback):
             f"{name} {row[name]:.4g}" for name in trainer.task.metrics if name in row
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.step, metric=metrics)
+            key = trainer.task.selection
+            newest = f"{key} {row[key]:.4g}" if key in row else ""
+            self._bar.update(self._task, completed=trainer.step, metric=newest)
             self._bar.console.print(f"epoch {trainer.epoch}: {metrics}", highlight=False)
         elif self.style == "plain":
             self._printed = time.monotonic()
@@ -115,7 +118,7 @@ def _rich_bar() -> Progress:
 
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[rate]}"),

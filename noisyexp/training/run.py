@@ -355,7 +355,7 @@ def _callbacks(spec: RunSpec) -> list[Callback]:
                 config=spec.plain,
             )
         )
-    made.append(ProgressDisplay(folder.name, config.progress))
+    made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
     save = config.checkpoint
     made += [checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps), StopOnSignal()]
     return made
