@@ -8,6 +8,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,26 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
         name, rows, load_records(results / "records"), compose, ledgers,
         command=f"python scripts/make_table.py {name}",
     )  # fmt: skip
-    return {results / f"{name}.md": to_markdown(table), results / f"{name}.csv": to_csv(table)}
+    text = to_markdown(table)
+    files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
+    readme = root / "README.md"
+    if readme.exists():
+        files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, text)
+    return files
+
+
+def with_summary(readme: str, name: str, table: str) -> str:
+    """The README with the first table of each scale between its marks for `name`, if it has them.
+
+    Args:
+        readme: text with `<!-- table2 -->` and `<!-- /table2 -->`.
+        name: "table2".
+        table: the rendered table.
+    """
+    scales = re.findall(r"^## (Scale: .*)\n\n((?:\|.*\n)+)", table, re.M)
+    block = "\n".join(f"{title}\n\n{rows}" for title, rows in scales)
+    marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    return re.sub(marks, lambda match: f"{match[1]}\n{block}\n{match[2]}", readme, flags=re.S)
 
 
 def compose_experiment(experiment: str, scale: str) -> Mapping[str, Any]:
