@@ -138,6 +138,7 @@ def _draw(
     axes.set_ylabel(textwrap.fill(info.title, 36))
     kind = "" if record.data == "real" else f", {record.data} data"
     axes.set_title(f"{record.task}, scale {record.scale}{kind}: mean and range over seeds")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(True, linewidth=0.4, alpha=0.5)
     # Outside the axes: a legend inside covers some curve sooner or later.
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
