@@ -108,6 +108,7 @@ def _draw(
 ) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     FigureCanvasAgg(figure)  # no window system is needed, and pyplot's global state is not touched
@@ -138,7 +139,7 @@ def _draw(
     axes.set_ylabel(textwrap.fill(info.title, 36))
     kind = "" if record.data == "real" else f", {record.data} data"
     axes.set_title(f"{record.task}, scale {record.scale}{kind}: mean and range over seeds")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, linewidth=0.4, alpha=0.5)
     # Outside the axes: a legend inside covers some curve sooner or later.
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
