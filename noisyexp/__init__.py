@@ -4,8 +4,23 @@ from noisyexp import NoisyLSTM, make_activation
 """
 
 from noisyexp.activations import ActivationSpec, make_activation
-from noisyexp.nn import NoisyGRU, NoisyLSTM
+from noisyexp.nn import (
+    NoisyGRU,
+    NoisyGRUCell,
+    NoisyLSTM,
+    NoisyLSTMCell,
+    replace_activations,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["ActivationSpec", "NoisyGRU", "NoisyLSTM", "__version__", "make_activation"]
+__all__ = [
+    "ActivationSpec",
+    "NoisyGRU",
+    "NoisyGRUCell",
+    "NoisyLSTM",
+    "NoisyLSTMCell",
+    "__version__",
+    "make_activation",
+    "replace_activations",
+]

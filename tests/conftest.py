@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 # Before torch loads OpenMP, for this process and those that tests start: see run.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 import torch

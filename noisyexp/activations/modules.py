@@ -17,9 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import functional as F
-from noisyexp.activations.noise import NoiseSource
+from noisyexp.activations.fused import can_fuse, fused_unit
+from noisyexp.activations.noise import KEY_LIMIT, NoiseSource
+from noisyexp.kernels import bindings as K
+from noisyexp.kernels.philox import DrawKey, normal
 
 PShape = Literal["unit", "scalar"]
+
+_QUIET = (K.FORM_HARD, K.MULTIPLIER_MEAN)
 
 
 class Activation(nn.Module):
@@ -44,11 +49,18 @@ class Activation(nn.Module):
     has_noise: ClassVar[bool] = True
     has_p: ClassVar[bool] = False
     default_c: ClassVar[float] = 0.5
+    leaks: ClassVar[bool] = False
+    """Whether (1 - alpha) u is part of the unit, with noise or without."""
+    kernel_forms: ClassVar[tuple[tuple[int, int], tuple[int, int]]]
+    """Form and multiplier of the compiled kernel, in training and in evaluation. Of this very
+    class: a subclass without its own runs as written."""
     _known: ClassVar[dict[str, type[Activation]]] = {}
 
     p: nn.Parameter | None
     site: str
     noise_source: NoiseSource | None
+    backend: str
+    """"auto", or "eager" to compute as written, without the compiled kernels."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -88,6 +100,7 @@ class Activation(nn.Module):
         self.clip_output, self.code_compat = clip_output, code_compat
         self.site = ""
         self.noise_source = None
+        self.backend = "auto"
         if self.has_p:
             shape = (num_units,) if p_shape == "unit" else ()
             self.p = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -106,8 +119,14 @@ class Activation(nn.Module):
         if not (self.training and self.has_noise):
             return None
         if self.noise_source is None:
-            return torch.randn(shape, device=device)
+            return normal(self.draw_key(), shape, device)
         return self.noise_source.normal(self.site, shape, device)
+
+    def draw_key(self) -> DrawKey:
+        """What names the draws of the next call; without a source, torch's generator decides."""
+        if self.noise_source is None:
+            return DrawKey(int(torch.randint(KEY_LIMIT, (), device="cpu")))
+        return self.noise_source.draw_key(self.site)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """phi(x, xi).
@@ -119,6 +138,8 @@ class Activation(nn.Module):
         Returns:
             The unit's value, shape and dtype of x.
         """
+        if can_fuse(self, x):
+            return fused_unit(self, x, noise)
         if not (self.training and self.has_noise):
             value = self.expected(x)
         else:
@@ -161,6 +182,7 @@ class Hard(Activation):
 
     variant = "hard"
     has_noise = False
+    kernel_forms = (_QUIET, _QUIET)
 
     def expected(self, x: Tensor) -> Tensor:
         """h(x)."""
@@ -172,6 +194,8 @@ class NAN(Activation):
 
     variant = "nan"
     has_p = True
+    leaks = True
+    kernel_forms = ((K.FORM_OUTPUT, K.MULTIPLIER_NORMAL), _QUIET)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 12."""
@@ -190,6 +214,11 @@ class NAH(Activation):
 
     variant = "nah"
     has_p = True
+    leaks = True
+    kernel_forms = (
+        (K.FORM_OUTPUT, K.MULTIPLIER_HALF_NORMAL),
+        (K.FORM_OUTPUT, K.MULTIPLIER_MEAN),
+    )
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Algorithm 1."""
@@ -217,6 +246,7 @@ class NANI(_InputNoise):
 
     variant = "nani"
     default_c = 0.05
+    kernel_forms = ((K.FORM_INPUT, K.MULTIPLIER_NORMAL), _QUIET)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 14."""
@@ -228,6 +258,7 @@ class NANIL(_InputNoise):
 
     variant = "nanil"
     has_p = True
+    kernel_forms = ((K.FORM_INPUT_LEARNED, K.MULTIPLIER_NORMAL), _QUIET)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 9 in Eq 14."""
@@ -240,6 +271,7 @@ class NANIS(_InputNoise):
 
     variant = "nanis"
     default_c = 0.25
+    kernel_forms = ((K.FORM_INPUT_SATURATED, K.MULTIPLIER_NORMAL), _QUIET)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 15."""

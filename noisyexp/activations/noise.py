@@ -13,6 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from noisyexp.kernels.philox import DrawKey, normal
+
+KEY_LIMIT = 2**63 - 1
+"""Keys that torch's generator draws for units without a source are below this."""
+
 
 def derive_seed(*key: int | str) -> int:
     """A 63-bit seed from a key of numbers and names; different keys give unrelated seeds."""
@@ -32,25 +37,24 @@ class NoiseSource:
         self.seed = seed
         self.step = 0
         self._calls: dict[str, int] = {}
-        self._generators: dict[torch.device, torch.Generator] = {}
 
     def set_step(self, step: int) -> None:
         """Move to `step`; the calls of every site count from 0 again."""
         self.step = step
         self._calls.clear()
 
+    def draw_key(self, site: str) -> DrawKey:
+        """What names the draws of the next call of `site` in this step."""
+        call = self._calls.get(site, 0)
+        self._calls[site] = call + 1
+        return DrawKey(derive_seed(self.seed, self.step, site), call)
+
     def normal(self, site: str, shape: Sequence[int], device: torch.device) -> Tensor:
         """Float32 N(0, 1) draws of `shape` for the next call of `site` in this step.
 
-        Equal on every machine of one device type; CPU and CUDA draw different numbers.
+        The same numbers on every device, up to the last bits of float32.
         """
-        call = self._calls.get(site, 0)
-        self._calls[site] = call + 1
-        generator = self._generators.get(device)
-        if generator is None:
-            generator = self._generators[device] = torch.Generator(device)
-        generator.manual_seed(derive_seed(self.seed, self.step, site, call))
-        return torch.randn(tuple(shape), generator=generator, device=device)
+        return normal(self.draw_key(site), shape, device)
 
 
 def attach_noise(model: nn.Module, source: NoiseSource | None) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import nn
 
-from noisyexp.nn.recurrent import Draws, NoisyRecurrent, State, Units
+from noisyexp.nn.equations import SITES, State, lstm_cell
+from noisyexp.nn.recurrent import NoisyRecurrent
 
 
 class NoisyLSTM(NoisyRecurrent, nn.LSTM):
@@ -22,7 +22,8 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
             dtype: as in `torch.nn.LSTM`.
         variant: name of the unit, or an `ActivationSpec` with settings of its own for each kind.
             "reference" runs torch's own layer.
-        backend: "auto", or "eager" to run the plain loop also where something faster exists.
+        backend: "auto", or "eager" to run the plain loop also where something faster exists, or
+            "compile" to run it under `torch.compile`.
         **settings: settings of the units, for example alpha=1.0, c=0.5 (see `Activation`).
 
     Raises:
@@ -30,32 +31,9 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
         TypeError: an unknown setting.
     """
 
-    sites = {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "c": "tanh"}  # noqa: RUF012
-
-    def cell(
-        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
-    ) -> State:
-        """One step: c' = f c + i g; h' = o tanh(c'), with noisy units for tanh and the gates.
-
-        Args:
-            units: the five units by site.
-            x: W_ih x + b_ih of this step, (B, 4 H).
-            state: h and c, (B, H) each.
-            w_hh: (4 H, H).
-            b_hh: (4 H,) or None.
-            xi: draw of each site, (B, H) or None.
-
-        Returns:
-            h' and c', (B, H) each.
-        """
-        h, c = state
-        i, f, g, o = (x + linear(h, w_hh, b_hh)).chunk(4, dim=-1)
-        i = units["i"](i, xi["i"])
-        f = units["f"](f, xi["f"])
-        g = units["g"](g, xi["g"])
-        o = units["o"](o, xi["o"])
-        c = f * c + i * g
-        return o * units["c"](c, xi["c"]), c
+    cell_name = "lstm"
+    sites = SITES["lstm"]
+    cell = staticmethod(lstm_cell)
 
     def _num_states(self) -> int:
         return 2

@@ -6,85 +6,38 @@ compared with. Shapes: T steps, B sequences, H units, D directions (1 or 2).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from noisyexp.activations import Activation, ActivationSpec, derive_seed
-
-Units = Mapping[str, Activation]
-Draws = Mapping[str, Tensor | None]
-State = tuple[Tensor, ...]
-
-_TORCH_ARGUMENTS = (
-    "input_size", "hidden_size",
-    "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "device", "dtype",
-)  # fmt: skip
+from noisyexp.nn.equations import State
+from noisyexp.nn.fused import run_fused
+from noisyexp.nn.noisy import NoisyModule
 
 
-class NoisyRecurrent(nn.Module):
+class NoisyRecurrent(NoisyModule):
     """Mixed in before `torch.nn.LSTM` or `torch.nn.GRU`: their weights, noisy units in their cells.
 
-    Subclasses name their sites and write one step of the cell.
+    Subclasses name their cell; `NoisyModule` says how.
     """
-
-    sites: ClassVar[Mapping[str, str]]
-    """Name of each unit in the cell -> its kind, in the order in which the cell uses them."""
 
     # Of torch.nn.RNNBase, which stands behind this class in every subclass.
     input_size: int
-    hidden_size: int
     num_layers: int
     bias: bool
     batch_first: bool
     dropout: float
     bidirectional: bool
 
-    def __init__(
-        self,
-        *args: Any,
-        variant: str | ActivationSpec = "nah",
-        backend: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        # Keyword arguments that torch's layer does not know are settings of the units.
-        torch_kwargs = {key: kwargs.pop(key) for key in _TORCH_ARGUMENTS if key in kwargs}
-        if backend not in ("auto", "eager"):
-            raise ValueError(f"backend {backend!r} is unknown; choose auto or eager")
-        given = dict(zip(_TORCH_ARGUMENTS, args, strict=False)) | torch_kwargs
-        if given.get("proj_size"):
-            raise ValueError("proj_size is not supported: the paper has no projected LSTM")
-        super().__init__(*args, **torch_kwargs)
-        self.backend = backend
-        if isinstance(variant, ActivationSpec):
-            variant = replace(variant, settings={**variant.settings, **kwargs})
-        else:
-            variant = ActivationSpec(variant, kwargs)
-        self.spec = variant
-        extra: dict[str, Any] = {key: given[key] for key in ("device", "dtype") if key in given}
-        # What the units draw for their p stays apart: with one seed, this layer's weights and those
-        # of the layers built after it are the same for every variant.
-        with torch.random.fork_rng(devices=[]):
-            fresh = torch.randint(2**62, (), device="cpu")
-            torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
-            self.units = self._make_units(extra)
-
     def _make_units(self, extra: Mapping[str, Any]) -> nn.ModuleDict:
-        """Units by layer and direction, then by site; `extra` holds device and dtype."""
+        """Units by layer and direction, then by site."""
         return nn.ModuleDict(
             {
-                self._suffix(layer, direction): nn.ModuleDict(
-                    {
-                        site: self.spec(kind, self.hidden_size, **extra)
-                        for site, kind in self.sites.items()
-                    }
-                )
+                self._suffix(layer, direction): self._make_cell_units(extra)
                 for layer in range(self.num_layers)
                 for direction in range(2 if self.bidirectional else 1)
             }
@@ -93,22 +46,6 @@ class NoisyRecurrent(nn.Module):
     @staticmethod
     def _suffix(layer: int, direction: int) -> str:
         return f"l{layer}" + ("_reverse" if direction else "")
-
-    def reset_parameters(self) -> None:
-        """Draw the weights as torch does, then every p from U[-1, 1]."""
-        bound = 1.0 / math.sqrt(self.hidden_size)  # not ** -0.5: the last bit differs in float64
-        for name, weight in self.named_parameters():
-            if not name.startswith("units."):
-                nn.init.uniform_(weight, -bound, bound)
-        for unit in self.modules():
-            if isinstance(unit, Activation):
-                unit.reset_p()
-
-    def cell(
-        self, units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
-    ) -> State:
-        """One step. x: (B, gates * H), the input's share; state: tensors (B, H), h first."""
-        raise NotImplementedError
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """As `torch.nn.LSTM.forward` / `torch.nn.GRU.forward`, with fresh noise in training.
@@ -189,16 +126,20 @@ class NoisyRecurrent(nn.Module):
         b_hh = getattr(self, f"bias_hh_{suffix}") if self.bias else None
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
+        weights = (w_ih, w_hh, b_ih, b_hh)
+        if x.numel() and self.fuses(units, x, *state, *weights):
+            return run_fused(self.cell_name, units, x, state, mask, weights, bool(direction))
         # The input's share of every gate, for all steps at once: (T, B, gates * H).
         projected = functional.linear(x, w_ih, b_ih)
         draws = {
             site: unit.draw_noise((steps, batch, self.hidden_size), x.device)
             for site, unit in units.items()
         }
+        step = self.step_function()
         outputs: list[Tensor] = [x.new_empty(0)] * steps
         for t in reversed(range(steps)) if direction else range(steps):
             xi = {site: None if draw is None else draw[t] for site, draw in draws.items()}
-            new = self.cell(units, projected[t], state, w_hh, b_hh, xi)
+            new = step(units, projected[t], state, w_hh, b_hh, xi)
             if mask is not None:
                 # Past its end a sequence keeps its state, so the final state is the last valid one.
                 new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
@@ -216,21 +157,3 @@ class NoisyRecurrent(nn.Module):
 
     def _as_state(self, state: State) -> Any:
         raise NotImplementedError
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Accept the state dict of torch's layer: without any p in it, every p keeps its value.
-
-        With some p in it, a missing one is an error as usual.
-        """
-        own = [
-            f"{prefix}{name}" for name, _ in self.named_parameters() if name.startswith("units.")
-        ]
-        if own and not any(key in state_dict for key in own):
-            for key, value in zip(own, self._noise_parameters(), strict=True):
-                state_dict[key] = value.detach()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _noise_parameters(self) -> Sequence[nn.Parameter]:
-        return [value for name, value in self.named_parameters() if name.startswith("units.")]

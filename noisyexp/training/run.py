@@ -37,6 +37,7 @@ from noisyexp.training.callbacks import (
 from noisyexp.training.config import RunConfig
 from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
+from noisyexp.training.memory import keep_freed_memory
 from noisyexp.training.optimizer import build_optimizer
 from noisyexp.training.progress import ProgressDisplay
 from noisyexp.training.record import (
@@ -302,6 +303,8 @@ def setup_torch(config: RunConfig) -> torch.device:
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        keep_freed_memory()
     return torch.device(name)
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from noisyexp.activations import find_variant, variants
 from noisyexp.cli.compose import CONFIG_DIR, GROUPS, check, compose_config
@@ -61,10 +62,10 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
 def test_every_file_is_in_a_known_place() -> None:
     # A new file changes these numbers by hand, so that none can be lost unseen.
     assert Counter(name.split("/")[0] for name in NAMES) == {
-        "act": 7, "config": 1, "data": 2, "experiment": 4, "logger": 3, "overlay": 7, "scale": 4,
+        "act": 7, "config": 1, "data": 2, "experiment": 6, "logger": 3, "overlay": 7, "scale": 4,
         "task": 3,
     }  # fmt: skip
-    assert len(FILES) == 31
+    assert len(FILES) == 33
     others = [p for p in CONFIG_DIR.rglob("*") if p.is_file() and p not in FILES]
     assert others == []
 
@@ -244,10 +245,17 @@ def test_row_files(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_row_is_the_run_that_one_would_type(name: str) -> None:
-    row = load_row(CONFIG_DIR / "experiment" / f"{name}.yaml")
-    scales = scales_of(row.task)
-    for spec in check([f"experiment={name}", f"scale={','.join(scales)}"]):
-        assert spec.digest == every_run(row.task)[row.act, spec.config.scale].digest
+    path = CONFIG_DIR / "experiment" / f"{name}.yaml"
+    row, scales = load_row(path), f"scale={','.join(scales_of(load_row(path).task))}"
+    own: Any = OmegaConf.to_container(OmegaConf.load(path))
+    settings = {key: value for key, value in own.items() if key not in ("defaults", "row")}
+    typed = [f"{key}={value}" for key, value in flat(settings).items() if key]
+    for by_name, by_hand in zip(
+        check([f"experiment={name}", scales]),
+        check([f"task={row.task}", f"act={row.act}", scales, *typed]),
+        strict=True,
+    ):
+        assert by_name.digest == by_hand.digest
 
 
 def test_groups_of_the_help_are_the_folders() -> None:

@@ -1,0 +1,176 @@
+"""Units by the compiled kernels: value and derivatives in one pass, noise made where it is used.
+
+What a kernel needs to know of a unit is its `Site`. Backward asks for the draws again instead of
+keeping them, so a unit holds nothing for backward but its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from noisyexp.activations import functional as F
+from noisyexp.activations.noise import KEY_LIMIT, NoiseSource
+from noisyexp.kernels import bindings as K
+from noisyexp.kernels.philox import DrawKey, blocks_rows_units
+
+if TYPE_CHECKING:
+    from noisyexp.activations.modules import Activation
+
+
+def is_fusible(unit: Activation) -> bool:
+    """Whether the kernels know this unit; a subclass may compute anything and is not known."""
+    return "kernel_forms" in type(unit).__dict__
+
+
+def _form(unit: Activation) -> tuple[int, int]:
+    """Equation and multiplier of the noise, in training or in evaluation."""
+    form, multiplier = unit.kernel_forms[0 if unit.training else 1]
+    if form == K.FORM_INPUT_LEARNED and unit.code_compat:
+        form = K.FORM_INPUT_LEARNED_CODE
+    return form, multiplier
+
+
+def used_p(unit: Activation) -> Tensor | None:
+    """p, or None where the unit does not use it: NAN without noise is alpha h + (1 - alpha) u."""
+    return None if _form(unit)[0] == K.FORM_HARD else unit.p
+
+
+def _settings(unit: Activation) -> K.Site:
+    """The unit's equation and settings, without draws and without p."""
+    kind, (form, multiplier) = unit.kind, _form(unit)
+    of_code = unit.code_compat
+    # The code's NAN pushes to the same side for every alpha.
+    one_side = of_code and multiplier == K.MULTIPLIER_NORMAL
+    return K.Site(
+        form=form,
+        multiplier=multiplier,
+        clip=unit.clip_output,
+        slope=kind.slope,
+        offset=kind.offset,
+        low=kind.low,
+        high=kind.high,
+        threshold=kind.threshold,
+        alpha=unit.alpha if unit.leaks else 1.0,
+        c=unit.c,
+        side=1.0 if unit.alpha > 1.0 and not one_side else -1.0,
+        mean=F.HALF_NORMAL_MEAN_CODE if of_code else F.HALF_NORMAL_MEAN,
+    )
+
+
+def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
+    """The unit as the kernels take it, without the pointer to p (see `point_to_p`).
+
+    Args:
+        unit: one that `is_fusible`.
+        noise: the key of the draws, the draws themselves (contiguous, of x's dtype, kept alive by
+            the caller), or None where the unit draws nothing.
+    """
+    now = (unit.training, unit.alpha, unit.c, unit.clip_output, unit.code_compat, unit.kind)
+    kept = unit.__dict__.get("_site")
+    if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
+        kept = unit.__dict__["_site"] = (now, bytes(_settings(unit)))
+    site = K.Site.from_buffer_copy(kept[1])
+    if isinstance(noise, DrawKey):
+        site.key = noise.struct()
+    elif noise is not None:
+        site.given = noise.data_ptr()
+    return site
+
+
+def point_to_p(site: K.Site, p: Tensor | None, p_grad: Tensor | None = None) -> None:
+    """Tell the kernel where p and the sum of its gradient are."""
+    site.p = None if p is None else p.data_ptr()
+    site.p_stride = 0 if p is None or p.dim() == 0 else 1
+    site.p_grad = None if p_grad is None else p_grad.data_ptr()
+
+
+def draw_for(
+    units: Sequence[Activation], shape: tuple[int, ...], like: Tensor
+) -> list[DrawKey | Tensor | None]:
+    """The noise of one call of each unit: keys where the kernel can make the draws, else draws.
+
+    Args:
+        units: of one layer, in the order in which it draws.
+        shape: of each unit's draws.
+        like: a tensor of the dtype and device that the kernel works with.
+    """
+    drawing = [unit for unit in units if unit.training and unit.has_noise]
+    if drawing and all(unit.noise_source is None for unit in drawing):
+        # The numbers that one call for each unit would give, in a fraction of the time.
+        keys = torch.randint(KEY_LIMIT, (len(drawing),), device="cpu").tolist()
+        drawn: Iterator[DrawKey | Tensor] = iter([DrawKey(key) for key in keys])
+    else:
+        drawn = (_draw(unit, shape, like) for unit in drawing)
+    return [next(drawn) if unit.training and unit.has_noise else None for unit in units]
+
+
+def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> DrawKey | Tensor:
+    source = unit.noise_source
+    if source is None or type(source).normal is NoiseSource.normal:
+        return unit.draw_key()
+    draws = source.normal(unit.site, shape, like.device)  # a source of its own kind
+    return draws.to(like.dtype).contiguous()
+
+
+class _Unit(torch.autograd.Function):
+    """phi(x) for x of any shape; differentiable in x and p."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
+    ) -> Tensor:
+        x = x.contiguous()
+        value = torch.empty_like(x)
+        ctx.size = K.Shape(*blocks_rows_units(x.shape), K.threads_for(x.numel(), K.CHUNKS))
+        ctx.site = site
+        point_to_p(site, p)
+        K.function("unit_map", x.dtype)(site, ctx.size, x.data_ptr(), value.data_ptr(), None, None)
+        ctx.save_for_backward(x, p, given)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:
+        x, p, given = ctx.saved_tensors
+        d_value, d_x = d_value.contiguous(), torch.empty_like(x)
+        sums = None if p is None else x.new_zeros(K.CHUNKS, x.shape[-1] if x.dim() else 1)
+        point_to_p(ctx.site, p, sums)
+        if given is not None:
+            ctx.site.given = given.data_ptr()
+        K.function("unit_map", x.dtype)(
+            ctx.site, ctx.size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr()
+        )
+        d_p = None if p is None or sums is None else sums.sum_to_size(p.shape)
+        return d_x, d_p, None, None
+
+
+def can_fuse(unit: Activation, x: Tensor) -> bool:
+    """Whether the kernels compute this unit on x, here and now."""
+    return (
+        unit.backend == "auto"
+        and is_fusible(unit)
+        and x.numel() > 0
+        and K.supports(x, unit.p)
+        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.compiler.is_compiling()
+        and K.library() is not None
+    )
+
+
+def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
+    """phi(x, noise) as `Activation.forward` gives it; call it where `can_fuse` says so."""
+    draws: DrawKey | Tensor | None
+    if noise is not None and unit.training and unit.has_noise:
+        draws = noise.to(x.dtype).expand(x.shape).contiguous()
+    else:
+        (draws,) = draw_for([unit], tuple(x.shape), x)
+    given = draws if isinstance(draws, Tensor) else None
+    value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
+        x, used_p(unit), make_site(unit, draws), given
+    )
+    return value

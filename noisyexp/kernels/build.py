@@ -1,0 +1,117 @@
+"""Compile the C kernels once per machine and keep the library in the user's cache.
+
+One call of the C compiler at first use (a few seconds, no network, no header but the C library's).
+The file name holds a hash of the sources, flags, compiler and processor, so that a home directory
+which several machines share never serves one of them the instructions of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "src"
+CACHE_VARIABLE = "NOISYEXP_CACHE"
+
+# No flag here lets the compiler assume that NaN does not occur: a diverged run has to show it.
+_BASE = ("-O3", "-fPIC", "-shared", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
+FLAG_SETS: tuple[tuple[str, ...], ...] = (
+    (*_BASE, "-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    (*_BASE, "-march=native", "-fopenmp"),
+    (*_BASE, "-march=native"),
+    _BASE,
+)
+"""Tried in this order: not every compiler has OpenMP or knows every processor."""
+
+
+class BuildError(RuntimeError):
+    """No compiler, or none of the flag sets works; the message says what was tried."""
+
+
+def find_compiler() -> str | None:
+    """Path of the C compiler: $CC, else cc, gcc or clang on the path."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def cache_folder() -> Path:
+    """$NOISYEXP_CACHE, else the noisyexp folder of the user's cache."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "noisyexp"
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def library_name(compiler: str) -> str:
+    """File name of the library that `compiler` makes of these sources on this machine."""
+    digest = hashlib.blake2b(digest_size=12)
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    resolved = Path(compiler).resolve()
+    parts = (FLAG_SETS, str(resolved), resolved.stat().st_mtime_ns, _processor(), platform.system())
+    digest.update(repr(parts).encode("utf-8"))
+    return f"kernels-{digest.hexdigest()}.so"
+
+
+def build() -> Path:
+    """Path of the compiled library; compiles when it is not in the cache.
+
+    Raises:
+        BuildError: no compiler was found, or it failed with every set of flags.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise BuildError("no C compiler found (looked for $CC, cc, gcc, clang)")
+    name = library_name(compiler)
+    path = cache_folder() / name
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=path.parent)
+    except OSError:  # a read-only home: keep it for this process only
+        folder = tempfile.mkdtemp(prefix="noisyexp-")
+        path = Path(folder) / name
+    fresh = Path(folder) / f"new-{name}"
+    try:
+        _compile(compiler, fresh)
+        os.replace(fresh, path)
+    finally:
+        if path.parent != Path(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    return path
+
+
+def _compile(compiler: str, target: Path) -> None:
+    errors = []
+    for flags in FLAG_SETS:
+        error = _try(compiler, flags, target)
+        if error is None:
+            return
+        errors.append(error)
+    raise BuildError(f"{compiler} failed: {errors[-1].strip()[-500:]}")
+
+
+def _try(compiler: str, flags: Sequence[str], target: Path) -> str | None:
+    """Compile with one set of flags; None, or what the compiler said."""
+    command = [compiler, *flags, "-o", str(target), str(SOURCES / "kernels.c"), "-lm"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"

@@ -1,0 +1,106 @@
+/* Kernels of the noisy units and of recurrent steps made of them, for float and double.
+
+   Plain C that a compiler turns into vector code: all work is on tiles of ROWS x LANES numbers.
+   noisyexp/kernels/build.py compiles this file; bindings.py declares what is in it. */
+#include <math.h>
+
+#include "noise.h"
+
+enum { FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED,
+       FORM_INPUT_LEARNED_CODE };
+enum { MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN };
+#define CHUNKS 16
+#define MAX_SITES 5
+
+/* One unit: its equation, its settings, where its draws come from. */
+typedef struct {
+    int32_t form, multiplier, clip;
+    noise_key key;
+    double slope, offset, low, high, threshold, alpha, c, side, mean;
+    const void *p;     /* (units,), or one number with p_stride 0 */
+    int64_t p_stride;
+    const void *given; /* draws (T, batch, units) instead of the key's, or null */
+    void *p_grad;      /* (units,) sum, or null */
+} site;
+
+/* One layer in one direction; arrays (T, batch, ...) in row-major order. */
+typedef struct {
+    int64_t batch, hidden;
+    int32_t threads;
+    site sites[MAX_SITES];
+    const uint8_t *mask; /* (T, batch), or null */
+    const void *h_start, *c_start, *bias;
+    void *gates, *cells, *output, *recurrent;
+    const void *d_output;
+    void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
+} layer;
+
+typedef struct {
+    int64_t blocks, rows, units;
+    int32_t threads;
+} shape;
+
+/* exp(-|x|) to 1e-7: 2^n times the series of exp on [-ln 2 / 2, ln 2 / 2]. The clamp to 80 is one of
+   integers, since compilers do not vectorise it otherwise; 0 x brings NaN back, which it hides. */
+INLINE float exp_minus_f(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, 4);
+    bits &= 0x7FFFFFFF;
+    bits = bits > 0x42A00000 ? 0x42A00000 : bits;
+    float size, power;
+    memcpy(&size, &bits, 4);
+    int32_t n = (int32_t)(size * 1.44269504088896f + 0.5f);
+    float r = ((float)n * 0.693359375f - size) - (float)n * 2.12194440e-4f;
+    float series = 1.0f + r * (1.0f + r * (1.0f / 2 + r * (1.0f / 6 + r * (1.0f / 24
+                   + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)))))));
+    bits = (127 - n) << 23;
+    memcpy(&power, &bits, 4);
+    return series * power + 0.0f * x;
+}
+
+INLINE double exp_minus_d(double x) { return exp(-fabs(x)); }
+INLINE float log_one_plus_f(float x) { return log1pf(x); }
+INLINE double log_one_plus_d(double x) { return log1p(x); }
+INLINE float absolute_f(float x) { return fabsf(x); }
+INLINE double absolute_d(double x) { return fabs(x); }
+INLINE float copy_sign_f(float x, float y) { return copysignf(x, y); }
+INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
+
+#define REAL float
+#define NAME(x) x##_f
+#include "unit.h"
+#include "layers.h"
+#undef REAL
+#undef NAME
+#define REAL double
+#define NAME(x) x##_d
+#include "unit.h"
+#include "layers.h"
+
+/* Draws of one key as an array (blocks, rows, units). */
+void normal_fill(const noise_key *key, const shape *size, float *out) {
+    const int64_t rows = size->rows, units = size->units;
+    _Pragma("omp parallel for schedule(static) num_threads(size->threads) if (size->threads > 1)")
+    for (int64_t block = 0; block < size->blocks; block++)
+        for (int64_t row = 0; row < rows; row += ROWS)
+            for (int64_t tile = 0; tile * LANES < units; tile++) {
+                float xi[TILE];
+                place_f at = tile_at_f(block, row, tile, rows, units);
+                normal_tile(*key, (uint32_t)at.unit, (uint32_t)(row / ROWS), (uint32_t)block, xi);
+                store_f(&at, xi, out + block * rows * units, units);
+            }
+}
+
+/* Random words of one block, for the published test vectors. */
+void philox_block(const noise_key *key, const uint32_t counter[3], uint32_t out[ROWS]) {
+    uint32_t word[ROWS][LANES];
+    philox(*key, counter[0], counter[1], counter[2], word);
+    for (int r = 0; r < ROWS; r++) out[r] = word[r][0];
+}
+
+/* Sizes that bindings.py compares with its own, so that a wrong declaration cannot go unseen. */
+void struct_sizes(int64_t out[3]) {
+    out[0] = (int64_t)sizeof(site);
+    out[1] = (int64_t)sizeof(layer);
+    out[2] = (int64_t)sizeof(shape);
+}

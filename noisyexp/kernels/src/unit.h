@@ -1,0 +1,217 @@
+/* One tile of one unit: its value and, for backward, its derivatives. Included once per REAL.
+
+   Notation of noisyexp/activations/functional.py: u linearisation, h hard unit, delta = h - u,
+   sigma = c q^2 with q = g(p delta) - 1/2, d the side that the noise pushes to. */
+
+/* q = g(z) - 1/2 = tanh(z / 2) / 2. g'(z) is 1/4 - q^2. */
+INLINE REAL NAME(half_tanh)(REAL z) {
+    REAL e = NAME(exp_minus)(z);
+    return NAME(copy_sign)((REAL)0.5 * (1 - e) / (1 + e), z);
+}
+
+/* alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13). */
+INLINE void NAME(output_noise)(const site *s, int grad, const REAL *x, const REAL *p,
+                               const REAL *xi, REAL *v, REAL *dx, REAL *dp) {
+    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
+    const REAL alpha = s->alpha, c = s->c, side = s->side;
+    REAL push[TILE];
+    if (s->multiplier == MULTIPLIER_MEAN)
+        for (int l = 0; l < TILE; l++) push[l] = c * s->mean;
+    else if (s->multiplier == MULTIPLIER_HALF_NORMAL)
+        for (int l = 0; l < TILE; l++) push[l] = c * NAME(absolute)(xi[l]);
+    else
+        for (int l = 0; l < TILE; l++) push[l] = c * xi[l];
+    for (int l = 0; l < TILE; l++) {
+        REAL u = slope * x[l] + offset;
+        REAL h = u < low ? low : (u > high ? high : u);
+        REAL delta = h - u;
+        REAL q = NAME(half_tanh)(p[l] * delta);
+        REAL pushed = x[l] >= 0 ? side * push[l] : -side * push[l];
+        v[l] = alpha * h + (1 - alpha) * u + pushed * q * q;
+        if (grad) {
+            REAL k = 2 * pushed * q * ((REAL)0.25 - q * q);
+            dx[l] = h == u ? slope : slope * (1 - alpha - k * p[l]);
+            dp[l] = k * delta;
+        }
+    }
+}
+
+/* alpha h + (1 - alpha) u: units without noise, and tiles in which none saturates. */
+INLINE void NAME(noiseless)(const site *s, int grad, const REAL *x, REAL *v, REAL *dx, REAL *dp) {
+    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
+    const REAL alpha = s->alpha, rest = 1 - alpha;
+    for (int l = 0; l < TILE; l++) {
+        REAL u = slope * x[l] + offset;
+        REAL h = u < low ? low : (u > high ? high : u);
+        v[l] = alpha * h + rest * u;
+        if (grad) {
+            dx[l] = h == u ? slope : slope * rest;
+            dp[l] = 0;
+        }
+    }
+}
+
+/* Whether any unit of the tile saturates, so that Eq 9's sigma is not zero everywhere. NaN counts.
+   A loop of its own: merged with the one above, compilers vectorise neither. */
+INLINE int NAME(saturates)(const site *s, const REAL *x) {
+    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
+    int any = 0;
+    for (int l = 0; l < TILE; l++) {
+        REAL u = slope * x[l] + offset;
+        any |= !((u >= low) & (u <= high));
+    }
+    return any;
+}
+
+/* h(z) with z = x + sigma xi: sigma fixed (Eq 14), where saturated only (Eq 15), or learned. */
+INLINE void NAME(input_noise)(const site *s, int grad, const REAL *x, const REAL *p,
+                              const REAL *xi, REAL *v, REAL *dx, REAL *dp) {
+    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
+    const REAL c = s->c, threshold = s->threshold;
+    REAL sigma[TILE], dsigma_dx[TILE], dsigma_dp[TILE];
+    memset(dsigma_dx, 0, sizeof dsigma_dx);
+    memset(dsigma_dp, 0, sizeof dsigma_dp);
+    if (s->form == FORM_INPUT_LEARNED)
+        for (int l = 0; l < TILE; l++) {
+            REAL u = slope * x[l] + offset;
+            REAL delta = (u < low ? low : (u > high ? high : u)) - u;
+            REAL q = NAME(half_tanh)(p[l] * delta), k = 2 * c * q * ((REAL)0.25 - q * q);
+            sigma[l] = c * q * q;
+            dsigma_dx[l] = -slope * k * p[l]; /* inside the linear range q and k are zero */
+            dsigma_dp[l] = k * delta;
+        }
+    else if (s->form == FORM_INPUT_SATURATED)
+        for (int l = 0; l < TILE; l++) sigma[l] = NAME(absolute)(x[l]) >= threshold ? c : 0;
+    else
+        for (int l = 0; l < TILE; l++) sigma[l] = c;
+    for (int l = 0; l < TILE; l++) {
+        REAL u = slope * (x[l] + sigma[l] * xi[l]) + offset;
+        REAL h = u < low ? low : (u > high ? high : u);
+        v[l] = h;
+        if (grad) {
+            REAL inside = h == u ? slope : 0;
+            dx[l] = inside * (1 + dsigma_dx[l] * xi[l]);
+            dp[l] = inside * dsigma_dp[l] * xi[l];
+        }
+    }
+}
+
+/* NANIL of the released code: sigma = c softplus(p |delta| / (|xi| + 1e-10)). */
+static void NAME(input_noise_code)(const site *s, const REAL *x, const REAL *p, const REAL *xi,
+                                   REAL *v, REAL *dx, REAL *dp) {
+    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high, c = s->c;
+    for (int l = 0; l < TILE; l++) {
+        REAL u = slope * x[l] + offset;
+        REAL delta = (u < low ? low : (u > high ? high : u)) - u;
+        REAL inverse = 1 / (NAME(absolute)(xi[l]) + (REAL)1e-10);
+        REAL z = p[l] * NAME(absolute)(delta) * inverse, e = NAME(exp_minus)(z);
+        /* Linear above 20, as torch.nn.functional.softplus. */
+        REAL softplus = z > 20 ? z : (z > 0 ? z : 0) + NAME(log_one_plus)(e);
+        REAL k = c * (z > 20 ? 1 : (z >= 0 ? 1 : e) / (1 + e)) * inverse;
+        REAL sign = delta > 0 ? 1 : (delta < 0 ? -1 : 0);
+        REAL uz = slope * (x[l] + c * softplus * xi[l]) + offset;
+        REAL inside = (uz >= low) & (uz <= high) ? slope : (REAL)0;
+        v[l] = uz < low ? low : (uz > high ? high : uz);
+        dx[l] = inside * (1 - k * p[l] * sign * slope * xi[l]);
+        dp[l] = inside * k * NAME(absolute)(delta) * xi[l];
+    }
+}
+
+/* Where a tile lies: rows [row, row + rows), units [unit, unit + units) of step t. */
+typedef struct {
+    int64_t t, row, unit, batch, hidden;
+    int rows, units;
+} NAME(place);
+
+/* Rows of a (batch, hidden) slice into a padded tile and back; whole tiles without a loop over sizes
+   that the compiler does not know. */
+INLINE void NAME(load)(const NAME(place) *at, const REAL *from, int64_t stride, REAL *tile) {
+    from += at->row * stride + at->unit;
+    if (at->rows == ROWS && at->units == LANES) {
+        for (int r = 0; r < ROWS; r++)
+            memcpy(tile + r * LANES, from + r * stride, LANES * sizeof(REAL));
+        return;
+    }
+    memset(tile, 0, TILE * sizeof(REAL));
+    for (int r = 0; r < at->rows; r++)
+        for (int l = 0; l < at->units; l++) tile[r * LANES + l] = from[r * stride + l];
+}
+
+INLINE void NAME(store)(const NAME(place) *at, const REAL *tile, REAL *to, int64_t stride) {
+    to += at->row * stride + at->unit;
+    if (at->rows == ROWS && at->units == LANES) {
+        for (int r = 0; r < ROWS; r++)
+            memcpy(to + r * stride, tile + r * LANES, LANES * sizeof(REAL));
+        return;
+    }
+    for (int r = 0; r < at->rows; r++)
+        for (int l = 0; l < at->units; l++) to[r * stride + l] = tile[r * LANES + l];
+}
+
+/* p of the tile's units, the same in every row. */
+INLINE void NAME(load_p)(const site *s, const NAME(place) *at, REAL *p) {
+    const REAL *from = (const REAL *)s->p + at->unit * s->p_stride;
+    if (s->p_stride == 1 && at->units == LANES) {
+        memcpy(p, from, LANES * sizeof(REAL));
+    } else {
+        memset(p, 0, LANES * sizeof(REAL));
+        for (int l = 0; l < at->units; l++) p[l] = from[l * s->p_stride];
+    }
+    for (int r = 1; r < ROWS; r++) memcpy(p + r * LANES, p, LANES * sizeof(REAL));
+}
+
+/* The draws of a tile: given, or made. */
+INLINE void NAME(draw)(const site *s, const NAME(place) *at, REAL *xi) {
+    if (s->given) {
+        NAME(load)(at, (const REAL *)s->given + at->t * at->batch * at->hidden, at->hidden, xi);
+        return;
+    }
+    float raw[TILE];
+    normal_tile(s->key, (uint32_t)at->unit, (uint32_t)(at->row / ROWS), (uint32_t)at->t, raw);
+    for (int l = 0; l < TILE; l++) xi[l] = raw[l];
+}
+
+/* Value of a unit on a tile; with `grad` also its derivatives by x and by p. */
+INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
+                       REAL *dx, REAL *dp) {
+    REAL xi[TILE], p[TILE], unused_dx[TILE], unused_dp[TILE];
+    int quiet = s->form == FORM_HARD;
+    if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) quiet = !NAME(saturates)(s, x);
+    if (quiet) {
+        NAME(noiseless)(s, grad, x, v, dx, dp);
+    } else {
+        if (s->multiplier != MULTIPLIER_MEAN) NAME(draw)(s, at, xi);
+        else memset(xi, 0, sizeof xi);
+        if (s->p) NAME(load_p)(s, at, p);
+        if (s->form == FORM_OUTPUT) NAME(output_noise)(s, grad, x, p, xi, v, dx, dp);
+        else if (s->form == FORM_INPUT_LEARNED_CODE)
+            NAME(input_noise_code)(s, x, p, xi, v, grad ? dx : unused_dx, grad ? dp : unused_dp);
+        else NAME(input_noise)(s, grad, x, p, xi, v, dx, dp);
+    }
+    if (s->clip) {
+        const REAL low = s->low, high = s->high;
+        for (int l = 0; l < TILE; l++) {
+            if (grad) {
+                REAL pass = (v[l] >= low) & (v[l] <= high) ? (REAL)1 : (REAL)0;
+                dx[l] *= pass;
+                dp[l] *= pass;
+            }
+            v[l] = v[l] < low ? low : (v[l] > high ? high : v[l]);
+        }
+    }
+}
+
+/* Add the tile's share of the gradient of p to the site's sum over rows. */
+INLINE void NAME(add_p_grad)(const site *s, const NAME(place) *at, const REAL *g, const REAL *dp) {
+    REAL *sum = (REAL *)s->p_grad;
+    if (!sum) return;
+    REAL column[LANES];
+    for (int l = 0; l < LANES; l++)
+        column[l] = (g[l] * dp[l] + g[LANES + l] * dp[LANES + l])
+                    + (g[2 * LANES + l] * dp[2 * LANES + l] + g[3 * LANES + l] * dp[3 * LANES + l]);
+    sum += at->unit;
+    if (at->units == LANES)
+        for (int l = 0; l < LANES; l++) sum[l] += column[l];
+    else
+        for (int l = 0; l < at->units; l++) sum[l] += column[l];
+}

@@ -1,0 +1,79 @@
+"""One step of each cell as the paper's equations, with units for tanh and the gates.
+
+These functions are the truth that the compiled kernels are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+from torch.nn.functional import linear
+
+from noisyexp.activations import Activation
+
+Units = Mapping[str, Activation]
+Draws = Mapping[str, Tensor | None]
+State = tuple[Tensor, ...]
+Step = Callable[..., State]
+
+
+def lstm_cell(
+    units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
+) -> State:
+    """One step: c' = f c + i g; h' = o tanh(c').
+
+    Args:
+        units: the five units by site: i, f, g, o and c, the tanh of the cell output.
+        x: W_ih x + b_ih of this step, (B, 4 H).
+        state: h and c, (B, H) each.
+        w_hh: (4 H, H).
+        b_hh: (4 H,) or None.
+        xi: draw of each site, (B, H) or None.
+
+    Returns:
+        h' and c', (B, H) each.
+    """
+    h, c = state
+    i, f, g, o = (x + linear(h, w_hh, b_hh)).chunk(4, dim=-1)
+    i = units["i"](i, xi["i"])
+    f = units["f"](f, xi["f"])
+    g = units["g"](g, xi["g"])
+    o = units["o"](o, xi["o"])
+    c = f * c + i * g
+    return o * units["c"](c, xi["c"]), c
+
+
+def gru_cell(
+    units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
+) -> State:
+    """One step: n = tanh(W x + b + r (U h + b_h)); h' = (1 - z) n + z h.
+
+    Args:
+        units: the three units by site: r, z, n.
+        x: W_ih x + b_ih of this step, (B, 3 H).
+        state: h, (B, H).
+        w_hh: (3 H, H).
+        b_hh: (3 H,) or None.
+        xi: draw of each site, (B, H) or None.
+
+    Returns:
+        h', (B, H).
+    """
+    (h,) = state
+    x_r, x_z, x_n = x.chunk(3, dim=-1)
+    h_r, h_z, h_n = linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    r = units["r"](x_r + h_r, xi["r"])
+    z = units["z"](x_z + h_z, xi["z"])
+    n = units["n"](x_n + r * h_n, xi["n"])
+    return ((1.0 - z) * n + z * h,)
+
+
+SITES: dict[str, dict[str, str]] = {
+    "lstm": {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "c": "tanh"},
+    "gru": {"r": "sigmoid", "z": "sigmoid", "n": "tanh"},
+}
+"""Kind of each unit of a cell, in the order in which the kernels number them."""
+
+CELLS: dict[str, Step] = {"lstm": lstm_cell, "gru": gru_cell}
+"""The cells that the kernels know, by the name that the kernels have for them."""
