@@ -35,7 +35,8 @@ lint: setup  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## measure import time and the trainer's overhead a step
+bench: setup  ## layers against torch's (time, memory, growth), import time, the trainer's overhead
+	$(BIN)/python scripts/bench_layers.py
 	$(BIN)/python scripts/bench.py
 
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1

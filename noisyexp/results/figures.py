@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +87,29 @@ def plot_curves(
     }
     if not any(positions for positions, *_ in bands.values()):
         raise RecordError(f"nothing to draw: no complete run has {metric!r} over {x!r}")
+    with figure_style():
+        return save_figure(_draw(groups, bands, metric, reference_lines or {}, x, floor), path)
+
+
+@contextlib.contextmanager
+def figure_style() -> Iterator[None]:
+    """Fonts of all figures, and SVG files whose bytes depend on nothing but what they show."""
     import matplotlib  # heavy, and not needed to make tables
 
     with matplotlib.rc_context({"svg.hashsalt": "noisyexp", "font.size": 9}):
-        figure = _draw(groups, bands, metric, reference_lines or {}, x, floor)
-        targets = path.with_suffix(".svg"), path.with_suffix(".png")
-        for target, metadata in zip(targets, ({"Date": None}, {"Software": None}), strict=True):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=target.suffix[1:], dpi=150, metadata=metadata)
-            atomic_write_bytes(target, buffer.getvalue())
+        yield
+
+
+def save_figure(figure: Any, path: Path) -> tuple[Path, Path]:
+    """Write a matplotlib figure as SVG and PNG, with the suffix of `path` replaced.
+
+    Call it within `figure_style`, where the figure was made.
+    """
+    targets = path.with_suffix(".svg"), path.with_suffix(".png")
+    for target, metadata in zip(targets, ({"Date": None}, {"Software": None}), strict=True):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=target.suffix[1:], dpi=150, metadata=metadata)
+        atomic_write_bytes(target, buffer.getvalue())
     return targets
 
 

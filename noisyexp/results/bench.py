@@ -1,0 +1,151 @@
+"""Benchmark results as a page and a picture, from the JSON that the benchmark wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noisyexp.results.figures import LINE_STYLES, PALETTE, figure_style, save_figure
+
+_LABELS = {"torch": "torch.nn.LSTM", "nah": "NAH", "nah saturated": "NAH, most units saturated"}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    return f"{row['batch']}, {row['steps']}, {row['hidden']}, {row['layers']} {row['cell'].upper()}"
+
+
+def _threads(row: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in row if key.startswith("threads "))
+
+
+def _time_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for row in result["sizes"]:
+        for threads in _threads(row):
+            times = {kind: value["both_ms"] for kind, value in row[threads].items()}
+            torch_ms = times["torch"]
+            rows.append(
+                [_size(row), threads.removeprefix("threads "), f"{torch_ms:.1f}"]
+                + [
+                    f"{times[kind]:.1f} ({times[kind] / torch_ms:.2f})"
+                    for kind in ("hard", "nah", "nah saturated")
+                ]
+                + [f"{times['nah eager']:.0f}", f"{times['nah eager'] / times['nah']:.1f}"]
+            )
+    return rows
+
+
+def _memory_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for row in result["sizes"]:
+        held, peak = row["held_mib"], row["peak_mib"]
+        rows.append(
+            [_size(row)]
+            + [f"{held[kind]:.1f}" for kind in ("torch", "nah", "nah eager")]
+            + [f"{held['nah'] / held['torch']:.2f}"]
+            + [f"{peak[kind]:.0f}" for kind in ("torch", "nah", "nah eager")]
+        )
+    return rows
+
+
+def _ptb_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for threads, arms in sorted(result["ptb"].items()):
+        for part, reference in arms["reference"].items():
+            noisy = arms["nah"][part]
+            rows.append(
+                [threads.removeprefix("threads "), part, f"{reference:.1f}", f"{noisy:.1f}",
+                 f"{noisy / reference:.2f}"]
+            )  # fmt: skip
+    return rows
+
+
+def layers_page(result: Mapping[str, Any]) -> str:
+    """The tables of `scripts/bench_layers.py` in Markdown."""
+    machine, code = result["machine"], result["code"]
+    dirty = ", with changes" if code["dirty"] else ""
+    lines = [
+        "# Speed and memory of the noisy layers",
+        "",
+        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
+        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}. Medians of "
+        f"{result['settings']['rounds']} rounds in which all take turns (3 for the plain loop).",
+        "",
+        "## Forward and backward, milliseconds (in brackets: against torch's layer)",
+        "",
+        *_table(
+            ["batch, steps, hidden, layers", "threads", "torch", "hard", "NAH",
+             "NAH, most units saturated", "NAH, plain loop", "plain loop / NAH"],
+            _time_rows(result),
+        ),
+        "",
+        "## Memory, MiB",
+        "",
+        "Held for backward: tensors that the graph keeps after forward, without weights and input. "
+        "Peak: growth of a fresh process over three passes, with the matrix library's buffers.",
+        "",
+        *_table(
+            ["batch, steps, hidden, layers", "held: torch", "held: NAH", "held: plain loop",
+             "NAH / torch", "peak: torch", "peak: NAH", "peak: plain loop"],
+            _memory_rows(result),
+        ),
+        "",
+        "## One training step of Table 2's model, milliseconds",
+        "",
+        *_table(["threads", "part", "torch.nn.LSTM", "NAH", "ratio"], _ptb_rows(result)),
+        "",
+        "## Growth",
+        "",
+        "![time against hidden size and steps](layers.png)",
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def draw_growth(result: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
+    """Time against hidden size and against steps, as SVG and PNG.
+
+    Args:
+        result: of `scripts/bench_layers.py`.
+        path: of the SVG.
+
+    Returns:
+        Paths of the two files.
+    """
+    with figure_style():
+        return save_figure(_growth(result), path)
+
+
+def _growth(result: Mapping[str, Any]) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2)
+    for axis, (name, points) in zip(axes, result["growth"].items(), strict=True):
+        for index, (kind, label) in enumerate(_LABELS.items()):
+            axis.plot(
+                [point[name] for point in points],
+                [point[kind]["both_ms"] for point in points],
+                color=PALETTE[index], linestyle=LINE_STYLES[index], marker="o", markersize=3,
+                label=label,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("hidden size (20 steps)" if name == "hidden" else "steps (200 units)")
+        axis.set_ylabel("forward and backward, ms")
+        axis.set_xticks([point[name] for point in points], [str(point[name]) for point in points])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    figure.suptitle(
+        f"One LSTM layer, batch 20, {result['machine']['threads']} threads", fontsize="medium"
+    )
+    return figure

@@ -1,0 +1,253 @@
+"""Measure the noisy layers against torch's own and against the plain loop: part of `make bench`.
+
+All contestants take turns in one run and medians are quoted; memory is the growth of a fresh
+process. Writes results/bench/layers.json, layers.md and layers.svg/.png.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from noisyexp import NoisyGRU, NoisyLSTM  # noqa: E402
+from noisyexp.activations import ActivationSpec  # noqa: E402
+from noisyexp.fileio import atomic_write_bytes, write_json  # noqa: E402
+from noisyexp.results.bench import draw_growth, layers_page  # noqa: E402
+from noisyexp.tasks.ptb.model import LanguageModel  # noqa: E402
+from noisyexp.training.record import code_version, describe_machine  # noqa: E402
+
+SIZES = [
+    (20, 20, 200, 2, "lstm"),
+    (20, 35, 650, 2, "lstm"),
+    (100, 50, 400, 2, "lstm"),
+    (64, 26, 100, 1, "lstm"),
+    (80, 200, 512, 1, "gru"),
+]
+SETTINGS = {"alpha": 1.15, "c": 0.5}
+GAIN = 6.0
+"""Weights are multiplied by this for the measurement with most units saturated."""
+HIDDEN, STEPS = (25, 50, 100, 200, 400, 800), (5, 10, 20, 40, 80, 160, 320)
+
+
+def make(kind: str, cell: str, hidden: int, layers: int) -> nn.Module:
+    """A layer as the contestant `kind`: torch, hard, nah, nah saturated or nah eager."""
+    torch.manual_seed(0)
+    noisy: Any = {"lstm": NoisyLSTM, "gru": NoisyGRU}[cell]
+    own: Any = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
+    if kind == "torch":
+        plain: nn.Module = own(hidden, hidden, layers)
+        return plain
+    layer: nn.Module = noisy(
+        hidden, hidden, layers, variant="hard" if kind == "hard" else "nah",
+        backend="eager" if kind == "nah eager" else "auto", **SETTINGS,
+    )  # fmt: skip
+    if kind == "nah saturated":
+        with torch.no_grad():
+            for name, weight in layer.named_parameters():
+                if name.startswith("weight"):
+                    weight.mul_(GAIN)
+    return layer
+
+
+def one_pass(layer: nn.Module, x: Tensor, d_output: Tensor) -> tuple[float, float]:
+    """Milliseconds of forward, and of forward and backward together."""
+    layer.zero_grad(set_to_none=True)
+    x.grad = None
+    began = time.perf_counter()
+    output = layer(x)[0]
+    middle = time.perf_counter()
+    output.backward(d_output)
+    end = time.perf_counter()
+    return 1000 * (middle - began), 1000 * (end - began)
+
+
+def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+    """Call every contestant once a round, after one round to warm up."""
+    found: dict[str, list[Any]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, call in contestants.items():
+            value = call()
+            if turn:
+                found[name].append(value)
+    return found
+
+
+def time_layers(
+    size: tuple[int, int, int, int, str], kinds: list[str], rounds: int
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds by contestant."""
+    batch, steps, hidden, layers, cell = size
+    x = torch.randn(steps, batch, hidden, requires_grad=True)
+    d_output = torch.randn(steps, batch, hidden)
+    calls = {}
+    for kind in kinds:
+        layer = make(kind, cell, hidden, layers)
+        calls[kind] = lambda layer=layer: one_pass(layer, x, d_output)
+    return {
+        kind: {
+            "forward_ms": statistics.median(forward for forward, _ in values),
+            "both_ms": statistics.median(both for _, both in values),
+        }
+        for kind, values in take_turns(calls, rounds).items()
+    }
+
+
+def held_for_backward(size: tuple[int, int, int, int, str], kind: str) -> float:
+    """MiB that the graph keeps: every storage that backward holds, without weights and input."""
+    batch, steps, hidden, layers, cell = size
+    layer, x = make(kind, cell, hidden, layers), torch.randn(steps, batch, hidden)
+    known = {p.untyped_storage().data_ptr() for p in layer.parameters()} | {x.data_ptr()}
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = layer(x)
+    del output
+    return sum(held.values()) / 2**20
+
+
+def peak_memory(size: tuple[int, int, int, int, str], kind: str) -> float:
+    """MiB by which the highest use of a fresh process grows over three passes."""
+    command = [sys.executable, __file__, "--peak", json.dumps([*size, kind])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return float(done.stdout)
+
+
+def report_peak(arguments: list[Any]) -> None:
+    """What the process of `peak_memory` prints."""
+    *size, kind = arguments
+    batch, steps, hidden, layers, cell = size
+    layer = make(kind, cell, hidden, layers)
+    one_pass(layer, torch.randn(1, 1, hidden, requires_grad=True), torch.randn(1, 1, hidden))
+    x = torch.randn(steps, batch, hidden, requires_grad=True)
+    d_output = torch.randn(steps, batch, hidden)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        one_pass(layer, x, d_output)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def measure_sizes(rounds: int) -> list[dict[str, Any]]:
+    """One row a size, with one thread and with as many as there are cores."""
+    cores, rows = torch.get_num_threads(), []
+    for size in SIZES:
+        row: dict[str, Any] = dict(zip(("batch", "steps", "hidden", "layers", "cell"), size))  # noqa: B905
+        for threads in sorted({1, cores}):
+            torch.set_num_threads(threads)
+            times = time_layers(size, ["torch", "hard", "nah", "nah saturated"], rounds)
+            slow = time_layers(size, ["torch", "nah eager"], 3)
+            row[f"threads {threads}"] = {**times, "nah eager": slow["nah eager"]}
+        kinds = ("torch", "nah", "nah eager")
+        row["held_mib"] = {kind: held_for_backward(size, kind) for kind in kinds}
+        row["peak_mib"] = {kind: peak_memory(size, kind) for kind in kinds}
+        rows.append(row)
+        print(f"measured {size}", flush=True)
+    torch.set_num_threads(cores)
+    return rows
+
+
+def measure_growth(rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Forward and backward of one LSTM layer against hidden size, and against steps."""
+    kinds = ["torch", "nah", "nah saturated"]
+    return {
+        "hidden": [
+            {"hidden": h, **time_layers((20, 20, h, 1, "lstm"), kinds, rounds)} for h in HIDDEN
+        ],
+        "steps": [
+            {"steps": t, **time_layers((20, t, 200, 1, "lstm"), kinds, rounds)} for t in STEPS
+        ],
+    }
+
+
+def ptb_step(act: str) -> Callable[[], dict[str, float]]:
+    """A training step of the language model of Table 2 on random words, timed by part."""
+    torch.manual_seed(0)
+    settings = SETTINGS if act == "nah" else {}
+    model = LanguageModel(10_000, 200, 2, 0.0, 0.1, ActivationSpec(act, settings))
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    state = model.zero_state(20)
+    words = torch.randint(10_000, (21, 20))
+
+    def step() -> dict[str, float]:
+        clock = [time.perf_counter()]
+
+        def lap() -> None:
+            clock.append(time.perf_counter())
+
+        hidden, _ = model.lstm(model.embedding(words[:-1]), state)
+        lap()
+        logits = model.output(hidden).flatten(0, 1)
+        lap()
+        loss = nn.functional.cross_entropy(logits, words[1:].flatten(), reduction="sum") / 20
+        lap()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        lap()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        lap()
+        names = ("embedding and LSTM", "output layer", "loss", "backward", "clip and update")
+        parts = [1000 * (b - a) for a, b in zip(clock, clock[1:])]  # noqa: B905
+        return {**dict(zip(names, parts, strict=True)), "step": sum(parts)}
+
+    return step
+
+
+def measure_ptb(rounds: int) -> dict[str, Any]:
+    """Median milliseconds of the parts of a step, by threads and unit."""
+    cores, found = torch.get_num_threads(), {}
+    for threads in sorted({1, cores}):
+        torch.set_num_threads(threads)
+        turns = take_turns({act: ptb_step(act) for act in ("reference", "nah")}, rounds)
+        found[f"threads {threads}"] = {
+            act: {part: statistics.median(v[part] for v in values) for part in values[0]}
+            for act, values in turns.items()
+        }
+    torch.set_num_threads(cores)
+    return found
+
+
+def main(rounds: int = 21) -> int:
+    """Measure, print the table and write results/bench/layers.*."""
+    if sys.argv[1:2] == ["--peak"]:
+        report_peak(json.loads(sys.argv[2]))
+        return 0
+    result = {
+        "command": "make bench",
+        "code": code_version(),
+        "machine": describe_machine(torch.device("cpu")),
+        "torch": torch.__version__,
+        "settings": {"rounds": rounds, "units": SETTINGS, "gain": GAIN},
+        "sizes": measure_sizes(rounds),
+        "growth": measure_growth(rounds),
+        "ptb": measure_ptb(rounds),
+    }
+    folder = ROOT / "results" / "bench"
+    write_json(folder / "layers.json", result)
+    page = layers_page(result)
+    atomic_write_bytes(folder / "layers.md", page.encode("utf-8"))
+    draw_growth(result, folder / "layers.svg")
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
