@@ -149,6 +149,9 @@ class _Recurrence(torch.autograd.Function):
         carries = not lstm or plan.mask is not None  # gradient that goes past the product
         for t, before in reversed(plan.order(steps)):
             step(layer, t, before)
+            if before < 0 and not ctx.needs_input_grad[2]:
+                d_h = None
+                break
             if carries:
                 torch.addmm(start, at_gates[t], w_hh, out=d_h)
             else:

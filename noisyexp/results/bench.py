@@ -75,7 +75,7 @@ def layers_page(result: Mapping[str, Any]) -> str:
         "",
         f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
         f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}. Medians of "
-        f"{result['settings']['rounds']} rounds in which all take turns (3 for the plain loop).",
+        f"{result['settings']['rounds']} rounds in which all take turns (2 for the plain loop).",
         "",
         "## Forward and backward, milliseconds (in brackets: against torch's layer)",
         "",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from noisyexp.cli.compose import check
 from noisyexp.cli.main import spell_nan
+from noisyexp.results.bench import layers_page
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "noisyexp").rglob("README.md"))]
@@ -55,12 +59,24 @@ def test_links_lead_to_files() -> None:
             assert (path.parent / link).exists(), f"{path.name} links {link}"
 
 
-def test_snippet_runs() -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    names: dict[str, object] = {}
-    exec(compile(snippet, "README.md", "exec"), names)
-    assert names["output"].shape == (8, 20, 128)  # type: ignore[attr-defined]
-    assert names["unit"].c == 5.0  # type: ignore[attr-defined]
+def test_snippets_run_and_train(capsys: pytest.CaptureFixture[str]) -> None:
+    layers, adder = re.findall(r"```python\n(.*?)```", README, re.S)
+    names: dict[str, Any] = {}
+    exec(compile(layers, "README.md", "exec"), names)
+    assert names["output"].shape == (8, 20, 128)
+    assert names["unit"].c == 5.0
+    torch.manual_seed(0)
+    exec(compile(adder, "README.md", "exec"), names)
+    assert capsys.readouterr().out == "lstm: LSTM -> NoisyLSTM(nah)\n"
+    # The best constant answer, 5, has a mean square of 10/12.
+    assert float(names["loss"]) < 0.1
+
+
+def test_the_benchmark_page_is_that_of_its_numbers() -> None:
+    folder = ROOT / "results" / "bench"
+    result = json.loads((folder / "layers.json").read_text("utf-8"))
+    assert (folder / "layers.md").read_text("utf-8") == layers_page(result)
+    assert not result["code"]["dirty"]
 
 
 def test_result_numbers_are_those_of_the_table() -> None:
