@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
 
 from noisyexp.errors import NoisyexpError  # noqa: E402
-from noisyexp.results.figures import plot_curves  # noqa: E402
+from noisyexp.results.figures import line_name, plot_curves  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.rows import load_rows  # noqa: E402
 
@@ -25,7 +25,7 @@ def draw_table2(root: Path) -> list[Path]:
         if not chosen:
             continue
         ends = {
-            record.act: end
+            line_name(record): end
             for record in chosen
             if scale == "paper" and (end := rows[str(record.experiment)].paper.get(metric))
         }

@@ -55,7 +55,7 @@ def plot_curves(
     x: str = "epoch",
     floor: float | None = None,
 ) -> tuple[Path, Path]:
-    """Draw `metric` over training, one line an activation, as SVG and PNG.
+    """Draw `metric` over training, one line a row or activation, as SVG and PNG.
 
     The line is the mean over the runs that converged, the band goes from the lowest to the highest
     of them. Runs that diverged are counted in the legend and not drawn.
@@ -64,7 +64,8 @@ def plot_curves(
         records: runs of one task at one scale.
         metric: key of the curve entries, "valid_ppl".
         path: where to write, without or with a suffix; ".svg" and ".png" are put in its place.
-        reference_lines: the paper's end point by activation, drawn as a diamond at the right end.
+        reference_lines: the paper's end point by name of the line (see `line_name`), drawn as a
+            diamond at the right end.
         x: what to draw it over, "epoch" or "step".
         floor: best value that any model can reach, drawn as a horizontal line.
 
@@ -79,11 +80,12 @@ def plot_curves(
     if len(kinds) > 1:
         raise RecordError(f"one figure shows one task, scale and data set; given are {kinds}")
     groups = {
-        act: [r for r in records if r.act == act]
-        for act in sorted({r.act for r in records}, key=_act_index)
+        name: [r for r in records if line_name(r) == name]
+        for _, name in sorted({(_act_index(r.act), line_name(r)) for r in records})
     }
     bands = {
-        act: curve_band([r for r in runs if r.complete], metric, x) for act, runs in groups.items()
+        name: curve_band([r for r in runs if r.complete], metric, x)
+        for name, runs in groups.items()
     }
     if not any(positions for positions, *_ in bands.values()):
         raise RecordError(f"nothing to draw: no complete run has {metric!r} over {x!r}")
@@ -128,21 +130,23 @@ def _draw(
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     FigureCanvasAgg(figure)  # no window system is needed, and pyplot's global state is not touched
     axes = figure.add_subplot()
-    styles = _styles(list(groups))
+    styles = _styles({name: runs[0].act for name, runs in groups.items()})
     right = max(positions[-1] for positions, *_ in bands.values() if positions)
-    for act, (positions, mean, low, high) in bands.items():
-        (colour, line), runs = styles[act], groups[act]
+    for key, (positions, mean, low, high) in bands.items():
+        (colour, line), runs = styles[key], groups[key]
         converged = sum(run.complete for run in runs)
         seeds = f"{converged} seed{'s' if converged != 1 else ''}"
         if converged < len(runs):
             seeds = f"{converged} of {len(runs)} converged"
-        name = (runs[0].config.get("act") or {}).get("label") or act
+        name = (runs[0].config.get("act") or {}).get("label") or runs[0].act
+        if key not in (runs[0].act, "reference"):
+            name += f", row {key}"
         style: dict[str, Any] = {"color": colour, "linestyle": line}
         axes.plot(positions, mean, label=f"{name} ({seeds})", linewidth=1.6, **style)
         axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
-        if act in ends:
+        if key in ends:
             axes.plot(
-                [right], [ends[act]], marker="D", markersize=6, linestyle="none", clip_on=False,
+                [right], [ends[key]], marker="D", markersize=6, linestyle="none", clip_on=False,
                 markerfacecolor="white", markeredgecolor=colour,
                 label=f"{name}, paper's end point",
             )  # fmt: skip
@@ -165,13 +169,21 @@ def _act_index(act: str) -> tuple[int, str]:
     return (ACT_ORDER.index(act) if act in ACT_ORDER else len(ACT_ORDER), act)
 
 
-def _styles(acts: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Colour and line style by activation; those of other people come after the paper's."""
-    others = sorted(act for act in acts if act not in ACT_ORDER)
-    places = {act: ACT_ORDER.index(act) for act in acts if act in ACT_ORDER}
-    places |= {act: len(ACT_ORDER) + rank for rank, act in enumerate(others)}
-    # Past the palette the colours come again with the next line style, never the same pair.
-    return {
-        act: (PALETTE[i % len(PALETTE)], LINE_STYLES[(i + i // len(PALETTE)) % len(LINE_STYLES)])
-        for act, i in places.items()
-    }
+def line_name(record: Record) -> str:
+    """What a run's line is called: its row of an experiment, else its activation."""
+    return (record.experiment or record.act).rpartition("/")[2]
+
+
+def _styles(acts: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    """Colour by activation and line style by line, from the activation of each line's name."""
+    others = sorted({act for act in acts.values() if act not in ACT_ORDER})
+    places = {act: rank for rank, act in enumerate([*ACT_ORDER, *others])}
+    styles: dict[str, tuple[str, Any]] = {}
+    for name, act in acts.items():
+        colour = PALETTE[places[act] % len(PALETTE)]
+        # The activation's own line, then the next ones for further rows of the same colour.
+        first = places[act] + places[act] // len(PALETTE)
+        taken = [line for other, line in styles.values() if other == colour]
+        lines = [LINE_STYLES[(first + k) % len(LINE_STYLES)] for k in range(len(LINE_STYLES))]
+        styles[name] = colour, next((line for line in lines if line not in taken), lines[0])
+    return styles

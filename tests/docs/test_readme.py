@@ -60,16 +60,15 @@ def test_links_lead_to_files() -> None:
 
 
 def test_snippets_run_and_train(capsys: pytest.CaptureFixture[str]) -> None:
-    layers, adder = re.findall(r"```python\n(.*?)```", README, re.S)
+    layers, averager = re.findall(r"```python\n(.*?)```", README, re.S)
     names: dict[str, Any] = {}
     exec(compile(layers, "README.md", "exec"), names)
     assert names["output"].shape == (8, 20, 128)
     assert names["unit"].c == 5.0
     torch.manual_seed(0)
-    exec(compile(adder, "README.md", "exec"), names)
+    exec(compile(averager, "README.md", "exec"), names)
     assert capsys.readouterr().out == "lstm: LSTM -> NoisyLSTM(nah)\n"
-    # The best constant answer, 5, has a mean square of 10/12.
-    assert float(names["loss"]) < 0.1
+    assert float(names["loss"].detach()) < 0.1 / 120  # a tenth of what the best constant answer leaves
 
 
 def test_the_benchmark_page_is_that_of_its_numbers() -> None:

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from noisyexp.errors import RecordError
-from noisyexp.results.figures import LINE_STYLES, PALETTE, curve_band, plot_curves
+from noisyexp.results.figures import (
+    LINE_STYLES,
+    PALETTE,
+    _styles,
+    curve_band,
+    line_name,
+    plot_curves,
+)
 from noisyexp.results.records import Record, load_record
 
 
@@ -65,6 +72,21 @@ def test_nothing_to_draw(make_record: Any, tmp_path: Path) -> None:
     for records in ([], _records(make_record)):
         with pytest.raises(RecordError, match="nothing to draw"):
             plot_curves(records, "absent", tmp_path / "x")
+
+
+def test_rows_of_one_activation_have_lines_of_their_own(make_record: Any, tmp_path: Path) -> None:
+    """One colour, two line styles, two entries in the legend."""
+    curve = [{"epoch": e, "valid_ppl": 9.0 - e} for e in (1, 2)]
+    records = [
+        load_record(make_record(act="nah", experiment=f"table2/{row}", curve=curve))
+        for row in ("nah", "nah_released")
+    ]
+    assert [line_name(record) for record in records] == ["nah", "nah_released"]
+    styles = _styles({"nah": "nah", "nah_released": "nah", "mine": "my.Unit"})
+    assert styles["nah"][0] == styles["nah_released"][0] == PALETTE[3] != styles["mine"][0]
+    assert styles["nah"][1] != styles["nah_released"][1]
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x")
+    assert svg.read_text().count("row nah_released") == 1
 
 
 def test_styles_are_distinct() -> None:
