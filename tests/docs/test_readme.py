@@ -68,7 +68,8 @@ def test_snippets_run_and_train(capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     exec(compile(averager, "README.md", "exec"), names)
     assert capsys.readouterr().out == "lstm: LSTM -> NoisyLSTM(nah)\n"
-    assert float(names["loss"].detach()) < 0.1 / 120  # a tenth of what the best constant answer leaves
+    # A tenth of what the best constant answer leaves.
+    assert float(names["loss"].detach()) < 0.1 / 120
 
 
 def test_the_benchmark_page_is_that_of_its_numbers() -> None:
