@@ -24,6 +24,7 @@ needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernel
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bindings, "_state", {})
+    monkeypatch.delenv(bindings.SWITCH, raising=False)
 
 
 @needs_kernels
