@@ -84,6 +84,30 @@ def test_first_use_compiles_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert made.name.startswith("kernels-") and made.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
+@needs_kernels
+@pytest.mark.parametrize("flags", [(), ("-march=x86-64-v3",)])
+def test_other_instruction_sets(
+    flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, no_library: None, tmp_path: Path
+) -> None:
+    """The same sources for older processors: without vector flags, and with AVX2."""
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(build, "FLAG_SETS", ((*build._BASE, *flags),))
+    layer, source = NoisyLSTM(3, 21, variant="nah", c=3.0), NoiseSource(4)
+    attach_noise(layer, source)
+    x, found = torch.randn(6, 5, 3) * 4, []
+    for backend in ("eager", "auto"):
+        layer.backend = backend
+        source.set_step(1)
+        layer.zero_grad()
+        output = layer(x)[0]
+        output.square().sum().backward()
+        found.append([output.detach(), *(p.grad.clone() for p in layer.parameters())])
+    assert len(list(tmp_path.iterdir())) == 1
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_runs_the_plain_loop(dtype: torch.dtype) -> None:
     layer = NoisyLSTM(3, 5, variant="nah", dtype=dtype)
