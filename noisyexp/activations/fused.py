@@ -6,6 +6,7 @@ keeping them, so a unit holds nothing for backward but its input.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,10 @@ def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
         noise: the key of the draws, the draws themselves (contiguous, of x's dtype, kept alive by
             the caller), or None where the unit draws nothing.
     """
-    now = (unit.training, unit.alpha, unit.c, unit.clip_output, unit.code_compat, unit.kind)
+    now = (
+        unit.training, unit.alpha, unit.c, unit.clip_output, unit.code_compat, unit.kind,
+        ctypes.sizeof(K.Site),
+    )  # fmt: skip
     kept = unit.__dict__.get("_site")
     if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
         kept = unit.__dict__["_site"] = (now, bytes(_settings(unit)))
@@ -85,7 +89,7 @@ def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
 def point_to_p(site: K.Site, p: Tensor | None, p_grad: Tensor | None = None) -> None:
     """Tell the kernel where p and the sum of its gradient are."""
     site.p = None if p is None else p.data_ptr()
-    site.p_stride = 0 if p is None or p.dim() == 0 else 1
+    site.p_stride = 0 if p is None or p.numel() == 1 else p.stride(0)
     site.p_grad = None if p_grad is None else p_grad.data_ptr()
 
 
@@ -114,7 +118,7 @@ def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> DrawKey | T
     if source is None or type(source).normal is NoiseSource.normal:
         return unit.draw_key()
     draws = source.normal(unit.site, shape, like.device)  # a source of its own kind
-    return draws.to(like.dtype).contiguous()
+    return draws.to(like.dtype).expand(shape).contiguous()
 
 
 class _Unit(torch.autograd.Function):
@@ -149,12 +153,19 @@ class _Unit(torch.autograd.Function):
         return d_x, d_p, None, None
 
 
-def can_fuse(unit: Activation, x: Tensor) -> bool:
+def fits(unit: Activation, num_units: int) -> bool:
+    """Whether p has one number, or one for each of `num_units`."""
+    return unit.p is None or unit.p.numel() == 1 or tuple(unit.p.shape) == (num_units,)
+
+
+def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> bool:
     """Whether the kernels compute this unit on x, here and now."""
     return (
         unit.backend == "auto"
         and is_fusible(unit)
         and x.numel() > 0
+        and fits(unit, x.shape[-1] if x.dim() else 1)
+        and not (noise is not None and noise.requires_grad)
         and K.supports(x, unit.p)
         and not torch.is_autocast_enabled(x.device.type)
         and not torch.compiler.is_compiling()

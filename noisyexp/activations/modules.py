@@ -138,7 +138,7 @@ class Activation(nn.Module):
         Returns:
             The unit's value, shape and dtype of x.
         """
-        if can_fuse(self, x):
+        if can_fuse(self, x, noise):
             return fused_unit(self, x, noise)
         if not (self.training and self.has_noise):
             value = self.expected(x)

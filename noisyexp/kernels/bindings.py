@@ -120,9 +120,8 @@ def supports(*tensors: torch.Tensor | None) -> bool:
 
 def function(name: str, dtype: torch.dtype) -> Any:
     """The kernel `name` for float32 or float64."""
-    found = library()
-    assert found is not None
-    return getattr(found, f"{name}_{'f' if dtype == torch.float32 else 'd'}")
+    # Not by `library()`: a graph that has been built goes back even if the switch was turned since.
+    return getattr(_state["library"], f"{name}_{'f' if dtype == torch.float32 else 'd'}")
 
 
 def threads_for(work: int, parts: int) -> int:

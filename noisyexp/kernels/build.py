@@ -44,8 +44,8 @@ def cache_folder() -> Path:
     """$NOISYEXP_CACHE, else the noisyexp folder of the user's cache."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "noisyexp"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache") / "noisyexp"
 
 
 def _processor() -> str:
@@ -78,13 +78,13 @@ def build() -> Path:
     if compiler is None:
         raise BuildError("no C compiler found (looked for $CC, cc, gcc, clang)")
     name = library_name(compiler)
-    path = cache_folder() / name
-    if path.is_file():
-        return path
     try:
+        path = cache_folder() / name
+        if path.is_file():
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(dir=path.parent)
-    except OSError:  # a read-only home: keep it for this process only
+    except (OSError, RuntimeError):  # a read-only home, or none: keep it for this process only
         folder = tempfile.mkdtemp(prefix="noisyexp-")
         path = Path(folder) / name
     fresh = Path(folder) / f"new-{name}"

@@ -96,7 +96,7 @@ def normal(draw: DrawKey, shape: Sequence[int], device: torch.device) -> Tensor:
     sizes = blocks_rows_units(shape)
     if found is None or 0 in sizes:
         return normal_torch(draw, shape, device)
-    xi = torch.empty(tuple(shape))
+    xi = torch.empty(tuple(shape), dtype=torch.float32, device="cpu")
     threads = threads_for(xi.numel(), min(CHUNKS, sizes[0]))
     found.normal_fill(draw.struct(), Shape(*sizes, threads), xi.data_ptr())
     return xi

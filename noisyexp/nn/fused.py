@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from noisyexp.activations import Activation
-from noisyexp.activations.fused import draw_for, is_fusible, make_site, point_to_p, used_p
+from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, point_to_p, used_p
 from noisyexp.kernels import bindings as K
 
 TRANSPOSE_ROWS = 1500
@@ -120,54 +120,60 @@ class _Recurrence(torch.autograd.Function):
     def backward(
         ctx: Any, d_output: Tensor | None, d_h: Tensor | None, d_c: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        plan: Plan = ctx.plan
-        flat, h_start, c_start, w_ih, w_hh, b_ih, b_hh, bias, gates, cells, output, *ps = (
-            ctx.saved_tensors
-        )
-        if ctx.spent:  # a second backward of a retained graph
-            # .data: the saved tensor's version must not count this as a change of it.
-            gates.data.copy_(_gates_again(plan, flat, h_start, w_ih, w_hh, b_ih, b_hh, output))
-        ctx.spent = True
-        steps, batch, hidden = output.shape
-        lstm = plan.cell == "lstm"
-        d_output = torch.zeros_like(output) if d_output is None else d_output.contiguous()
-        start = h_start.new_zeros(batch, hidden)
-        d_h = start.clone() if d_h is None else d_h.clone(memory_format=torch.contiguous_format)
-        d_c = start.clone() if d_c is None else d_c.clone(memory_format=torch.contiguous_format)
-        d_gates = gates
-        d_recurrent = d_gates if lstm else torch.empty_like(gates)
-        layer = plan.layer(
-            batch, hidden, ps, gates=gates, cells=cells, output=output, h_start=h_start,
-            c_start=c_start, d_output=d_output, d_gates=d_gates, d_recurrent=d_recurrent, d_h=d_h,
-            d_c=d_c, d_carry=start, bias=bias,
-        )  # fmt: skip
-        p_sums = h_start.new_zeros(len(ps), K.CHUNKS, hidden)
-        for site, p, part in zip(layer.sites, ps, p_sums, strict=False):
-            point_to_p(site, p, part)
-        step = K.function(f"{plan.cell}_backward", output.dtype)
-        at_gates = d_recurrent.unbind(0)
-        carries = not lstm or plan.mask is not None  # gradient that goes past the product
-        for t, before in reversed(plan.order(steps)):
-            step(layer, t, before)
-            if before < 0 and not ctx.needs_input_grad[2]:
-                d_h = None
-                break
-            if carries:
-                torch.addmm(start, at_gates[t], w_hh, out=d_h)
-            else:
-                torch.mm(at_gates[t], w_hh, out=d_h)
-        d_flat = d_gates.view(steps * batch, -1)
-        d_x = d_flat.mm(w_ih).view(steps, batch, -1) if ctx.needs_input_grad[1] else None
-        d_b = d_flat.sum(0) if b_ih is not None else None
-        d_b_hh = (
-            d_recurrent.view(steps * batch, -1).sum(0) if b_ih is not None and not lstm else d_b
-        )
-        return (
-            None, d_x, d_h, d_c if lstm else None, _weight_grad(d_flat, flat),
-            _recurrent_weight_grad(plan, d_recurrent, h_start, output), d_b, d_b_hh,
-            *(None if p is None else total.sum_to_size(p.shape)
-              for p, total in zip(ps, p_sums.sum(1), strict=True)),
-        )  # fmt: skip
+        # The products of a float32 forward stay float32, whatever context backward is called in.
+        with torch.autocast("cpu", enabled=False):
+            return _backward(ctx, d_output, d_h, d_c)
+
+
+def _backward(
+    ctx: Any, d_output: Tensor | None, d_h: Tensor | None, d_c: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    plan: Plan = ctx.plan
+    flat, h_start, c_start, w_ih, w_hh, b_ih, b_hh, bias, gates, cells, output, *ps = (
+        ctx.saved_tensors
+    )
+    if ctx.spent:  # a second backward of a retained graph
+        # .data: the saved tensor's version must not count this as a change of it.
+        gates.data.copy_(_gates_again(plan, flat, h_start, w_ih, w_hh, b_ih, b_hh, output))
+    ctx.spent = True
+    steps, batch, hidden = output.shape
+    lstm = plan.cell == "lstm"
+    d_output = torch.zeros_like(output) if d_output is None else d_output.contiguous()
+    start = h_start.new_zeros(batch, hidden)
+    d_h = start.clone() if d_h is None else d_h.clone(memory_format=torch.contiguous_format)
+    d_c = start.clone() if d_c is None else d_c.clone(memory_format=torch.contiguous_format)
+    d_gates = gates
+    d_recurrent = d_gates if lstm else torch.empty_like(gates)
+    layer = plan.layer(
+        batch, hidden, ps, gates=gates, cells=cells, output=output, h_start=h_start,
+        c_start=c_start, d_output=d_output, d_gates=d_gates, d_recurrent=d_recurrent, d_h=d_h,
+        d_c=d_c, d_carry=start, bias=bias,
+    )  # fmt: skip
+    p_sums = h_start.new_zeros(len(ps), K.CHUNKS, hidden)
+    for site, p, part in zip(layer.sites, ps, p_sums, strict=False):
+        point_to_p(site, p, part)
+    step = K.function(f"{plan.cell}_backward", output.dtype)
+    at_gates = d_recurrent.unbind(0)
+    carries = not lstm or plan.mask is not None  # gradient that goes past the product
+    for t, before in reversed(plan.order(steps)):
+        step(layer, t, before)
+        if before < 0 and not ctx.needs_input_grad[2]:
+            d_h = None
+            break
+        if carries:
+            torch.addmm(start, at_gates[t], w_hh, out=d_h)
+        else:
+            torch.mm(at_gates[t], w_hh, out=d_h)
+    d_flat = d_gates.view(steps * batch, -1)
+    d_x = d_flat.mm(w_ih).view(steps, batch, -1) if ctx.needs_input_grad[1] else None
+    d_b = d_flat.sum(0) if b_ih is not None else None
+    d_b_hh = d_recurrent.view(steps * batch, -1).sum(0) if b_ih is not None and not lstm else d_b
+    return (
+        None, d_x, d_h, d_c if lstm else None, _weight_grad(d_flat, flat),
+        _recurrent_weight_grad(plan, d_recurrent, h_start, output), d_b, d_b_hh,
+        *(None if p is None else total.sum_to_size(p.shape)
+          for p, total in zip(ps, p_sums.sum(1), strict=True)),
+    )  # fmt: skip
 
 
 def _input_share(plan: Plan, flat: Tensor, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
@@ -208,10 +214,16 @@ def _recurrent_weight_grad(plan: Plan, d: Tensor, h_start: Tensor, output: Tenso
     return total.addmm_(first.t(), h_start)
 
 
+def _runs_as_is(unit: Activation) -> bool:
+    """Whether nothing asks for the unit itself to be called: hooks, or its own backend."""
+    hooked = unit._forward_hooks or unit._forward_pre_hooks or unit._backward_hooks
+    return is_fusible(unit) and unit.backend == "auto" and not hooked and fits(unit, unit.num_units)
+
+
 def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> bool:
     """Whether the kernels run this layer on these tensors, here and now."""
     return (
-        all(is_fusible(unit) for unit in units.values())
+        all(_runs_as_is(unit) for unit in units.values())
         and K.supports(*tensors, *(unit.p for unit in units.values()))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -86,7 +86,7 @@ def replace_activations(
 
 def _noisy(module: nn.Module, spec: ActivationSpec, like: dict[str, Any]) -> nn.Module:
     if type(module) in _UNITS:
-        scalar = replace(spec, settings={"p_shape": "scalar", **spec.settings})
+        scalar = replace(spec, settings={**spec.settings, "p_shape": "scalar"})
         new: nn.Module = scalar(_UNITS[type(module)], 1, **like)
     else:
         old: Any = module
@@ -100,7 +100,13 @@ def _noisy(module: nn.Module, spec: ActivationSpec, like: dict[str, Any]) -> nn.
         new = _LAYERS[type(module)](
             **arguments, variant=spec, device=weight.device, dtype=weight.dtype
         )
+        own = dict(new.named_parameters())
         for name, parameter in module.named_parameters():
+            if name not in own:
+                raise ValueError(
+                    f"{type(module).__name__} has a parameter {name!r} that is not torch's: take "
+                    f"off weight_norm and the like first"
+                )
             setattr(new, name, parameter)
     return new.train(module.training)
 

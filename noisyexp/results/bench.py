@@ -87,7 +87,8 @@ def layers_page(result: Mapping[str, Any]) -> str:
         "",
         "## Memory, MiB",
         "",
-        "Held for backward: tensors that the graph keeps after forward, without weights and input. "
+        "Held for backward: tensors that the graph keeps after forward, without weights and input; "
+        "half of torch's LSTM is a workspace that it may not fill, so its resident memory is less. "
         "Peak: growth of a fresh process over three passes, with the matrix library's buffers.",
         "",
         *_table(
