@@ -89,10 +89,11 @@ def test_thresholds_and_far_saturation() -> None:
     x = torch.tensor(values, dtype=torch.float32)[:, None].expand(-1, 3)
     for variant in VARIANTS:
         for kind in ("tanh", "sigmoid"):
+            torch.manual_seed(0)
             unit = make_activation(kind, variant, 3, alpha=1.0, c=2.0)
             attach_noise(unit, NoiseSource(1))
             # Far out alpha h + (1 - alpha) u rounds differently when it is not short-cut.
-            assert_same(*both(unit, x[:-3]), 1e-5)
+            assert_same(*both(unit, x[:-3]), 1e-4)
             assert torch.isfinite(unit(x)).all()
 
 
