@@ -3,9 +3,8 @@
 import os
 import sys
 
-# Before torch loads OpenMP: its threads wait by spinning, and where other processes want the same
-# cores a step of small matrix products then takes up to 30 times as long. Not to spin at all makes
-# a step alone on the machine twice as long. About a microsecond of it costs little either way.
+# Before torch loads OpenMP: its threads wait by spinning. For long, they take the cores from other
+# processes; not at all, they are woken for every small matrix product. NOTES.md has measurements.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from noisyexp.cli.main import main

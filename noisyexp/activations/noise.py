@@ -52,7 +52,7 @@ class NoiseSource:
     def normal(self, site: str, shape: Sequence[int], device: torch.device) -> Tensor:
         """Float32 N(0, 1) draws of `shape` for the next call of `site` in this step.
 
-        The same numbers on every device, up to the last bits of float32.
+        See `noisyexp.kernels.normal` for how far they are the same on other machines.
         """
         return normal(self.draw_key(site), shape, device)
 

@@ -101,21 +101,43 @@ def library() -> ctypes.CDLL | None:
             _state["library"] = _declare(ctypes.CDLL(str(build())))
         except (BuildError, OSError) as error:
             _state["library"] = None
-            warnings.warn(
-                f"noisy units run without their compiled kernels, several times slower: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            _notice(str(error))
     found: ctypes.CDLL | None = _state["library"]
     return found
 
 
-def supports(*tensors: torch.Tensor | None) -> bool:
-    """Whether the kernels take these tensors: all float32 or all float64, on the CPU."""
-    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
-    return dtypes in ({torch.float32}, {torch.float64}) and all(
-        tensor is None or tensor.is_cpu for tensor in tensors
-    )
+def runs(*tensors: torch.Tensor | None) -> bool:
+    """Whether the kernels can be had and take these tensors, with one notice a reason why not.
+
+    They take tensors that are all float32 or all float64, on the CPU, outside autocast. No notice
+    where they are switched off, and none within `torch.compile`, which traces the plain code.
+    """
+    if os.environ.get(SWITCH) == "0" or torch.compiler.is_compiling():
+        return False
+    given = [tensor for tensor in tensors if tensor is not None]
+    dtypes, devices = {t.dtype for t in given}, {t.device.type for t in given}
+    reason = ""
+    if devices != {"cpu"} or dtypes not in ({torch.float32}, {torch.float64}):
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        where = ", ".join(sorted(devices))
+        reason = f"they take float32 or float64 on the CPU, not {names} on {where}"
+    elif torch.is_autocast_enabled("cpu"):
+        reason = "autocast is on"
+    if reason:
+        _notice(reason)
+        return False
+    return library() is not None
+
+
+def _notice(reason: str) -> None:
+    noticed: set[str] = _state.setdefault("noticed", set())
+    if reason not in noticed:
+        noticed.add(reason)
+        warnings.warn(
+            f"noisy units run without their compiled kernels, several times slower: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def function(name: str, dtype: torch.dtype) -> Any:

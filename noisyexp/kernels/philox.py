@@ -90,7 +90,8 @@ def normal(draw: DrawKey, shape: Sequence[int], device: torch.device) -> Tensor:
     """Float32 N(0, 1) draws of `shape` = (..., rows, units).
 
     Element (block, row, unit) is word row % 4 of the Philox block with counter (unit, row // 4,
-    block, call): the same on every device and for any number of threads, to the last bits.
+    block, call). The words are integers, so the same everywhere; Box-Muller may differ in the
+    last bits. Never run on a GPU.
     """
     found = library() if torch.device(device).type == "cpu" else None
     sizes = blocks_rows_units(shape)

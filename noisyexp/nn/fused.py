@@ -222,12 +222,8 @@ def _runs_as_is(unit: Activation) -> bool:
 
 def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> bool:
     """Whether the kernels run this layer on these tensors, here and now."""
-    return (
-        all(_runs_as_is(unit) for unit in units.values())
-        and K.supports(*tensors, *(unit.p for unit in units.values()))
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and K.library() is not None
+    return all(_runs_as_is(unit) for unit in units.values()) and K.runs(
+        *tensors, *(unit.p for unit in units.values())
     )
 
 

@@ -50,10 +50,9 @@ class NoisyModule(nn.Module):
     ) -> None:
         # Keyword arguments that torch's layer does not know are settings of the units.
         torch_kwargs = {key: kwargs.pop(key) for key in _TORCH_ARGUMENTS if key in kwargs}
-        if kwargs.get("proj_size") or torch_kwargs.get("proj_size"):
-            raise ValueError("proj_size is not supported: the paper has no projected LSTM")
+        given = dict(zip(_TORCH_ARGUMENTS, args, strict=False)) | torch_kwargs
         super().__init__(*args, **torch_kwargs)
-        if getattr(self, "proj_size", 0):
+        if given.get("proj_size"):
             raise ValueError("proj_size is not supported: the paper has no projected LSTM")
         if isinstance(variant, ActivationSpec):
             variant = replace(variant, settings={**variant.settings, **kwargs})

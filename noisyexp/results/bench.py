@@ -88,7 +88,7 @@ def layers_page(result: Mapping[str, Any]) -> str:
         "## Memory, MiB",
         "",
         "Held for backward: tensors that the graph keeps after forward, without weights and input; "
-        "half of torch's LSTM is a workspace that it may not fill, so its resident memory is less. "
+        "torch's LSTM holds workspaces, and pages of them that it never touches count too. "
         "Peak: growth of a fresh process over three passes, with the matrix library's buffers.",
         "",
         *_table(

@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc's malloc not to give buffers up to 1 GiB back to the system, until the end.
 
     PyTorch frees and asks again for the activations of each step on the CPU. By default large ones
-    go back to the system and come back as pages to be cleared one fault at a time, which took a
-    sixth of a Penn Treebank step. Values do not change; the process stays at its highest use.
+    go back to the system and come back as pages that are cleared one fault at a time. Values do not
+    change; the process stays at its highest use.
 
     Returns:
         Whether this C library can be told.

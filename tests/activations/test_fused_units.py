@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -41,12 +42,22 @@ def assert_same(slow: list[Any], fast: list[Any], tolerance: float) -> None:
         assert (expected is None) == (value is None)
         if expected is not None:
             limit = tolerance * max(1.0, float(expected.abs().max()))
-            # A value that rounds to the other side of the clip has another slope: rare in float32.
-            far = int(((value - expected).abs() > limit).sum())
-            assert far <= (expected.numel() // 10_000 if value.dtype == torch.float32 else 0)
+            torch.testing.assert_close(value, expected, rtol=0, atol=limit)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+def jumps(unit: Any, x: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+    """Where the slope in float64 changes within a rounding error of float32: a clip is next to x.
+
+    There one float32 result lies on either side, and the slopes may differ as they like.
+    """
+    twin = copy.deepcopy(unit).double()
+    attach_noise(twin, unit.noise_source)
+    wide = None if noise is None else noise.double()
+    near = [both(twin, x.double() * (1 + e), wide)[0][1] for e in (-4e-6, 0.0, 4e-6)]
+    return ((near[0] - near[1]).abs() > 1e-3) | ((near[2] - near[1]).abs() > 1e-3)
+
+
+@settings(max_examples=120, deadline=None)
 @given(
     variant=st.sampled_from(VARIANTS),
     kind=st.sampled_from(["tanh", "sigmoid"]),
@@ -73,6 +84,9 @@ def test_any_setting_and_shape(
     slow, fast = both(unit, x, noise)
     # Sums over p of n terms of size one; the code's NANIL divides by |xi|, which may be tiny.
     loose = variant == "nanil" and compat
+    if not double and bool((skip := jumps(unit, x, noise)).any()):
+        # Without the elements at a jump of the slope, and without the sum over p that has them in.
+        slow, fast = ([v, g.masked_fill(skip, 0), None] for v, g, _ in (slow, fast))
     assert_same(slow, fast, 1e-9 if double else 2e-3 if loose else 1e-5 * max(1, x.numel() ** 0.5))
 
 
@@ -92,8 +106,10 @@ def test_thresholds_and_far_saturation() -> None:
             torch.manual_seed(0)
             unit = make_activation(kind, variant, 3, alpha=1.0, c=2.0)
             attach_noise(unit, NoiseSource(1))
-            # Far out alpha h + (1 - alpha) u rounds differently when it is not short-cut.
-            assert_same(*both(unit, x[:-3]), 1e-4)
+            slow, fast = both(unit, x[:-3])
+            assert_same(slow[:2], fast[:2], 1e-6)
+            # At |x| = 50 the gradient of p is 49 times g (1 - g), of which float32 has few digits.
+            assert_same(slow[2:], fast[2:], 5e-5)
             assert torch.isfinite(unit(x)).all()
 
 

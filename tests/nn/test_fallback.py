@@ -109,14 +109,20 @@ def test_other_instruction_sets(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs_the_plain_loop(dtype: torch.dtype) -> None:
+def test_half_precision_runs_the_plain_loop(dtype: torch.dtype, no_library: None) -> None:
     layer = NoisyLSTM(3, 5, variant="nah", dtype=dtype)
-    assert layer(torch.randn(4, 2, 3, dtype=dtype))[0].dtype == dtype
+    with pytest.warns(RuntimeWarning, match=f"not {str(dtype)[6:]} on cpu") as caught:
+        assert layer(torch.randn(4, 2, 3, dtype=dtype))[0].dtype == dtype
+        layer(torch.randn(4, 2, 3, dtype=dtype))
+    assert len(caught) == 1
 
 
-def test_autocast_runs_the_plain_loop() -> None:
+def test_autocast_runs_the_plain_loop(no_library: None) -> None:
     layer = NoisyLSTM(3, 5, variant="nah")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.warns(RuntimeWarning, match="autocast is on"),
+    ):
         layer(torch.randn(4, 2, 3))[0].float().sum().backward()  # type: ignore[no-untyped-call]
 
 

@@ -241,8 +241,8 @@ def test_noise_is_fresh_in_training_and_absent_in_evaluation() -> None:
     assert torch.equal(layer(x)[0], layer(x)[0])
 
 
-def test_memory_for_backward_is_below_that_of_torch() -> None:
-    """Numbers kept a unit and step: 6 for an LSTM, of which torch's layer keeps more."""
+def test_six_numbers_a_unit_and_step_are_kept_for_backward() -> None:
+    """Four gates, the cell and the output; no noise."""
     layer = NoisyLSTM(32, 32, variant="nah")
     kept = 0
 

@@ -71,6 +71,21 @@ def test_empirical_law_of_the_sequences() -> None:
         assert abs(found - p) <= 3 * math.sqrt(p * (1 - p) / 100_000) + 1e-9
 
 
+@pytest.mark.parametrize(("a", "error"), [(0.25, 34.1), (1.0, 10.3)])
+def test_smooth_counting_plateaus(a: float, error: float) -> None:
+    """The best thresholds on the sum over values of 1 - exp(-a n), as the README quotes them."""
+    values, counts = data.sequences(9, 26, 100_000, 11)
+    often = nn.functional.one_hot(values, 11).sum(0).double()
+    response = ((1 - torch.exp(-a * often)).sum(1) * 1e9).round()
+    sums, place = response.unique(return_inverse=True)
+    ones = torch.ones((), dtype=torch.float64)
+    table = torch.zeros(len(sums), 12).double().index_put_((place, counts), ones, accumulate=True)
+    right = torch.zeros(12).double()  # most right answers so far, by the last; answers never fall
+    for row in table:
+        right = right.cummax(0).values + row
+    assert 100 * (1 - float(right.max()) / 100_000) == pytest.approx(error, abs=3 * 0.16)
+
+
 def test_permutations_keep_the_label() -> None:
     values, counts = data.sequences(1, 26, 500, 11)
     assert torch.equal(data.count_unique(values[torch.randperm(26)], 11), counts)
