@@ -53,7 +53,7 @@ def test_draws_of_a_source_are_broadcast_or_refused() -> None:
     unit.noise_source, source.draws = source, torch.ones(1, 1)  # type: ignore[attr-defined]
     torch.testing.assert_close(unit(torch.zeros(8, 40)), torch.full((8, 40), 0.1))
     source.draws = torch.ones(3, 40)  # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match="expand|size of tensor"):
+    with pytest.raises(RuntimeError, match=r"expand|size of tensor"):
         unit(torch.zeros(8, 40))
 
 
