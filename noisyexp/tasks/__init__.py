@@ -1,5 +1,25 @@
 """One folder an experiment."""
 
-from noisyexp.tasks.base import Metric, StepOutput, Task, find_task, task_names
+from noisyexp.tasks.base import (
+    Curriculum,
+    Decision,
+    Look,
+    Metric,
+    Panel,
+    StepOutput,
+    Task,
+    find_task,
+    task_names,
+)
 
-__all__ = ["Metric", "StepOutput", "Task", "find_task", "task_names"]
+__all__ = [
+    "Curriculum",
+    "Decision",
+    "Look",
+    "Metric",
+    "Panel",
+    "StepOutput",
+    "Task",
+    "find_task",
+    "task_names",
+]

@@ -51,6 +51,69 @@ class StepOutput:
     items: int = 0
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a curriculum asks of the trainer after an epoch.
+
+    Attributes:
+        lr_factor: the learning rate is multiplied by this.
+        stop: training ends with this epoch.
+    """
+
+    lr_factor: float = 1.0
+    stop: bool = False
+
+
+class Curriculum(ABC):
+    """What a task trains on now, decided after each epoch; its state is in the checkpoint."""
+
+    @abstractmethod
+    def level(self) -> dict[str, float]:
+        """The present level by name, for the curve: {"level": 3}."""
+
+    @abstractmethod
+    def decide(self, row: Mapping[str, Any], lr: float) -> Decision:
+        """Move on or stay.
+
+        Args:
+            row: metrics of the epoch that ends, of training and of validation.
+            lr: its learning rate.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dicts that a resumed run needs."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A matrix to draw.
+
+    Attributes:
+        title: above it.
+        values: (rows, columns), drawn as shades, row 0 at the top.
+        x: what the columns are.
+        y: what the rows are.
+    """
+
+    title: str
+    values: Tensor
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a trained model does on examples: text to print, matrices to draw."""
+
+    text: str
+    panels: tuple[Panel, ...] = ()
+
+
 class Task(ABC):
     """One experiment: its data, its model, its loss and its metrics.
 
@@ -67,6 +130,8 @@ class Task(ABC):
     """Metric that decides which weights are best; of validation data, never of test data."""
     item: ClassVar[str] = "items"
     """What `StepOutput.items` counts."""
+    curriculum: Curriculum | None = None
+    """Set by a task whose training data depends on how well it is doing."""
 
     def __init__(self, config: Any, source: str, seed: int) -> None:
         self.config, self.source, self.seed = config, source, seed
@@ -109,6 +174,10 @@ class Task(ABC):
     @abstractmethod
     def test(self, model: nn.Module, device: device) -> dict[str, float]:
         """Metrics on test data, measured once, at the end."""
+
+    def look(self, model: nn.Module, device: device) -> Look:
+        """A few examples with the model's answers, for people; the model is in evaluation mode."""
+        return Look(f"{self.config.name} has no examples to show")
 
     def floor(self) -> dict[str, float]:
         """Best value that any model can reach, by metric, where it is known (generated data)."""

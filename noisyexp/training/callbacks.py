@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from noisyexp.activations import set_noise_level
 from noisyexp.activations.schedules import Schedule
-from noisyexp.tasks import StepOutput
+from noisyexp.tasks import Curriculum, StepOutput
 from noisyexp.training.config import LearningRateConfig
 
 if TYPE_CHECKING:
@@ -136,6 +136,28 @@ class LearningRate(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the count."""
         self.waited = int(state["waited"])
+
+
+class FollowCurriculum(Callback):
+    """Asks the task's curriculum after each epoch and does what it decides."""
+
+    def __init__(self, curriculum: Curriculum) -> None:
+        self.curriculum = curriculum
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Record the level of the epoch that ended, then let the curriculum move on."""
+        trainer.row.update(self.curriculum.level())
+        decision = self.curriculum.decide(trainer.row, trainer.learning_rate)
+        trainer.learning_rate *= decision.lr_factor
+        trainer.stop = trainer.stop or decision.stop
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curriculum's."""
+        return self.curriculum.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the curriculum."""
+        self.curriculum.load_state_dict(state)
 
 
 class EarlyStopping(Callback):

@@ -29,6 +29,7 @@ from noisyexp.training.callbacks import (
     Callback,
     EarlyStopping,
     Evaluate,
+    FollowCurriculum,
     Interrupted,
     LearningRate,
     NoiseAnnealing,
@@ -323,14 +324,14 @@ def build_trainer(
         model,
         build_optimizer(model, config.training),
         config.training,
-        [*extra, *_callbacks(spec)],
+        [*extra, *_callbacks(spec, task)],
         noise=noise,
         device=device,
         precision=config.precision,
     )
 
 
-def _callbacks(spec: RunSpec) -> list[Callback]:
+def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
     """In the order of their work at the end of an epoch: measure, adjust, log, save, leave."""
     config, folder = spec.config, spec.folder
     made: list[Callback] = []
@@ -340,6 +341,8 @@ def _callbacks(spec: RunSpec) -> list[Callback]:
             NoiseAnnealing(SCHEDULES[anneal.schedule](anneal.start, anneal.floor, anneal.every))
         )
     made += [Evaluate(config.training.evaluate_every), LearningRate(config.training.lr_schedule)]
+    if task.curriculum is not None:
+        made.append(FollowCurriculum(task.curriculum))
     if config.training.patience is not None:
         made.append(EarlyStopping(config.training.patience))
     log = config.logger

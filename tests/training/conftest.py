@@ -136,7 +136,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunSpec, str, int], No
 
     def stop(spec: RunSpec, hook: str, step: int) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "_callbacks", lambda s: [*callbacks(s), Bomb(hook, step)])
+            patch.setattr(
+                run_module, "_callbacks", lambda *args: [*callbacks(*args), Bomb(hook, step)]
+            )
             with pytest.raises(Stop):
                 execute(spec)
 

@@ -41,7 +41,7 @@ def test_loss_of_twenty_updates(
     make_spec: Callable[..., RunSpec],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "_callbacks", lambda spec: [])
+    monkeypatch.setattr(run_module, "_callbacks", lambda *args: [])
     spec = make_spec(tmp_path, act=act, keys=SMOKE)
     run_module.setup_torch(spec.config)
     task = PTB(spec.task_config, "generated", spec.config.seed)
