@@ -44,7 +44,8 @@ reproduce-table-%: setup  ## run what is missing of a table, then write results/
 	$(BIN)/python scripts/reproduce.py table$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
 
 tables: setup  ## write every table again from the committed records
-	$(BIN)/python scripts/make_table.py table2
+	$(BIN)/python scripts/make_table.py
+	$(BIN)/python scripts/make_pilot.py
 
 figures: setup  ## draw every figure again from the committed records
 	$(BIN)/python scripts/make_figures.py

@@ -51,7 +51,7 @@ def main(overrides: list[str]) -> int:
     floor = records[0].floor["valid_ppl"]
     show(records, floor)
     path = ROOT / specs[0].folder.parent / "demo"
-    _, png = plot_curves(records, "valid_ppl", path, floor=floor)
+    _, png = plot_curves(records, "valid_ppl", path, levels={"valid_ppl": {"best possible": floor}})
     print(f"figure: {png.relative_to(ROOT)}")
     print("The same on the Penn Treebank: python run.py task=ptb act=nah scale=cpu")
     return 0

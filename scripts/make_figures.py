@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -11,34 +13,87 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 from noisyexp.errors import NoisyexpError  # noqa: E402
 from noisyexp.results.figures import line_name, plot_curves  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
-from noisyexp.results.rows import load_rows  # noqa: E402
+from noisyexp.results.rows import Row, load_rows  # noqa: E402
+from noisyexp.tasks.unique_count.data import majority_error  # noqa: E402
+
+MOST_LINES = 6
+"""Rows that still can be told apart in one figure; beyond, rows of ours get one of their own."""
 
 
-def draw_table2(root: Path) -> list[Path]:
-    """Validation perplexity of the rows of Table 2 over epochs, a figure for each scale."""
-    rows = {row.experiment: row for row in load_rows(root / "configs" / "experiment" / "table2")}
-    records = [r for r in load_records(root / "results" / "records") if r.experiment in rows]
-    metric = "valid_ppl_zaremba"
+@dataclass(frozen=True)
+class Curves:
+    """What is drawn of the rows of a table or figure.
+
+    Attributes:
+        metrics: panels from top to bottom.
+        x: "epoch" or "step".
+        levels: horizontal lines by metric.
+    """
+
+    metrics: tuple[str, ...]
+    x: str = "step"
+    levels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+CURVES = {
+    "table2": Curves(("valid_ppl_zaremba",), "epoch"),
+    "table5": Curves(
+        ("valid_error", "c", "train_length"),
+        levels={
+            "valid_error": {
+                "always 10": majority_error(26, 11),
+                # Best thresholds on sums of 1 - exp(-a n); tests/tasks/test_unique_count.py.
+                "smooth counting, a = 0.25": 34.1,
+                "smooth counting, a = 1": 10.3,
+            }
+        },
+    ),
+}
+
+
+def parts(rows: list[Row]) -> dict[str, set[str]]:
+    """Experiments by suffix of the figure: one figure, or the paper's rows and ours apart."""
+    if len(rows) <= MOST_LINES:
+        return {"": {row.experiment for row in rows}}
+    paper = {row.experiment for row in rows if row.source == "paper"}
+    first = min(rows, key=lambda row: row.order).experiment
+    return {"": paper, "-ours": {row.experiment for row in rows} - paper | {first}}
+
+
+def draw(name: str, curves: Curves, root: Path) -> list[Path]:
+    """The figures of one table, for each scale that has runs on the paper's data."""
+    rows = load_rows(root / "configs" / "experiment" / name)
+    by_name = {row.experiment: row for row in rows}
+    records = [r for r in load_records(root / "results" / "records") if r.experiment in by_name]
+    metric = curves.metrics[0]
     drawn: list[Path] = []
     for scale in dict.fromkeys(record.scale for record in records):
-        chosen = [record for record in records if record.scale == scale and record.data == "real"]
-        if not chosen:
-            continue
-        ends = {
-            line_name(record): end
-            for record in chosen
-            if scale == "paper" and (end := rows[str(record.experiment)].paper.get(metric))
-        }
-        path = root / "results" / "figures" / f"table2-{scale}"
-        drawn += plot_curves(chosen, metric, path, ends)
+        for suffix, experiments in parts(rows).items():
+            chosen = [
+                record
+                for record in records
+                if record.scale == scale
+                and record.data == "real"
+                and record.experiment in experiments
+            ]
+            if not chosen:
+                continue
+            ends = {
+                line_name(record): end
+                for record in chosen
+                if scale == "paper" and (end := by_name[str(record.experiment)].paper.get(metric))
+            }
+            path = root / "results" / "figures" / f"{name}-{scale}{suffix}"
+            drawn += plot_curves(chosen, curves.metrics, path, ends, curves.x, curves.levels)
     return drawn
 
 
 def main() -> int:
     """Draw everything; returns the exit code."""
     try:
-        for path in draw_table2(ROOT):
-            print(f"wrote {path.relative_to(ROOT)}")
+        for name, curves in CURVES.items():
+            for path in draw(name, curves, ROOT):
+                print(f"wrote {path.relative_to(ROOT)}")
     except NoisyexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,6 +1,9 @@
 """Write results/<table>.md and results/<table>.csv from the committed run records.
 
+A figure's series are kept and printed like the rows of a table.
+
 Examples:
+    python scripts/make_table.py                    # every table and figure
     python scripts/make_table.py table2
     python scripts/make_table.py table2 --check     # exit 1 if the files on disk differ
 """
@@ -26,6 +29,11 @@ from noisyexp.results.rows import load_rows  # noqa: E402
 from noisyexp.results.table import Compose, build_table  # noqa: E402
 
 
+def table_names(root: Path) -> list[str]:
+    """Folders of row files, "table2" or "fig11"."""
+    return sorted(path.name for path in (root / "configs" / "experiment").iterdir())
+
+
 def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     """The files of table `name` and what belongs in them; nothing is written.
 
@@ -39,7 +47,7 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     """
     experiments = root / "configs" / "experiment"
     if not (experiments / name).is_dir():
-        known = sorted(path.name for path in experiments.glob("table*") if path.is_dir())
+        known = table_names(root)
         raise RecordError(f"no table {name!r}; there are {', '.join(known) or 'none'}")
     rows = load_rows(experiments / name)
     # A configuration file such as ptb_medium may belong to the folder of another name.
@@ -88,12 +96,12 @@ def main(
 ) -> int:
     """Command line; returns the exit code: 0 done, 1 files differ (--check) or an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("tables", nargs="+", metavar="TABLE", help="for example table2")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="table2, fig11; default: all")
     parser.add_argument("--check", action="store_true", help="write nothing; compare with the disk")
     options = parser.parse_args(arguments)
     code = 0
     try:
-        for name in options.tables:
+        for name in options.tables or table_names(root):
             for path, text in make_table(name, root, compose).items():
                 shown = path.relative_to(root).as_posix()
                 current = path.read_bytes() if path.exists() else None

@@ -49,25 +49,27 @@ def curve_band(
 
 def plot_curves(
     records: Sequence[Record],
-    metric: str,
+    metrics: str | Sequence[str],
     path: Path,
     reference_lines: Mapping[str, float] | None = None,
     x: str = "epoch",
-    floor: float | None = None,
+    levels: Mapping[str, Mapping[str, float]] | None = None,
 ) -> tuple[Path, Path]:
-    """Draw `metric` over training, one line a row or activation, as SVG and PNG.
+    """Draw metrics over training, one line a row or activation, as SVG and PNG.
 
     The line is the mean over the runs that converged, the band goes from the lowest to the highest
     of them. Runs that diverged are counted in the legend and not drawn.
 
     Args:
         records: runs of one task at one scale.
-        metric: key of the curve entries, "valid_ppl".
+        metrics: key of the curve entries, "valid_ppl", or several for panels one above the other;
+            what changes along the way, "c" or the level of a curriculum, is drawn in this manner.
+            Only the first has to be there.
         path: where to write, without or with a suffix; ".svg" and ".png" are put in its place.
         reference_lines: the paper's end point by name of the line (see `line_name`), drawn as a
-            diamond at the right end.
+            diamond at the right end of the first panel.
         x: what to draw it over, "epoch" or "step".
-        floor: best value that any model can reach, drawn as a horizontal line.
+        levels: horizontal lines by metric: label to value, as the chance level.
 
     Returns:
         Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
@@ -83,14 +85,19 @@ def plot_curves(
         name: [r for r in records if line_name(r) == name]
         for _, name in sorted({(_act_index(r.act), line_name(r)) for r in records})
     }
-    bands = {
-        name: curve_band([r for r in runs if r.complete], metric, x)
-        for name, runs in groups.items()
+    wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    panels = {
+        metric: {
+            name: curve_band([r for r in runs if r.complete], metric, x)
+            for name, runs in groups.items()
+        }
+        for metric in wanted
     }
-    if not any(positions for positions, *_ in bands.values()):
-        raise RecordError(f"nothing to draw: no complete run has {metric!r} over {x!r}")
+    drawn = {m: bands for m, bands in panels.items() if any(band[0] for band in bands.values())}
+    if wanted[0] not in drawn:
+        raise RecordError(f"nothing to draw: no complete run has {wanted[0]!r} over {x!r}")
     with figure_style():
-        return save_figure(_draw(groups, bands, metric, reference_lines or {}, x, floor), path)
+        return save_figure(_draw(groups, drawn, reference_lines or {}, x, levels or {}), path)
 
 
 @contextlib.contextmanager
@@ -115,54 +122,104 @@ def save_figure(figure: Any, path: Path) -> tuple[Path, Path]:
     return targets
 
 
+Band = tuple[list[float], list[float], list[float], list[float]]
+
+
 def _draw(
     groups: Mapping[str, Sequence[Record]],
-    bands: Mapping[str, tuple[list[float], list[float], list[float], list[float]]],
-    metric: str,
+    panels: Mapping[str, Mapping[str, Band]],
     ends: Mapping[str, float],
     x: str,
-    floor: float | None,
+    levels: Mapping[str, Mapping[str, float]],
 ) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    heights = [3.0] + [1.2] * (len(panels) - 1)
+    legend = 0.2 * ((len(groups) + len(ends) + 1) // 2)
+    figure = Figure(figsize=(6.4, sum(heights) + legend + 0.4), layout="constrained")
     FigureCanvasAgg(figure)  # no window system is needed, and pyplot's global state is not touched
-    axes = figure.add_subplot()
+    every = figure.subplots(
+        len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )[:, 0]
     styles = _styles({name: runs[0].act for name, runs in groups.items()})
-    right = max(positions[-1] for positions, *_ in bands.values() if positions)
-    for key, (positions, mean, low, high) in bands.items():
-        (colour, line), runs = styles[key], groups[key]
-        converged = sum(run.complete for run in runs)
-        seeds = f"{converged} seed{'s' if converged != 1 else ''}"
-        if converged < len(runs):
-            seeds = f"{converged} of {len(runs)} converged"
-        name = (runs[0].config.get("act") or {}).get("label") or runs[0].act
-        if key not in (runs[0].act, "reference"):
-            name += f", row {key}"
-        style: dict[str, Any] = {"color": colour, "linestyle": line}
-        axes.plot(positions, mean, label=f"{name} ({seeds})", linewidth=1.6, **style)
-        axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
-        if key in ends:
-            axes.plot(
-                [right], [ends[key]], marker="D", markersize=6, linestyle="none", clip_on=False,
-                markerfacecolor="white", markeredgecolor=colour,
-                label=f"{name}, paper's end point",
-            )  # fmt: skip
-    if floor is not None:
-        axes.axhline(floor, color="0.45", linewidth=1.0, label=f"best possible, {floor:.2f}")
     record = next(iter(groups.values()))[0]
-    info = record.metrics.get(metric, MetricInfo("", "min", metric))
-    axes.set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
-    axes.set_ylabel(textwrap.fill(info.title, 36))
+    for axes, (metric, bands) in zip(every, panels.items(), strict=True):
+        _draw_panel(axes, groups, bands, styles)
+        for k, (label, value) in enumerate(levels.get(metric, {}).items()):
+            axes.axhline(value, color="0.45", linewidth=1.0, linestyle=LINE_STYLES[k % 4])
+            axes.annotate(
+                f"{label}, {value:.4g}", (1.0, value), xycoords=("axes fraction", "data"),
+                xytext=(-2, 2), textcoords="offset points", ha="right", fontsize=7, color="0.35",
+            )  # fmt: skip
+        info = record.metrics.get(metric, MetricInfo("", "min", _WORDS.get(metric, metric)))
+        axes.set_ylabel(textwrap.fill(info.title, 36 if axes is every[0] else 18))
+        if metric == "c":
+            axes.set_yscale("log")
+        axes.grid(True, linewidth=0.4, alpha=0.5)
+    _draw_ends(every[0], panels, groups, ends, styles)
+    every[-1].set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
+    every[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     kind = "" if record.data == "real" else f", {record.data} data"
-    axes.set_title(f"{record.task}, scale {record.scale}{kind}: mean and range over seeds")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(True, linewidth=0.4, alpha=0.5)
+    every[0].set_title(f"{record.task}, scale {record.scale}{kind}: mean and range over seeds")
     # Outside the axes: a legend inside covers some curve sooner or later.
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    handles, labels = every[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+_WORDS = {"level": "curriculum level", "c": "c (noise)"}
+"""Axis titles of what the curve holds beside metrics."""
+
+
+def _draw_panel(
+    axes: Any,
+    groups: Mapping[str, Sequence[Record]],
+    bands: Mapping[str, Band],
+    styles: Mapping[str, tuple[str, Any]],
+) -> None:
+    """Mean and range of every line that has the metric."""
+    for key, (positions, mean, low, high) in bands.items():
+        colour, line = styles[key]
+        axes.plot(
+            positions, mean, label=_legend(key, groups[key]), linewidth=1.6, color=colour,
+            linestyle=line,
+        )  # fmt: skip
+        axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _legend(key: str, runs: Sequence[Record]) -> str:
+    converged = sum(run.complete for run in runs)
+    seeds = f"{converged} seed{'s' if converged != 1 else ''}"
+    if converged < len(runs):
+        seeds = f"{converged} of {len(runs)} converged"
+    name = _act_label(runs[0])
+    if key not in (runs[0].act, "reference"):
+        name += f", row {key}"
+    return f"{name} ({seeds})"
+
+
+def _act_label(record: Record) -> str:
+    return str((record.config.get("act") or {}).get("label") or record.act)
+
+
+def _draw_ends(
+    axes: Any,
+    panels: Mapping[str, Mapping[str, Band]],
+    groups: Mapping[str, Sequence[Record]],
+    ends: Mapping[str, float],
+    styles: Mapping[str, tuple[str, Any]],
+) -> None:
+    """The paper's end points at the right end of the first panel."""
+    first = next(iter(panels.values()))
+    right = max(positions[-1] for positions, *_ in first.values() if positions)
+    for key in (key for key in first if key in ends):
+        axes.plot(
+            [right], [ends[key]], marker="D", markersize=6, linestyle="none", clip_on=False,
+            markerfacecolor="white", markeredgecolor=styles[key][0],
+            label=f"{_act_label(groups[key][0])}, paper's end point",
+        )  # fmt: skip
 
 
 def _act_index(act: str) -> tuple[int, str]:
@@ -187,3 +244,35 @@ def _styles(acts: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
         lines = [LINE_STYLES[(first + k) % len(LINE_STYLES)] for k in range(len(LINE_STYLES))]
         styles[name] = colour, next((line for line in lines if line not in taken), lines[0])
     return styles
+
+
+def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tuple[Path, Path]:
+    """Draw matrices as shades of grey, one above the other, as SVG and PNG.
+
+    Args:
+        panels: title, values (rows, columns), meaning of the columns, meaning of the rows.
+        path: where to write, without or with a suffix.
+
+    Returns:
+        Paths of the SVG and the PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shapes = [tuple(values.shape) for _, values, _, _ in panels]
+    heights = [min(max(6.0 * rows / columns, 0.8), 4.0) for rows, columns in shapes]
+    with figure_style():
+        figure = Figure(figsize=(6.4, sum(heights) + 0.6 * len(panels)), layout="constrained")
+        FigureCanvasAgg(figure)
+        every = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": heights})[
+            :, 0
+        ]
+        for axes, (title, values, x, y) in zip(every, panels, strict=True):
+            image = axes.imshow(
+                values, cmap="gray_r", aspect="auto", interpolation="nearest", vmin=min(
+                    0.0, float(values.min())
+                ),
+            )  # fmt: skip
+            figure.colorbar(image, ax=axes)
+            axes.set(title=title, xlabel=x, ylabel=y)
+        return save_figure(figure, path)

@@ -1,4 +1,7 @@
-"""Row files: one YAML a table row in `configs/experiment/tableN/`, with a header for people."""
+"""Row files: one YAML a table row or a figure's series, with a header for people.
+
+They lie in `configs/experiment/tableN/` and `configs/experiment/figN/`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from noisyexp.errors import RecordError
 from noisyexp.results.yamlfile import read_yaml
 
 HEADER_FIELDS = ("command", "time", "expect", "seeds")
-ROW_FIELDS = ("table", "order", "label", "source", "baseline", "paper")
+PLACES = {"table": "table", "figure": "fig"}
+"""Key of the `row` block that says where the paper has it -> how the folder's name starts."""
+ROW_FIELDS = ("order", "label", "source", "baseline", "paper")
 SOURCES = ("paper", "ours")
 MAX_OVERLAY_LINES = 25
 
@@ -30,7 +35,7 @@ class Row:
         source: "paper" (the paper has this row) or "ours".
         baseline: experiment that the effect is measured against, None for the baseline itself.
         paper: the paper's number by metric, in the order of the columns; None for a metric that
-            the paper does not give. Empty when source is "ours".
+            the paper does not give or only draws. Empty when source is "ours".
         task: config name of the task, "ptb".
         act: config name of the activation, "nah".
         overlay_lines: lines of the file after the header.
@@ -93,7 +98,9 @@ def load_row(path: Path) -> Row:
     config = read_yaml(path)
     block = config.get("row") if isinstance(config, dict) else None
     if not isinstance(block, dict):
-        raise RecordError(f"{path} has no 'row:' block; it needs {', '.join(ROW_FIELDS)}")
+        raise RecordError(
+            f"{path} has no 'row:' block; it needs table or figure, {', '.join(ROW_FIELDS)}"
+        )
     choices = {group: _choice(config, group) for group in ("task", "act")}
     problems = _header_problems(header) + _row_problems(block, path.parent.name)
     for group, choice in choices.items():
@@ -170,11 +177,14 @@ def _header_problems(header: Mapping[str, str]) -> list[str]:
 
 def _row_problems(block: Mapping[str, Any], folder: str) -> list[str]:
     problems = [f"row.{key} is missing" for key in ROW_FIELDS if key not in block]
-    problems += [f"row.{key} is not known" for key in block if key not in ROW_FIELDS]
+    problems += [f"row.{key} is not known" for key in block if key not in (*PLACES, *ROW_FIELDS)]
+    places = [key for key in PLACES if key in block]
+    if len(places) != 1:
+        problems.append("exactly one of row.table and row.figure is needed")
     if problems:
         return problems
-    if f"table{block['table']}" != folder:
-        problems.append(f"row.table is {block['table']!r} but the folder is {folder}")
+    if f"{PLACES[places[0]]}{block[places[0]]}" != folder:
+        problems.append(f"row.{places[0]} is {block[places[0]]!r} but the folder is {folder}")
     if not isinstance(block["order"], int):
         problems.append(f"row.order is {block['order']!r}, expected a whole number")
     if not isinstance(block["label"], str) or not block["label"]:

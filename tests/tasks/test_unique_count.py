@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 CONFIG = UniqueCountConfig(
     name="unique_count", num_values=11, length=26, encoding="scalar", embedding_size=16,
     hidden_size=20, mlp_size=20, target="classification", batch_size=64, epoch_steps=1000,
-    curriculum_steps=0, curriculum_start=5, valid_size=2000, test_size=3000,
+    curriculum=False, curriculum_steps=1000, curriculum_start=5, valid_size=2000, test_size=3000,
 )  # fmt: skip
 
 # Exact percentages for length 26, 6 ... 11 distinct values, by the number of values.
@@ -103,7 +103,7 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
 
 
 def test_curriculum_lengths() -> None:
-    task = prepared(curriculum_steps=1000)
+    task = prepared(curriculum=True)
     assert [data.longest(s, 26, 5, 1000) for s in (0, 47, 48, 500, 999, 1000, 5000)] == [
         5, 5, 6, 15, 25, 26, 26,
     ]  # fmt: skip
@@ -204,8 +204,30 @@ def test_it_learns_what_the_inputs_say() -> None:
 
 
 def test_training_metrics() -> None:
-    sums = {"wrong": 30.0, "sequences": 120.0, "values": 1200.0}
-    assert prepared().training_metrics(sums) == {"train_error": 25.0, "train_length": 10.0}
+    sums = {"wrong": 30.0, "sequences": 120.0, "values": 1200.0, "cell": 60.0}
+    assert prepared().training_metrics(sums) == {
+        "train_error": 25.0, "train_length": 10.0, "train_cell": 0.5,
+    }  # fmt: skip
+
+
+def test_largest_cell_is_that_of_the_layer() -> None:
+    task = prepared()
+    torch.manual_seed(0)
+    model = task.build_model(ActivationSpec("hard"))
+    output = task.loss(model, 3, CPU)
+    x = (task.batch(3)[0] / 10).unsqueeze(-1)
+    cell = float(model.lstm(x)[1][1].abs().max())  # type: ignore[operator, union-attr]
+    assert float(output.sums["cell"]) == pytest.approx(64 * cell, rel=1e-6)
+
+
+def test_the_look_counts_right_answers() -> None:
+    """A hand-set head: every row of the confusion matrix has 100 % on its diagonal."""
+    task = prepared()
+    look = task.look(OneHotHead(False), CPU)
+    first = int(task._sets["test"][1].min())
+    (panel,) = look.panels
+    assert torch.equal(panel.values, 100 * torch.eye(12, dtype=torch.float64)[first:])
+    assert look.text.count("100.0 %") == 12 - first
 
 
 def test_configuration() -> None:
@@ -213,7 +235,7 @@ def test_configuration() -> None:
     (spec,) = check(["task=unique_count", "act=nan_normal"])
     assert spec.task_config == replace(
         CONFIG, hidden_size=100, mlp_size=100, valid_size=10_000, test_size=50_000,
-        encoding=spec.task_config.encoding,
+        encoding="embedding", curriculum_steps=50_000,
     )  # fmt: skip
     problems: list[str] = []
     build(UniqueCountConfig, vars(CONFIG) | {"curriculum_start": 27}, "task", problems)

@@ -20,7 +20,12 @@ class Counter(nn.Module):
         mlp_size: units of the ReLU layer.
         outputs: V + 1 classes (counts 0 ... V), or 1 for regression.
         spec: the units of the LSTM; the ReLU layer has none.
+
+    Attributes:
+        largest_cell: largest |cell| after the last value of the sequences seen last.
     """
+
+    largest_cell: Tensor
 
     def __init__(
         self,
@@ -53,6 +58,8 @@ class Counter(nn.Module):
             x = (values.to(self.hidden.weight.dtype) / (self.num_values - 1)).unsqueeze(-1)
         else:
             x = self.embedding(values)
-        states, _ = self.lstm(x)
+        states, (_, cell) = self.lstm(x)
+        # Noise can carry gates out of [0, 1] and then the cell away: worth a line in the curve.
+        self.largest_cell = cell.detach().abs().max()
         out: Tensor = self.output(torch.relu(self.hidden(states.mean(0))))
         return out

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.schema import option
-from noisyexp.tasks.base import Metric, StepOutput, Task
+from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
 from noisyexp.tasks.unique_count import data
 from noisyexp.tasks.unique_count.model import Counter
 
@@ -35,7 +35,8 @@ class UniqueCountConfig:
     target: str = option("what is predicted", choices=("classification", "regression"))
     batch_size: int = option("B, sequences of an update", low=1)
     epoch_steps: int = option("updates between validations", low=1)
-    curriculum_steps: int = option("updates until the full length; 0: full from the start", low=0)
+    curriculum: bool = option("short sequences first")
+    curriculum_steps: int = option("updates until the full length, with a curriculum", low=1)
     curriculum_start: int = option("longest sequence at the start of the curriculum", low=1)
     valid_size: int = option("sequences of the validation set", low=1)
     test_size: int = option("sequences of the test set", low=1)
@@ -57,6 +58,7 @@ class UniqueCount(Task):
     metrics: ClassVar[Mapping[str, Metric]] = {
         "train_error": Metric("training error", "%", "min"),
         "train_length": Metric("mean length in training", "values", "max"),
+        "train_cell": Metric("largest |cell| at the last value, in training", "1", "min"),
         "valid_error": Metric("validation error", "%", "min"),
         "valid_loss": Metric("validation loss", "nats or squared error", "min"),
         "test_error": Metric("test error", "%", "min"),
@@ -98,7 +100,8 @@ class UniqueCount(Task):
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Values (length, B) and counts (B,) of update `step`; one length a batch."""
         config = self.config
-        top = data.longest(step, config.length, config.curriculum_start, config.curriculum_steps)
+        steps = config.curriculum_steps if config.curriculum else 0
+        top = data.longest(step, config.length, config.curriculum_start, steps)
         length = data.length_of(derive_seed(self.seed, "length", step), top, config.length)
         key = derive_seed(self.seed, "unique_count", step)
         return data.sequences(key, length, config.batch_size, config.num_values)
@@ -113,6 +116,7 @@ class UniqueCount(Task):
             "wrong": wrong,
             "sequences": size,
             "values": size * len(values),
+            "cell": model.largest_cell * size,
         }
         return StepOutput(self._losses(scores, targets) / size, sums, size)
 
@@ -129,10 +133,11 @@ class UniqueCount(Task):
         return scores.detach().squeeze(-1).round().long()
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Error with noise on, at the lengths of the curriculum."""
+        """Error with noise on, at the lengths of the curriculum; |cell| is a mean over batches."""
         return {
             "train_error": 100.0 * sums["wrong"] / sums["sequences"],
             "train_length": sums["values"] / sums["sequences"],
+            "train_cell": sums["cell"] / sums["sequences"],
         }
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -153,6 +158,25 @@ class UniqueCount(Task):
             total += self._losses(scores, targets).double()
         error, loss = 100.0 * wrong / len(counts), float(total) / len(counts)
         return {f"{split}_error": error, f"{split}_loss": loss}
+
+    def look(self, model: nn.Module, device: torch.device) -> Look:
+        """The confusion matrix of the test set, in percent of each true count."""
+        table = self.confusion(model, device).double()
+        seen = [u for u, row in enumerate(table.tolist()) if sum(row)]
+        share = 100 * table / table.sum(1, keepdim=True).clamp(min=1)
+        lines = ["true count: sequences, share of right answers, most frequent answer"]
+        for u in seen:
+            lines.append(
+                f"{u:10d}: {int(table[u].sum()):9d}, {float(share[u, u]):6.1f} %, "
+                f"{int(table[u].argmax())}"
+            )
+        panel = Panel(
+            "percent of each true count",
+            share[seen[0] :],
+            "predicted count",
+            f"true count, from {seen[0]}",
+        )
+        return Look("\n".join(lines), (panel,))
 
     @torch.no_grad()
     def confusion(self, model: nn.Module, device: torch.device) -> Tensor:
