@@ -43,7 +43,11 @@ bench: setup  ## layers against torch's (time, memory, growth), import time, the
 reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv
 	$(BIN)/python scripts/reproduce.py table$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
 
-tables: setup  ## write every table again from the committed records
+figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
+	$(BIN)/python scripts/reproduce.py fig$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python scripts/make_figures.py fig$*
+
+tables: setup  ## write every table again and pilot page again from the committed records
 	$(BIN)/python scripts/make_table.py
 	$(BIN)/python scripts/make_pilot.py
 

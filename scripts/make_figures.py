@@ -1,7 +1,13 @@
-"""Draw results/figures/ from the committed run records: `make figures`."""
+"""Draw results/figures/ from the committed run records: `make figures`.
+
+Examples:
+    python scripts/make_figures.py
+    python scripts/make_figures.py table5 fig11
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,12 +94,18 @@ def draw(name: str, curves: Curves, root: Path) -> list[Path]:
     return drawn
 
 
-def main() -> int:
-    """Draw everything; returns the exit code."""
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Draw figures from the committed run records.")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(CURVES)}; default: all")
+    names = parser.parse_args(arguments).names or list(CURVES)
+    for name in names:
+        if name not in CURVES:
+            parser.error(f"no curves for {name}; there are {', '.join(CURVES)}")
     try:
-        for name, curves in CURVES.items():
-            for path in draw(name, curves, ROOT):
-                print(f"wrote {path.relative_to(ROOT)}")
+        for name in names:
+            for path in draw(name, CURVES[name], root):
+                print(f"wrote {path.relative_to(root)}")
     except NoisyexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

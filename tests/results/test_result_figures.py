@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from noisyexp.errors import RecordError
@@ -15,6 +16,7 @@ from noisyexp.results.figures import (
     curve_band,
     line_name,
     plot_curves,
+    plot_panels,
 )
 from noisyexp.results.records import Record, load_record
 
@@ -91,3 +93,26 @@ def test_rows_of_one_activation_have_lines_of_their_own(make_record: Any, tmp_pa
 
 def test_styles_are_distinct() -> None:
     assert len(set(PALETTE)) == len(PALETTE) == len({str(style) for style in LINE_STYLES})
+
+
+def test_panels_and_levels(make_record: Any, tmp_path: Path) -> None:
+    """A panel for c below, none for a level that no run has; a line with its value."""
+    curve = [{"epoch": e, "valid_ppl": 9.0 - e, "c": 30.0 / e} for e in (1, 2)]
+    records = [load_record(make_record(act="nah", curve=curve))]
+    svg, _ = plot_curves(
+        records, ("valid_ppl", "c", "level"), tmp_path / "x",
+        levels={"valid_ppl": {"chance": 7.25}},
+    )  # fmt: skip
+    text = svg.read_text()
+    assert "<!-- c (noise) -->" in text and "<!-- chance, 7.25 -->" in text
+    assert "curriculum level" not in text and text.count('id="axes_') == 2
+    with pytest.raises(RecordError, match="nothing to draw"):
+        plot_curves(records, ("absent", "c"), tmp_path / "x")
+
+
+def test_matrices_are_drawn_one_above_the_other(tmp_path: Path) -> None:
+    panels = [("first", np.eye(3), "columns", "rows"), ("second", np.ones((2, 5)), "time", "bits")]
+    svg, png = plot_panels(panels, tmp_path / "look")
+    text = svg.read_text()
+    assert all(f"<!-- {word} -->" in text for word in ("first", "second", "time", "bits"))
+    assert text.count("<image") >= 2 and png.stat().st_size > 1000

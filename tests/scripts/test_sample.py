@@ -1,0 +1,74 @@
+"""What `scripts/sample.py` shows is what the run learned, by the weights that are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import scripts.sample as sample
+from noisyexp.activations import activations
+from noisyexp.cli.compose import check
+from noisyexp.errors import CheckpointError
+from noisyexp.training import checkpoint, execute
+from noisyexp.training.load import load_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with annealed noise."""
+    root = tmp_path_factory.mktemp("runs")
+    options = [f"run_root={root}", "threads=1", "progress=off", "act=nah"]
+    (spec,) = check(
+        ["task=unique_count", "scale=smoke", "anneal.schedule=interval", "anneal.every=7", *options]
+    )
+    return execute(spec).folder
+
+
+def test_loaded_model_scores_what_the_run_recorded(run: Path) -> None:
+    """The test metrics of the record again, which needs the weights and the annealed c."""
+    record = checkpoint.load(run / "last.pt")["curve"][-1]
+    loaded = load_run(run)
+    assert loaded.step == record["step"] == 40
+    with torch.no_grad():
+        found = loaded.task.validate(loaded.model, torch.device("cpu"))
+    assert found["valid_loss"] == record["valid_loss"]
+    levels = [unit.c for unit in activations(loaded.model)]
+    assert levels == [record["c"]] * 5 and record["c"] == pytest.approx(30 / 6**0.5)
+
+
+def test_best_weights_are_those_of_the_best_epoch(run: Path) -> None:
+    step = checkpoint.load(run / "best.pt")["step"]
+    assert load_run(run, "best").step == step
+
+
+def test_a_picture_and_the_numbers_are_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert sample.main([f"run={run}"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{run.name}, 40 updates" in shown and "true count: sequences" in shown
+    assert (run / "sample.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rn=x"], "rn: no such argument. Did you mean run?"),
+        ([], "run=<folder> is missing"),
+        (["run=x", "weights=first"], "weights=first: choose from last, best"),
+        (["run=nowhere"], "nowhere is not the folder of a run"),
+    ],
+)
+def test_mistakes_are_explained(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sample.main(arguments) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"last\.pt is missing"):
+        load_run(tmp_path)
