@@ -109,6 +109,30 @@ def layers_page(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def tasks_page(result: Mapping[str, Any]) -> str:
+    """The table of `scripts/bench_tasks.py` in Markdown."""
+    machine, code = result["machine"], result["code"]
+    dirty = ", with changes" if code["dirty"] else ""
+    rows = []
+    for name, times in result["models"].items():
+        base = times["reference"]
+        noisy = [f"{ms:.1f} ({ms / base:.2f})" for act, ms in times.items() if act != "reference"]
+        rows.append([name, f"{base:.1f}", *noisy])
+    arms = [act for act in next(iter(result["models"].values())) if act != "reference"]
+    lines = [
+        "# Time of an update by task",
+        "",
+        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
+        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}, one thread. Milliseconds of "
+        f"an update at the paper's sizes, medians of {result['rounds']} rounds in which the arms "
+        "take turns; in brackets: against the reference arm, which runs torch's own layer.",
+        "",
+        *_table(["model", "reference", *arms], rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def draw_growth(result: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
     """Time against hidden size and against steps, as SVG and PNG.
 

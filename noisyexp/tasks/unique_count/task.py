@@ -108,6 +108,7 @@ class UniqueCount(Task):
 
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Mean cross-entropy, or mean squared error, of the sequences of update `step`."""
+        assert isinstance(model, Counter)
         values, counts = self.batch(step)
         scores, targets = model(values.to(device)), counts.to(device)
         wrong = (self.predict(scores) != targets).sum()

@@ -1,0 +1,198 @@
+"""Neural Turing Machine whose controller has the units of the experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from noisyexp.activations import Activation, ActivationSpec, activations, derive_seed
+from noisyexp.nn import NoisyLSTMCell
+from noisyexp.nn.memory import MemoryHeads, MemoryState
+
+State = tuple[Tensor, ...]
+
+
+class Controller(Protocol):
+    """What the machine needs of a controller of C units."""
+
+    def first_state(self, batch: int) -> State:
+        """State before the first step; the first tensor is its output, (batch, C)."""
+
+    def project(self, x: Tensor) -> Tensor:
+        """What all steps can do at once with the input (T, B, inputs)."""
+
+    def __call__(self, projected: Tensor, reads: Tensor, state: State) -> State:
+        """One step: `projected` of this step, what was read in the step before, (B, R M)."""
+
+
+class FeedForward(nn.Module):
+    """act(W x + U r + b): one hidden layer, no state of its own.
+
+    Args:
+        inputs: size of x.
+        reads: size of r.
+        size: C.
+        spec: makes the unit.
+    """
+
+    def __init__(self, inputs: int, reads: int, size: int, spec: ActivationSpec) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.layer = nn.Linear(inputs + reads, size)
+        # What the unit draws for its p stays apart: every arm has the same other weights.
+        with torch.random.fork_rng(devices=[]):
+            fresh = torch.randint(2**62, (), device="cpu")
+            torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+            self.unit = spec("tanh", size)
+
+    def first_state(self, batch: int) -> State:
+        """Nothing."""
+        return ()
+
+    def project(self, x: Tensor) -> Tensor:
+        """W x + b, (T, B, C)."""
+        return linear(x, self.layer.weight[:, : self.inputs], self.layer.bias)
+
+    def forward(self, projected: Tensor, reads: Tensor, state: State) -> State:
+        """The new output (B, C)."""
+        weight = self.layer.weight[:, self.inputs :]
+        return (self.unit(torch.addmm(projected, reads, weight.T)),)
+
+
+class Recurrent(nn.Module):
+    """LSTM controller: three noisy sigmoids and two noisy tanhs; its first state is learned.
+
+    Args:
+        inputs: size of x.
+        reads: size of r.
+        size: C.
+        spec: makes the units.
+    """
+
+    def __init__(self, inputs: int, reads: int, size: int, spec: ActivationSpec) -> None:
+        super().__init__()
+        self.cell = NoisyLSTMCell(inputs + reads, size, variant=spec)
+        self.state0 = nn.Parameter(torch.zeros(2, size))
+
+    def first_state(self, batch: int) -> State:
+        """The learned h and c, (batch, C) each."""
+        h, c = self.state0.unsqueeze(1).expand(-1, batch, -1)
+        return h, c
+
+    def project(self, x: Tensor) -> Tensor:
+        """The input itself."""
+        return x
+
+    def forward(self, projected: Tensor, reads: Tensor, state: State) -> State:
+        """The new h and c, (B, C) each."""
+        h, c = state
+        new: State = self.cell(torch.cat([projected, reads], -1), (h, c))
+        return new
+
+
+CONTROLLERS = {"feedforward": FeedForward, "lstm": Recurrent}
+
+
+class NTM(nn.Module):
+    """Controller, memory and output layer.
+
+    The controller sees the input and what was read in the step before; the memory is written, then
+    read; the output comes from the controller's output and what was just read.
+
+    Args:
+        inputs: channels of the input.
+        outputs: bits of the output.
+        controller: name in `CONTROLLERS`.
+        controller_size: C.
+        rows: N, locations of the memory.
+        width: M, size of a location.
+        read_heads: R.
+        write_heads: W.
+        memory_init: see `MemoryHeads`.
+        spec: units of the controller.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        outputs: int,
+        controller: str,
+        controller_size: int,
+        rows: int,
+        width: int,
+        read_heads: int,
+        write_heads: int,
+        memory_init: str,
+        spec: ActivationSpec,
+    ) -> None:
+        super().__init__()
+        reads = read_heads * width
+        self.controller: Any = CONTROLLERS[controller](inputs, reads, controller_size, spec)
+        self.memory = MemoryHeads(
+            controller_size, rows, width, read_heads, write_heads, memory_init
+        )
+        self.output = nn.Linear(controller_size + reads, outputs)
+
+    def forward(self, x: Tensor, first: int = 0, weights: list[Tensor] | None = None) -> Tensor:
+        """Scores of the output bits; a sigmoid makes them probabilities.
+
+        Args:
+            x: (T, B, inputs).
+            first: step of the first output that is wanted.
+            weights: list that the weights of all heads, (B, H, N), are appended to at each step.
+
+        Returns:
+            (T - first, B, outputs).
+        """
+        controller: Controller = self.controller
+        state = controller.first_state(x.shape[1])
+        memory: MemoryState = self.memory.first_state(x.shape[1])
+        features = []
+        for step, projected in enumerate(controller.project(x).unbind(0)):
+            state = controller(projected, memory.reads, state)
+            memory = self.memory(state[0], memory)
+            if step >= first:
+                features.append(torch.cat([state[0], memory.reads], -1))
+            if weights is not None:
+                weights.append(memory.weights.detach())
+        scores: Tensor = self.output(torch.stack(features))
+        return scores
+
+
+class Saturation:
+    """Counts how many inputs of a model's units lie outside their linear range."""
+
+    def __init__(self) -> None:
+        self.outside = self.total = 0
+
+    def _count(self, unit: Activation, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach()
+        self.outside += int((x.abs() > unit.kind.threshold).sum())
+        self.total += x.numel()
+
+    @property
+    def percent(self) -> float:
+        """Share of the inputs beyond the threshold: 1 for tanh, 2 for sigmoid."""
+        return 100.0 * self.outside / max(self.total, 1)
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Count while the context lasts; an LSTM cell then runs as written, unit by unit."""
+        cells = [module for module in model.modules() if isinstance(module, NoisyLSTMCell)]
+        backends = [cell.backend for cell in cells]
+        hooks = [unit.register_forward_pre_hook(self._count) for unit in activations(model)]
+        try:
+            for cell in cells:
+                cell.backend = "eager"
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for cell, backend in zip(cells, backends, strict=True):
+                cell.backend = backend

@@ -1,0 +1,91 @@
+"""Seconds per update of the generated tasks, noisy units against torch's own layer.
+
+One model of each arm at the paper's sizes; the arms take turns in one process, medians are quoted.
+The reference arm runs `torch.nn.LSTM` (`torch.nn.LSTMCell` in the recall machine); its feed-forward
+controller has no recurrent layer, there the reference is torch.tanh. Part of `make bench`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+
+import torch  # noqa: E402
+
+from noisyexp.cli.compose import check  # noqa: E402
+from noisyexp.fileio import atomic_write_text, write_json  # noqa: E402
+from noisyexp.results.bench import tasks_page  # noqa: E402
+from noisyexp.tasks import find_task  # noqa: E402
+from noisyexp.training.record import code_version, describe_machine  # noqa: E402
+from noisyexp.training.run import build_trainer, setup_torch  # noqa: E402
+from noisyexp.training.trainer import Trainer  # noqa: E402
+
+ARMS = ("reference", "hard", "nan_normal", "nah")
+MODELS: dict[str, list[str]] = {
+    "unique_count": ["task=unique_count"],
+    "lte": ["task=lte"],
+    "ntm_recall, feed-forward controller": ["task=ntm_recall"],
+    "ntm_recall, LSTM controller": [
+        "task=ntm_recall", "task.controller=lstm", "task.controller_size=100",
+        "task.read_heads=1", "task.write_heads=1",
+    ],
+}  # fmt: skip
+
+
+def make_trainer(overrides: list[str], act: str, folder: str) -> Trainer:
+    """One arm, one thread, ready for its first step."""
+    options = [f"act={act}", "threads=1", "progress=off", f"run_root={folder}/{act}"]
+    (spec,) = check([*overrides, *options])
+    device = setup_torch(spec.config)
+    task = find_task(spec.task_config.name)(spec.task_config, spec.config.data.source, 0)
+    task.prepare(Path(spec.config.data.root))
+    spec.folder.mkdir(parents=True)
+    trainer = build_trainer(spec, task, device, [])
+    trainer.model.train()
+    return trainer
+
+
+def measure(overrides: list[str], rounds: int) -> dict[str, float]:
+    """Median milliseconds of an update by arm; the arms see the same batches in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {act: make_trainer(overrides, act, folder) for act in ARMS}
+        times: dict[str, list[float]] = {act: [] for act in ARMS}
+        for turn in range(rounds + 1):
+            for act, trainer in trainers.items():
+                began = time.perf_counter()
+                trainer.run_step()
+                if turn:  # the first round warms up
+                    times[act].append(1000 * (time.perf_counter() - began))
+        for trainer in trainers.values():
+            for callback in trainer.callbacks:
+                callback.close(trainer)
+    return {act: statistics.median(values) for act, values in times.items()}
+
+
+def main(rounds: int = 15) -> int:
+    """Measure, print and write results/bench/tasks.{json,md}."""
+    result: dict[str, Any] = {
+        "command": "make bench",
+        "code": code_version(),
+        "machine": describe_machine(torch.device("cpu")),
+        "torch": torch.__version__,
+        "rounds": rounds,
+        "models": {name: measure(overrides, rounds) for name, overrides in MODELS.items()},
+    }
+    folder = ROOT / "results" / "bench"
+    write_json(folder / "tasks.json", result)
+    page = tasks_page(result)
+    atomic_write_text(folder / "tasks.md", page)
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
