@@ -9,21 +9,64 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
 
+from noisyexp.activations import derive_seed  # noqa: E402
 from noisyexp.errors import NoisyexpError  # noqa: E402
 from noisyexp.results.figures import line_name, plot_curves  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
+from noisyexp.tasks.lte.programs import programs  # noqa: E402
+from noisyexp.tasks.lte.scoring import trivial_accuracies  # noqa: E402
+from noisyexp.tasks.ntm_recall.data import (  # noqa: E402
+    chance_nats,
+    query_blind_mean,
+    query_blind_nats,
+)
 from noisyexp.tasks.unique_count.data import majority_error  # noqa: E402
 
 MOST_LINES = 6
 """Rows that still can be told apart in one figure; beyond, rows of ours get one of their own."""
+
+
+Levels = Mapping[str, Mapping[str, float]]
+
+
+def counting_levels(task: Mapping[str, Any]) -> Levels:
+    """The majority error, and smooth counting at the lengths and values of Table 5."""
+    lines = {"majority": majority_error(task["length"], task["num_values"])}
+    if (task["length"], task["num_values"]) == (26, 11):
+        # Best thresholds on sums of 1 - exp(-a n); tests/tasks/test_unique_count.py.
+        lines |= {"smooth counting, a = 0.25": 34.1, "smooth counting, a = 1": 10.3}
+    return {"valid_error": lines}
+
+
+def recall_levels(task: Mapping[str, Any]) -> Levels:
+    """Chance, and the best that a machine can do that knows the list and ignores the query."""
+    low, high = task["min_items"], task["max_items"]
+    blind = {
+        "max": query_blind_nats(high), "mix": query_blind_mean(low, high),
+        "min": query_blind_nats(low),
+    }  # fmt: skip
+    return {
+        f"valid_nats_{role}": {"chance": chance_nats(), "query ignored": value}
+        for role, value in blind.items()
+    }
+
+
+def program_levels(task: Mapping[str, Any]) -> Levels:
+    """The most frequent character at each place of the output, given the one before it."""
+    target = (task["target_length"], task["target_nesting"])
+    key = derive_seed("lte", "look")
+    chosen = list(islice(programs(key, "test", "naive", target, target), 20_000))
+    return {"target_acc": {"place and last character": trivial_accuracies(chosen)["previous"]}}
 
 
 @dataclass(frozen=True)
@@ -33,26 +76,20 @@ class Curves:
     Attributes:
         metrics: panels from top to bottom.
         x: "epoch" or "step".
-        levels: horizontal lines by metric.
+        levels: horizontal lines by metric, from the section `task` of the configuration.
     """
 
     metrics: tuple[str, ...]
     x: str = "step"
-    levels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    levels: Callable[[Mapping[str, Any]], Levels] = lambda task: {}
 
 
 CURVES = {
+    "table1": Curves(("target_acc", "train_acc", "level"), levels=program_levels),
     "table2": Curves(("valid_ppl_zaremba",), "epoch"),
-    "table5": Curves(
-        ("valid_error", "c", "train_length"),
-        levels={
-            "valid_error": {
-                "always 10": majority_error(26, 11),
-                # Best thresholds on sums of 1 - exp(-a n); tests/tasks/test_unique_count.py.
-                "smooth counting, a = 0.25": 34.1,
-                "smooth counting, a = 1": 10.3,
-            }
-        },
+    "table5": Curves(("valid_error", "c", "train_length"), levels=counting_levels),
+    "fig11": Curves(
+        ("valid_nats_max", "valid_nats_mix", "valid_nats_min", "c"), levels=recall_levels
     ),
 }
 
@@ -90,7 +127,8 @@ def draw(name: str, curves: Curves, root: Path) -> list[Path]:
                 if scale == "paper" and (end := by_name[str(record.experiment)].paper.get(metric))
             }
             path = root / "results" / "figures" / f"{name}-{scale}{suffix}"
-            drawn += plot_curves(chosen, curves.metrics, path, ends, curves.x, curves.levels)
+            levels = curves.levels(chosen[0].config["task"])
+            drawn += plot_curves(chosen, curves.metrics, path, ends, curves.x, levels)
     return drawn
 
 

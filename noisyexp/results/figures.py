@@ -83,7 +83,10 @@ def plot_curves(
         raise RecordError(f"one figure shows one task, scale and data set; given are {kinds}")
     groups = {
         name: [r for r in records if line_name(r) == name]
-        for _, name in sorted({(_act_index(r.act), line_name(r)) for r in records})
+        for *_, name in sorted(
+            # The plain row of an activation first: it gets the activation's own line style.
+            {(_act_index(r.act), line_name(r) != r.act, line_name(r)) for r in records}
+        )
     }
     wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     panels = {
@@ -150,13 +153,11 @@ def _draw(
         for k, (label, value) in enumerate(levels.get(metric, {}).items()):
             axes.axhline(value, color="0.45", linewidth=1.0, linestyle=LINE_STYLES[k % 4])
             axes.annotate(
-                f"{label}, {value:.4g}", (1.0, value), xycoords=("axes fraction", "data"),
-                xytext=(-2, 2), textcoords="offset points", ha="right", fontsize=7, color="0.35",
+                f"{label}, {value:.4g}", (0.0, value), xycoords=("axes fraction", "data"),
+                xytext=(3, 2), textcoords="offset points", fontsize=7, color="0.25",
             )  # fmt: skip
         info = record.metrics.get(metric, MetricInfo("", "min", _WORDS.get(metric, metric)))
         axes.set_ylabel(textwrap.fill(info.title, 36 if axes is every[0] else 18))
-        if metric == "c":
-            axes.set_yscale("log")
         axes.grid(True, linewidth=0.4, alpha=0.5)
     _draw_ends(every[0], panels, groups, ends, styles)
     every[-1].set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
