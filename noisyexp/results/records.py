@@ -60,7 +60,8 @@ class Record:
 
     `name` is the path of the file below the folder it was loaded from, for messages and footnotes.
     `best` and `final` map metric names to values; a null value means it was not finite. `floor`
-    has the best value that any model can reach, where it is known (generated data).
+    has the best value that any model can reach, where it is known (generated data), `findings` what
+    a task keeps of the final model beside metrics.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Record:
     final: Mapping[str, Any]
     cost: Mapping[str, Any]
     floor: Mapping[str, float]
+    findings: Mapping[str, Any]
 
     @property
     def complete(self) -> bool:
@@ -122,6 +124,7 @@ def load_record(path: Path, name: str | None = None) -> Record:
     fields["metrics"] = {key: MetricInfo(**_info(info)) for key, info in raw["metrics"].items()}
     fields["command"], fields["curve"] = tuple(raw["command"]), tuple(raw["curve"])
     fields["floor"] = raw.get("floor") or {}
+    fields["findings"] = raw.get("findings") or {}
     fields["best"], fields["final"] = raw.get("best") or {}, raw.get("final") or {}
     return Record(name=name or path.name, **fields)
 

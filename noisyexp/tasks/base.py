@@ -179,6 +179,13 @@ class Task(ABC):
         """A few examples with the model's answers, for people; the model is in evaluation mode."""
         return Look(f"{self.config.name} has no examples to show")
 
+    def findings(self, model: nn.Module, device: device) -> dict[str, Any]:
+        """What figures need of the final model beside metrics: numbers, texts, lists and dicts.
+
+        It becomes part of the run record; the model is in evaluation mode.
+        """
+        return {}
+
     def floor(self) -> dict[str, float]:
         """Best value that any model can reach, by metric, where it is known (generated data)."""
         return {}

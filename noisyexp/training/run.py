@@ -249,6 +249,9 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
     try:
         trainer.fit()
         record["final"] = _final_metrics(trainer, folder)
+        findings = trainer.evaluate(task.findings)
+        if findings:
+            record["findings"] = findings
         record["status"] = "complete"
     finally:
         best = next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best

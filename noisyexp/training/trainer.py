@@ -177,9 +177,9 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(
-        self, measure: Callable[[nn.Module, torch.device], dict[str, float]]
-    ) -> dict[str, float]:
-        """Metrics of `measure` with noise replaced by its expectation and dropout off."""
+        self, measure: Callable[[nn.Module, torch.device], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What `measure` gives with noise replaced by its expectation and dropout off."""
         training = self.model.training
         self.model.eval()
         try:

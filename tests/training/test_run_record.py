@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import noisyexp
+from noisyexp.results.records import load_record
+from noisyexp.tasks.ptb import PTB
 from noisyexp.training import RunSpec, execute, record
 
 FIELDS = {
@@ -140,3 +143,18 @@ def test_code_outside_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(record, "__file__", str(tmp_path / "a" / "noisyexp" / "training" / "r.py"))
     (tmp_path / "a").mkdir()
     assert record.code_version() == {"commit": None, "dirty": None}
+
+
+def test_findings_of_the_task_are_in_the_record(
+    tmp_path: Path, make_spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken of the final model in evaluation mode; a task without any leaves no entry."""
+    assert "findings" not in execute(make_spec(tmp_path / "a", act="hard")).record
+
+    def findings(task: PTB, model: nn.Module, device: torch.device) -> dict[str, Any]:
+        return {"training": model.training, "steps": [1, 2]}
+
+    monkeypatch.setattr(PTB, "findings", findings)
+    outcome = execute(make_spec(tmp_path / "b", act="hard"))
+    assert outcome.record["findings"] == {"training": False, "steps": [1, 2]}
+    assert load_record(outcome.folder / "run.json").findings == outcome.record["findings"]
