@@ -26,8 +26,8 @@ from torch import Tensor, nn  # noqa: E402
 from noisyexp import NoisyGRU, NoisyLSTM  # noqa: E402
 from noisyexp.activations import ActivationSpec  # noqa: E402
 from noisyexp.fileio import atomic_write_bytes, write_json  # noqa: E402
+from noisyexp.nn.language_model import LanguageModel  # noqa: E402
 from noisyexp.results.bench import draw_growth, layers_page  # noqa: E402
-from noisyexp.tasks.ptb.model import LanguageModel  # noqa: E402
 from noisyexp.training.record import code_version, describe_machine  # noqa: E402
 
 SIZES = [
@@ -190,7 +190,7 @@ def ptb_step(act: str) -> Callable[[], dict[str, float]]:
     settings = SETTINGS if act == "nah" else {}
     model = LanguageModel(10_000, 200, 2, 0.0, 0.1, ActivationSpec(act, settings))
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    state = model.zero_state(20)
+    state, lstm = model.zero_state(20), model.get_submodule("lstm")
     words = torch.randint(10_000, (21, 20))
 
     def step() -> dict[str, float]:
@@ -199,7 +199,7 @@ def ptb_step(act: str) -> Callable[[], dict[str, float]]:
         def lap() -> None:
             clock.append(time.perf_counter())
 
-        hidden, _ = model.lstm(model.embedding(words[:-1]), state)
+        hidden, _ = lstm(model.embedding(words[:-1]), state)
         lap()
         logits = model.output(hidden).flatten(0, 1)
         lap()

@@ -114,6 +114,8 @@ def spec_from_config(
         problems += _cross_checks(run, local)
     if run is None or task is None:
         return None
+    if run.data.source == "generated" and find_task(task.name).makes_data:
+        problems.append(f"data=generated: {task.name} always makes its data; leave data out")
     # From the typed sections: 1 and 1.0 are one learning rate, and one run.
     plain = {**dataclasses.asdict(run), "task": dataclasses.asdict(task)}
     names = RunNames(

@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from noisyexp.cli.compose import CONFIG_DIR
+from noisyexp.cli.compose import CONFIG_DIR, compose_config
 from noisyexp.errors import NoisyexpError
 from noisyexp.fileio import read_json, write_json
+from noisyexp.results.matching import disagreements
 from noisyexp.training.folder import RunNames
 from noisyexp.training.progress import format_duration
 from noisyexp.training.run import FINISHED, Outcome, RunSpec
@@ -49,20 +50,26 @@ def run_line(outcome: Outcome) -> str:
 
 
 def paper_numbers(record: dict[str, Any]) -> tuple[str, dict[str, float]] | None:
-    """Label and numbers of a row with the same task and activation: the record's own if it has."""
-    from noisyexp.results.rows import load_rows
+    """Label and numbers of the record's own row, or else of one with its task, units and noise."""
+    from noisyexp.results.rows import Row, load_rows
 
-    rows = []
+    rows: list[Row] = []
     for folder in sorted((CONFIG_DIR / "experiment").iterdir()):
         with contextlib.suppress(NoisyexpError):
             rows += load_rows(folder)
     alike = [row for row in rows if (row.task, row.act) == (record["task"], record["act"])]
     own = [row for row in alike if row.experiment == record["experiment"]]
     for row in own or alike:
-        if row.paper:
-            given = {key: value for key, value in row.paper.items() if value is not None}
+        given = {key: value for key, value in row.paper.items() if value is not None}
+        if given and (own or _same_arm(record, row.experiment)):
             return f"{row.experiment.split('/')[0]}: {row.label}", given
     return None
+
+
+def _same_arm(record: dict[str, Any], experiment: str) -> bool:
+    """Whether a run differs from a row in its training at most: several rows may have its units."""
+    row = compose_config([f"experiment={experiment}", f"scale={record['scale']}"])
+    return not disagreements(record.get("config") or {}, row, ("task", "act", "anneal"))
 
 
 def sweep_report(specs: list[RunSpec]) -> tuple[str, int]:

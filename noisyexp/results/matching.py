@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noisyexp.results.records import Record
@@ -14,20 +14,30 @@ IGNORED = ("act.label",)
 
 
 def mismatches(record: Record, row_config: Mapping[str, Any]) -> list[str]:
-    """Settings on which `record` and the row's resolved config disagree.
+    """Settings on which `record` and the row's resolved config disagree, see `disagreements`."""
+    return disagreements(record.config, row_config)
+
+
+def disagreements(
+    config: Mapping[str, Any],
+    row_config: Mapping[str, Any],
+    compared: Sequence[str] = COMPARED,
+) -> list[str]:
+    """Settings on which a run and a row disagree.
 
     Only keys that both have are compared, because a config may gain keys after the run; nothing is
     said about keys that one of them lacks.
 
     Args:
-        record: the run.
-        row_config: resolved config of the row at the record's scale, plain containers.
+        config: of the run.
+        row_config: resolved config of the row at the run's scale, plain containers.
+        compared: sections that are compared.
 
     Returns:
         One line a setting, "training.lr is 1.0, the row file gives 0.5"; empty when they agree.
     """
-    ours = {key: record.config[key] for key in COMPARED if key in record.config}
-    row = {key: row_config[key] for key in COMPARED if key in row_config}
+    ours = {key: config[key] for key in compared if key in config}
+    row = {key: row_config[key] for key in compared if key in row_config}
     return _differences(ours, row, "")
 
 

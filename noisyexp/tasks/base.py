@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, device, nn
@@ -128,8 +129,12 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     selection: ClassVar[str]
     """Metric that decides which weights are best; of validation data, never of test data."""
+    solved: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    """Limits on validation metrics, all smaller is better: below all of them it is solved."""
     item: ClassVar[str] = "items"
     """What `StepOutput.items` counts."""
+    makes_data: ClassVar[bool] = False
+    """Whether the task has no files and always generates its data, which then are the real ones."""
     curriculum: Curriculum | None = None
     """Set by a task whose training data depends on how well it is doing."""
 

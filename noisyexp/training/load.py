@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from noisyexp.activations import set_noise_level
+from noisyexp.activations import SCHEDULES, set_noise_level
 from noisyexp.errors import CheckpointError, RecordError
 from noisyexp.fileio import read_json
 from noisyexp.schema import build
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
-from noisyexp.training.config import ActConfig
+from noisyexp.training.config import ActConfig, AnnealConfig
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,14 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
     Args:
         folder: with run.json and the checkpoints.
         weights: "last" or "best" (of the validation metric that selects).
-        root: folder of the data sets; default is the one that the run used.
+        root: folder of the data sets; default as in run.py, NOISYEXP_DATA or "data".
 
     Raises:
         RecordError: no run.json there, or one that does not fit this version.
-        CheckpointError: no checkpoint.
+        CheckpointError: no checkpoint, or one of another model.
     """
     try:
-        record = read_json(folder / "run.json")
-        config = record["config"]
+        config = read_json(folder / "run.json")["config"]
         name = config["task"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{folder} is not the folder of a run: {error}") from error
@@ -53,19 +54,30 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
     kind = find_task(name)
     task_config = build(kind.config_type, config["task"], "task", problems)
     act = build(ActConfig, config["act"], "act", problems)
-    if task_config is None or act is None or problems:
+    anneal = build(AnnealConfig, config["anneal"], "anneal", problems)
+    if task_config is None or act is None or anneal is None or problems:
         raise RecordError(f"{folder} was made by another version: {'; '.join(problems)}")
     task = kind(task_config, config["data"]["source"], config["seed"])
-    task.prepare(root or Path(config["data"].get("root", "data")))
-    path = folder / (checkpoint.BEST if weights == "best" else checkpoint.LAST)
+    task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")))
+    state = _checkpoint(folder / checkpoint.LAST)
+    if task.curriculum is not None:
+        task.curriculum.load_state_dict(state["callbacks"]["FollowCurriculum"])
+    if weights == "best":
+        state = _checkpoint(folder / checkpoint.BEST)
+    model = task.build_model(act.spec())
     try:
-        state = checkpoint.load(path)
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {folder} are of another model: {error}") from error
+    step = int(state["step"])
+    if anneal.schedule != "none":  # the expectation of some units depends on c
+        schedule = SCHEDULES[anneal.schedule](anneal.start, anneal.floor, anneal.every)
+        set_noise_level(model, schedule(max(step - 1, 0)))
+    return LoadedRun(task, model.eval(), step)
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return checkpoint.load(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the run has no such checkpoint") from error
-    model = task.build_model(act.spec())
-    model.load_state_dict(state["model"])
-    step = int(state["step"])
-    levels = [row.get("c") for row in record.get("curve", ()) if row["step"] <= step]
-    if levels and levels[-1] is not None:  # annealed: some expectations depend on c
-        set_noise_level(model, levels[-1])
-    return LoadedRun(task, model.eval(), step)

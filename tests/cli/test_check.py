@@ -93,7 +93,7 @@ MISTAKES = {
     },
     "import paths": {
         "act.variant=no.such.Unit": "act.variant: variant 'no.such.Unit' cannot be imported",
-        "task.name=no.such": "task.name='no.such': choose from ptb",
+        "task.name=no.such": "task.name='no.such': choose from ",
     },
     "arguments of the unit": {"+act.settings.foo=3": "act.settings: "},
     "keys": {
@@ -267,4 +267,10 @@ def test_every_group_of_the_help_can_be_chosen_from(run: Run) -> None:
     problems = run(*(f"{group}=zzz" for group in GROUPS)).problems
     assert [problem.split(" from ")[0] for problem in problems] == [
         f"{group}=zzz: choose" for group in GROUPS
+    ]
+
+
+def test_tasks_without_files_have_no_stand_in(run: Run) -> None:
+    assert run("task=unique_count", "data=generated").problems == [
+        "data=generated: unique_count always makes its data; leave data out"
     ]

@@ -299,6 +299,24 @@ def test_the_record_s_own_row_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert paper_numbers(RECORD) == ("table1: LSTM (Reference)", {**numbers, "test_ppl": 1.5})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "number"),
+    [
+        (["act=reference"], "test_error 33.28"),
+        (["act=reference", "task.curriculum=true"], "test_error 14.83"),
+        (["act=nan_normal"], "test_error 31.12"),
+        (["act=nan_normal", "anneal.schedule=interval", "training.lr=0.01"], "test_error 9.53"),
+        (["act=nan_normal", "act.c=0.7"], None),
+        (["act=nanil"], None),
+    ],
+)
+def test_rows_with_the_same_units_are_told_apart(overrides: list[str], number: str | None) -> None:
+    (spec,) = check(["task=unique_count", "scale=cpu", *overrides])
+    found = line(task="unique_count", act=spec.names.act, scale="cpu", config=dict(spec.plain))
+    assert ("paper (" in found) == (number is not None)
+    assert number is None or f"at paper scale): {number} |" in found
+
+
 def test_the_best_possible_value_of_generated_data() -> None:
     text = line(data="generated", act="nani", floor={"valid_ppl": 21.666, "test_ppl": 21.666})
     assert " | best possible: valid_ppl 21.67, test_ppl 21.67 | " in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,33 @@ def test_mistakes_are_explained(
 ) -> None:
     assert sample.main(arguments) != 0
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed(run: Path, tmp_path: Path) -> None:
+    """Its run.json has no curve: c is that of the schedule at the checkpoint's step."""
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    record = json.loads((run / "run.json").read_text())
+    for key in ("curve", "best", "final"):
+        del record[key]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    levels = [unit.c for unit in activations(load_run(tmp_path).model)]
+    assert levels == pytest.approx([30 / 6**0.5] * 5)
+    record["config"]["task"]["hidden_size"] = 13
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="of another model"):
+        load_run(tmp_path)
+
+
+def test_the_level_of_a_curriculum_is_restored(tmp_path: Path) -> None:
+    """Validation of the loaded model gives the numbers of the curve, at the level of the run."""
+    options = [f"run_root={tmp_path}", "threads=1", "progress=off", "act=reference"]
+    (spec,) = check(["task=lte", "scale=smoke", "task.threshold=0", *options])
+    loaded = load_run(execute(spec).folder)
+    state = checkpoint.load(spec.folder / "last.pt")
+    assert loaded.task.curriculum is not None
+    assert loaded.task.curriculum.state_dict() == state["callbacks"]["FollowCurriculum"]
+    assert loaded.task.curriculum.level()["level"] > 0
 
 
 def test_a_run_without_a_checkpoint(run: Path, tmp_path: Path) -> None:

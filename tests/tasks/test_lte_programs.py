@@ -316,6 +316,12 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert run(source + at) == target and split_of(Program(source + at, target)) == "train"
     generate.main(["--count", "4", "--length", "1", "--nesting", "1", "--split", "test"])
     assert capsys.readouterr().out.count("\n") == 4
-    with pytest.raises(SystemExit):
-        generate.main(["--nesting", "11"])
-    assert "nesting=11: must be in 1 .. 10" in capsys.readouterr().err
+    for wrong, message in (
+        (["--nesting", "11"], "--nesting 11: must be in 1 .. 10"),
+        (["--target-length", "0"], "--target-length 0: must be in 1 .. 9"),
+        (["--count", "-1"], "--count -1: must be at least 0"),
+        (["--seed", "-1"], "--seed -1: must be at least 0"),
+    ):
+        with pytest.raises(SystemExit):
+            generate.main(wrong)
+        assert message in capsys.readouterr().err

@@ -13,13 +13,13 @@ from torch import nn
 
 from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise, noise_parameters
 from noisyexp.cli.compose import check
+from noisyexp.nn.language_model import LanguageModel
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.lte import LTE, LTEConfig
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, encode
 from noisyexp.tasks.lte.look import answer, marks
 from noisyexp.tasks.lte.programs import ALPHABET, Program, split_of
-from noisyexp.tasks.ptb.model import LanguageModel
 
 CPU = torch.device("cpu")
 VARIANTS = ("reference", "hard", "nan", "nah", "nani", "nanil", "nanis")
@@ -256,7 +256,7 @@ def test_columns_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noisyexp.tasks.lte.task.CHANCE_PROGRAMS", 1_000)
+    monkeypatch.setattr("noisyexp.tasks.lte.scoring.CHANCE_PROGRAMS", 1_000)
     task = prepared()
     model = model_of(task, "nah").eval()
     text = task.look(model, CPU).text

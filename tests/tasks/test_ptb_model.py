@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from noisyexp.activations import ActivationSpec
-from noisyexp.tasks.ptb.model import LanguageModel, detach
+from noisyexp.nn.language_model import LanguageModel, detach
 
 VARIANTS = ("reference", "hard", "nan", "nah", "nani", "nanil", "nanis")
 LEARNED = ("nan", "nah", "nanil")

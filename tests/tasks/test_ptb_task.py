@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise
 from noisyexp.errors import DataError
+from noisyexp.nn.language_model import LanguageModel
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb import PTB
 from noisyexp.tasks.ptb import task as task_module
-from noisyexp.tasks.ptb.model import LanguageModel
 from noisyexp.tasks.ptb.streams import num_windows
 from noisyexp.tasks.ptb.task import PTBConfig, zaremba_perplexity
 

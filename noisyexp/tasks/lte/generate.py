@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from itertools import islice
 
@@ -21,10 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--target-length", type=int, default=6, help="largest L of mix, combined")
     parser.add_argument("--target-nesting", type=int, default=3, help="largest N of mix, combined")
     options = parser.parse_args(arguments)
-    for name, high in (("length", 9), ("nesting", 10)):
-        for value in (getattr(options, name), getattr(options, f"target_{name}")):
-            if not 1 <= value <= high:
-                parser.error(f"{name}={value}: must be in 1 .. {high}")
+    for name, low, high in (
+        ("length", 1, 9), ("nesting", 1, 10), ("target_length", 1, 9), ("target_nesting", 1, 10),
+        ("count", 0, None), ("seed", 0, None),
+    ):  # fmt: skip
+        value = getattr(options, name)
+        if value < low or (high is not None and value > high):
+            allowed = f"at least {low}" if high is None else f"in {low} .. {high}"
+            parser.error(f"--{name.replace('_', '-')} {value}: must be {allowed}")
     stream = programs(
         options.seed,
         options.split,
@@ -32,8 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (options.length, options.nesting),
         (options.target_length, options.target_nesting),
     )
-    for source, target in islice(stream, options.count):
-        print(source + target)
+    try:
+        for source, target in islice(stream, options.count):
+            print(source + target)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from noisyexp.nn.language_model import LanguageModel
 from noisyexp.tasks.lte.layout import encode
 from noisyexp.tasks.lte.programs import ALPHABET, Program
-from noisyexp.tasks.ptb.model import LanguageModel
 
 
 @torch.no_grad()

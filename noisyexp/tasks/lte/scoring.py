@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from noisyexp.activations import derive_seed
+from noisyexp.nn.language_model import LanguageModel
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix
-from noisyexp.tasks.lte.programs import Program
-from noisyexp.tasks.ptb.model import LanguageModel
+from noisyexp.tasks.lte.programs import Level, Program, programs
 
+CHANCE_PROGRAMS = 20_000
+"""Programs from which the accuracy of the trivial predictors is counted."""
 CHUNK = 500
 """Columns that are scored at once; it changes memory, not the result."""
 
@@ -110,3 +114,14 @@ def trivial_accuracies(programs: Sequence[Program]) -> dict[str, float]:
         name: 100.0 * sum(max(counter.values()) for counter in table.values()) / total
         for name, table in counts.items()
     }
+
+
+def held_out_programs(level: Level, count: int) -> list[Program]:
+    """Test programs of a level, the same for every seed and arm; not those of the test sets."""
+    key = derive_seed("lte", "look")
+    return list(islice(programs(key, "test", "naive", level, level), count))
+
+
+def chance_accuracies(level: Level) -> dict[str, float]:
+    """Test accuracy of trivial predictors at a level; see `trivial_accuracies`."""
+    return trivial_accuracies(held_out_programs(level, CHANCE_PROGRAMS))

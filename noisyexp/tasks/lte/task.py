@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from noisyexp.activations import ActivationSpec, derive_seed
+from noisyexp.nn.language_model import LanguageModel, State, detach
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Metric, StepOutput, Task
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
@@ -21,15 +21,12 @@ from noisyexp.tasks.lte.look import describe
 from noisyexp.tasks.lte.programs import ALPHABET, STRATEGIES, Level, Program, programs
 from noisyexp.tasks.lte.scoring import (
     accuracy,
+    chance_accuracies,
     column_scores,
+    held_out_programs,
     hits,
     standard_error,
-    trivial_accuracies,
 )
-from noisyexp.tasks.ptb.model import LanguageModel, State, detach
-
-CHANCE_PROGRAMS = 20_000
-"""Programs from which the accuracy of the trivial predictors is counted."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,7 @@ class LTE(Task):
     }
     selection = "target_acc"
     item = "characters"
+    makes_data = True
 
     def __init__(self, config: LTEConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
@@ -203,12 +201,11 @@ class LTE(Task):
 
     def test_programs(self, count: int) -> list[Program]:
         """Test programs of the last level, the same for every seed and arm."""
-        key = derive_seed("lte", "look")
-        return list(islice(programs(key, "test", "naive", self.target, self.target), count))
+        return held_out_programs(self.target, count)
 
     def chance(self) -> dict[str, float]:
         """Test accuracy of trivial predictors at the last level; see `trivial_accuracies`."""
-        return trivial_accuracies(self.test_programs(CHANCE_PROGRAMS))
+        return chance_accuracies(self.target)
 
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """Ten test programs of the last level with the model's answers, and chance."""

@@ -84,7 +84,9 @@ class NTMRecall(Task):
     config: NTMRecallConfig
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
     selection = "valid_nats_mix"
+    solved: ClassVar[Mapping[str, float]] = {"valid_nats_max": 0.12, "valid_wrong_max": 0.1}
     item = "sequences"
+    makes_data = True
 
     def __init__(self, config: NTMRecallConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
+from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.schema import option
 from noisyexp.tasks.base import Metric, StepOutput, Task
 from noisyexp.tasks.ptb import generated
 from noisyexp.tasks.ptb.corpus import Corpus, load_ptb
-from noisyexp.tasks.ptb.model import LanguageModel, State, detach, stream_nll
 from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
 
 TEST_CHUNK = 500
