@@ -11,20 +11,17 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
 
-from noisyexp.activations import derive_seed  # noqa: E402
 from noisyexp.errors import NoisyexpError  # noqa: E402
 from noisyexp.results.figures import line_name, plot_curves  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
-from noisyexp.tasks.lte.programs import programs  # noqa: E402
-from noisyexp.tasks.lte.scoring import trivial_accuracies  # noqa: E402
+from noisyexp.tasks.lte.scoring import chance_accuracies  # noqa: E402
 from noisyexp.tasks.ntm_recall.data import (  # noqa: E402
     chance_nats,
     query_blind_mean,
@@ -63,10 +60,8 @@ def recall_levels(task: Mapping[str, Any]) -> Levels:
 
 def program_levels(task: Mapping[str, Any]) -> Levels:
     """The most frequent character at each place of the output, given the one before it."""
-    target = (task["target_length"], task["target_nesting"])
-    key = derive_seed("lte", "look")
-    chosen = list(islice(programs(key, "test", "naive", target, target), 20_000))
-    return {"target_acc": {"place and last character": trivial_accuracies(chosen)["previous"]}}
+    chance = chance_accuracies((task["target_length"], task["target_nesting"]))
+    return {"target_acc": {"place and last character": chance["previous"]}}
 
 
 @dataclass(frozen=True)
@@ -77,11 +72,13 @@ class Curves:
         metrics: panels from top to bottom.
         x: "epoch" or "step".
         levels: horizontal lines by metric, from the section `task` of the configuration.
+        seeds: every run as a thin line too.
     """
 
     metrics: tuple[str, ...]
     x: str = "step"
     levels: Callable[[Mapping[str, Any]], Levels] = lambda task: {}
+    seeds: bool = False
 
 
 CURVES = {
@@ -89,7 +86,9 @@ CURVES = {
     "table2": Curves(("valid_ppl_zaremba",), "epoch"),
     "table5": Curves(("valid_error", "c", "train_length"), levels=counting_levels),
     "fig11": Curves(
-        ("valid_nats_max", "valid_nats_mix", "valid_nats_min", "c"), levels=recall_levels
+        ("valid_nats_max", "valid_nats_mix", "valid_nats_min", "saturated", "c"),
+        levels=recall_levels,
+        seeds=True,
     ),
 }
 
@@ -128,7 +127,7 @@ def draw(name: str, curves: Curves, root: Path) -> list[Path]:
             }
             path = root / "results" / "figures" / f"{name}-{scale}{suffix}"
             levels = curves.levels(chosen[0].config["task"])
-            drawn += plot_curves(chosen, curves.metrics, path, ends, curves.x, levels)
+            drawn += plot_curves(chosen, curves.metrics, path, ends, curves.x, levels, curves.seeds)
     return drawn
 
 

@@ -14,6 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
 from noisyexp.results.rows import load_rows  # noqa: E402
 from noisyexp.results.table import Compose, build_table  # noqa: E402
+from noisyexp.tasks import find_task  # noqa: E402
 
 
 def table_names(root: Path) -> list[str]:
@@ -60,17 +62,22 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     table = build_table(
         name, rows, load_records(results / "records"), compose, ledgers,
         command=f"python scripts/make_table.py {name}",
+        limits=find_task(next(iter(tasks.values()))).solved,
     )  # fmt: skip
     text = to_markdown(table)
     files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
     readme = root / "README.md"
     if readme.exists():
-        files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, text)
+        run = [s for s in table.sections if any(line.records for line in s.lines)]
+        shown = to_markdown(replace(table, sections=tuple(run) or table.sections))
+        files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, shown)
     return files
 
 
 def with_summary(readme: str, name: str, table: str) -> str:
     """The README with the first table of each scale between its marks for `name`, if it has them.
+
+    What is given has the scales that have been run.
 
     Args:
         readme: text with `<!-- table2 -->` and `<!-- /table2 -->`.

@@ -125,7 +125,7 @@ def tasks_page(result: Mapping[str, Any]) -> str:
         f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
         f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}, one thread. Milliseconds of "
         f"an update at the paper's sizes, medians of {result['rounds']} rounds in which the arms "
-        "take turns; in brackets: against the reference arm, which runs torch's own layer.",
+        "take turns; in brackets: against the reference arm, which has torch's own LSTM or tanh.",
         "",
         *_table(["model", "reference", *arms], rows),
         "",

@@ -54,6 +54,7 @@ def plot_curves(
     reference_lines: Mapping[str, float] | None = None,
     x: str = "epoch",
     levels: Mapping[str, Mapping[str, float]] | None = None,
+    seeds: bool = False,
 ) -> tuple[Path, Path]:
     """Draw metrics over training, one line a row or activation, as SVG and PNG.
 
@@ -70,6 +71,7 @@ def plot_curves(
             diamond at the right end of the first panel.
         x: what to draw it over, "epoch" or "step".
         levels: horizontal lines by metric: label to value, as the chance level.
+        seeds: draw every run too, as a thin line: a mean hides sudden changes.
 
     Returns:
         Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
@@ -100,7 +102,9 @@ def plot_curves(
     if wanted[0] not in drawn:
         raise RecordError(f"nothing to draw: no complete run has {wanted[0]!r} over {x!r}")
     with figure_style():
-        return save_figure(_draw(groups, drawn, reference_lines or {}, x, levels or {}), path)
+        return save_figure(
+            _draw(groups, drawn, reference_lines or {}, x, levels or {}, seeds), path
+        )
 
 
 @contextlib.contextmanager
@@ -134,6 +138,7 @@ def _draw(
     ends: Mapping[str, float],
     x: str,
     levels: Mapping[str, Mapping[str, float]],
+    seeds: bool,
 ) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -150,6 +155,10 @@ def _draw(
     record = next(iter(groups.values()))[0]
     for axes, (metric, bands) in zip(every, panels.items(), strict=True):
         _draw_panel(axes, groups, bands, styles)
+        for run in (run for name in bands for run in groups[name] if seeds):
+            points, values, *_ = curve_band([run], metric, x)
+            colour, line = styles[line_name(run)]
+            axes.plot(points, values, linewidth=0.6, color=colour, linestyle=line, alpha=0.7)
         for k, (label, value) in enumerate(levels.get(metric, {}).items()):
             axes.axhline(value, color="0.45", linewidth=1.0, linestyle=LINE_STYLES[k % 4])
             axes.annotate(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from noisyexp.results.records import Record
+from noisyexp.results.single_runs import by_seed, order_of_rows
 from noisyexp.results.statistics import Estimate
 from noisyexp.results.table import Line, Section, Table
 from noisyexp.results.verdict import RULES
@@ -102,6 +103,15 @@ def _section(table: Table, section: Section) -> list[str]:
             verdicts,
         ),
     ]
+    heads, rows = by_seed(table, section.lines)
+    if rows:
+        blocks += ["Seed by seed:", _grid(heads, rows)]
+    if rows and table.limits:
+        blocks.append("Solved: " + ", ".join(f"{m} < {v:g}" for m, v in table.limits.items()) + ".")
+    for metric, info in table.metrics.items():
+        order = order_of_rows(section.lines, metric, info.direction)
+        if order:
+            blocks += [f"Order of the paper's rows by {info.label}, best first:", _bullets(order)]
     if any(line.row.source == "ours" for line in section.lines):
         blocks.append("\\* Row of ours; the paper does not have it.")
     missing = [

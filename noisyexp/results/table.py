@@ -70,7 +70,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that is printed; `left_out` says which records were not used, and why."""
+    """Everything that is printed.
+
+    `left_out` says which records were not used, and why; `limits` below which metrics of the curve
+    the task counts as solved.
+    """
 
     name: str
     command: str
@@ -78,6 +82,7 @@ class Table:
     sections: tuple[Section, ...]
     left_out: tuple[str, ...]
     deviations: Mapping[str, tuple[Deviation, ...]]
+    limits: Mapping[str, float]
 
 
 def build_table(
@@ -87,6 +92,7 @@ def build_table(
     compose: Compose,
     deviations: Mapping[str, tuple[Deviation, ...]],
     command: str,
+    limits: Mapping[str, float] | None = None,
 ) -> Table:
     """Compute table `name`.
 
@@ -98,6 +104,7 @@ def build_table(
             `data.source` at the paper's scale says which data is the paper's (default "real").
         deviations: ledger by task.
         command: what the reader types to make the table again.
+        limits: the task counts as solved when metrics of the curve are below these.
 
     Raises:
         RecordError: two records of one row have the same scale, data and seed, or two records
@@ -115,7 +122,7 @@ def build_table(
         _section(rows, used, infos, scale, data, off_paper(scale, data, paper_data))
         for scale, data in order
     )
-    return Table(name, command, infos, sections, tuple(left_out), deviations)
+    return Table(name, command, infos, sections, tuple(left_out), deviations, limits or {})
 
 
 def _select(

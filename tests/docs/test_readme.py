@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch
 
 from noisyexp.cli.compose import check
 from noisyexp.cli.main import spell_nan
-from noisyexp.results.bench import layers_page
+from noisyexp.results.bench import layers_page, tasks_page
+from noisyexp.results.pilot import pilot_page
+from noisyexp.results.records import load_records
+from noisyexp.tasks import find_task
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "noisyexp").rglob("README.md"))]
@@ -49,7 +53,7 @@ def test_run_commands_check(command: str) -> None:
 @pytest.mark.parametrize("command", commands("make "))
 def test_make_targets_exist(command: str) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    target = re.sub(r"table-\d+", "table-%", command.split()[1])
+    target = re.sub(r"(table|figure)-\d+", r"\1-%", command.split()[1])
     assert re.search(rf"^{re.escape(target)}:", makefile, re.M)
 
 
@@ -72,18 +76,30 @@ def test_snippets_run_and_train(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(names["loss"].detach()) < 0.1 / 120
 
 
-def test_the_benchmark_page_is_that_of_its_numbers() -> None:
+@pytest.mark.parametrize(("name", "page"), [("layers", layers_page), ("tasks", tasks_page)])
+def test_the_benchmark_page_is_that_of_its_numbers(name: str, page: Callable[..., str]) -> None:
     folder = ROOT / "results" / "bench"
-    result = json.loads((folder / "layers.json").read_text("utf-8"))
-    assert (folder / "layers.md").read_text("utf-8") == layers_page(result)
+    result = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    assert (folder / f"{name}.md").read_text("utf-8") == page(result)
     assert not result["code"]["dirty"]
 
 
-def test_result_numbers_are_those_of_the_table() -> None:
+@pytest.mark.parametrize("name", re.findall(r"<!-- /(\w+) -->", README))
+def test_result_numbers_are_those_of_the_table(name: str) -> None:
     """The summary in the README is the block that the table's file has."""
-    table = (ROOT / "results" / "table2.md").read_text("utf-8")
-    block = re.search(r"<!-- table2 -->\n(.*?)<!-- /table2 -->", README, re.S)
+    table = (ROOT / "results" / f"{name}.md").read_text("utf-8")
+    block = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.S)
     assert block is not None
     rows = [line for line in block[1].splitlines() if line.startswith("|")]
     assert rows
     assert all(row in table for row in rows)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("results/pilot_*.md")), ids=lambda path: path.stem
+)
+def test_pilot_pages_are_those_of_their_records(path: Path) -> None:
+    task = path.stem.removeprefix("pilot_")
+    records = load_records(ROOT / "results" / "records" / path.stem)
+    command = f"python scripts/make_pilot.py {task}"
+    assert path.read_text("utf-8") == pilot_page(task, records, find_task(task).selection, command)

@@ -152,9 +152,14 @@ def test_a_block_against_nothing_is_a_mismatch(make_record: Any) -> None:
     ]
 
 
-def test_package_imports_neither_torch_nor_hydra() -> None:
+DRAW_UNITS = {"analysis_figures.py", "escape.py", "unit_figures.py"}
+"""Modules that draw what units do, not what records say."""
+
+
+def test_reading_records_imports_neither_torch_nor_hydra() -> None:
     imported = set()
-    for path in Path(records_module.__file__).parent.glob("*.py"):
+    paths = {path.name: path for path in Path(records_module.__file__).parent.glob("*.py")}
+    for path in (path for name, path in paths.items() if name not in DRAW_UNITS):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}

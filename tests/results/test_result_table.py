@@ -169,7 +169,8 @@ def test_markdown_says_where_the_numbers_come_from(
     ):  # fmt: skip
         assert words in text
     grid = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {line.count("|") for line in grid} == {7, 8}
+    assert {line.count("|") for line in grid} == {4, 7, 8}
+    assert "| nah | 0 | 100 |" in text and "Solved" not in text
 
 
 def test_csv_holds_every_number(table_root: Path, make_record: Any, compose: Any) -> None:
@@ -211,7 +212,8 @@ def test_script_writes_and_checks(
 
 
 def test_committed_tables_are_those_of_the_committed_records() -> None:
-    tables = sorted((ROOT / "results").glob("table*.md"))
+    results = ROOT / "results"
+    tables = sorted([*results.glob("table*.md"), *results.glob("fig*.md")])
     if not tables:
         pytest.skip("results/ holds no table yet")
     script = _script()
