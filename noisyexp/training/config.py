@@ -34,6 +34,8 @@ class TrainingConfig:
     optimizer: str = option("optimiser", choices=("sgd", "adam", "rmsprop", "adadelta"))
     lr: float = option("initial learning rate", above=0)
     momentum: float = option("momentum of sgd and rmsprop", low=0, high=1)
+    rms_decay: float = option("rmsprop: decay of the mean square", low=0, high=1)
+    rms_eps: float = option("rmsprop: added to the root of the mean square", above=0)
     weight_decay: float = option("L2 penalty; p of the noisy units is left out", low=0)
     max_grad_norm: float | None = option("global L2 norm to clip to; null for none", above=0)
     lr_schedule: LearningRateConfig = option("learning-rate rule")

@@ -24,7 +24,14 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr, momentum=config.momentum, weight_decay=decay)
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr, momentum=config.momentum, weight_decay=decay)
+        return torch.optim.RMSprop(
+            groups,
+            lr,
+            alpha=config.rms_decay,
+            eps=config.rms_eps,
+            momentum=config.momentum,
+            weight_decay=decay,
+        )
     if config.optimizer == "adadelta":
         return torch.optim.Adadelta(groups, lr, weight_decay=decay)
     return torch.optim.Adam(groups, lr, weight_decay=decay)

@@ -51,6 +51,8 @@ TRAINING = {
     "optimizer": "sgd",
     "lr": 0.5,
     "momentum": 0.0,
+    "rms_decay": 0.99,
+    "rms_eps": 1e-8,
     "weight_decay": 0.0,
     "max_grad_norm": None,
     "lr_schedule": {"rule": "constant", "after": 0, "factor": 1.0, "patience": 0},

@@ -219,6 +219,11 @@ def test_optimiser_settings(
         assert type(optimizer) is cls
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
         assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
+        if name == "rmsprop":
+            mnist = make_training(optimizer=name, rms_decay=0.9, rms_eps=1e-6)
+            for chosen, constants in ((config, (0.99, 1e-8)), (mnist, (0.9, 1e-6))):
+                group = build_optimizer(model, chosen).param_groups[0]
+                assert (group["alpha"], group["eps"]) == constants
         if momentum:
             assert {group["momentum"] for group in optimizer.param_groups} == {0.2}
         held = [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,115 @@
+"""What a model writes, and which characters it finds hard, as text for people."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from noisyexp.activations import derive_seed
+from noisyexp.data.vocab import Vocab
+from noisyexp.nn.language_model import LanguageModel
+
+PROMPT, WRITTEN, SCORED = 80, 300, 20_000
+"""Characters of the prompt, of a continuation, and of the text searched for hard ones."""
+
+TEMPERATURE = 0.8
+STREAMS = 10
+
+
+@torch.no_grad()
+def write(
+    model: LanguageModel,
+    prompt: Tensor,
+    count: int,
+    temperature: float,
+    device: torch.device,
+) -> Tensor:
+    """`count` characters that the model puts after `prompt`, the same at every call.
+
+    Args:
+        model: in evaluation mode.
+        prompt: (P,) int64, read from a zero state.
+        count: number of characters.
+        temperature: scores are divided by it before one is drawn; 0 takes the likeliest.
+        device: of the model.
+
+    Returns:
+        (count,) int64.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("ptb_char", "look"))
+    logits, state = model(prompt.to(device).unsqueeze(1), model.zero_state(1))
+    written = []
+    for _ in range(count):
+        scores = logits[-1, 0].double().cpu()
+        if temperature:
+            law = (scores / temperature).softmax(-1)
+            token = torch.multinomial(law, 1, generator=generator)
+        else:
+            token = scores.argmax(keepdim=True)
+        written.append(token)
+        logits, state = model(token.to(device).unsqueeze(1), state)
+    return torch.cat(written)
+
+
+@torch.no_grad()
+def hard_characters(
+    model: LanguageModel, streams: Tensor, count: int
+) -> list[tuple[int, float, float, int]]:
+    """Characters that cost most in all.
+
+    Args:
+        model: in evaluation mode, on the device of `streams`.
+        streams: (rows, B) int64, each read from a zero state.
+        count: length of the list.
+
+    Returns:
+        Id, percent of all bits, mean bits, and the id most often thought likeliest in its place
+        when it was not the likeliest itself (its own id if that never happened).
+    """
+    logits, _ = model(streams[:-1], model.zero_state(streams.shape[1]))
+    targets = streams[1:].flatten()
+    logs = logits.double().log_softmax(-1).flatten(0, 1)
+    bits = -logs.gather(1, targets.unsqueeze(1)).squeeze(1) / math.log(2)
+    guesses = logs.argmax(-1)
+    totals = torch.zeros(logs.shape[1], dtype=torch.float64)
+    totals.index_add_(0, targets.cpu(), bits.cpu())
+    found = []
+    for token in totals.argsort(descending=True)[:count].tolist():
+        here = targets == token
+        if not bool(here.any()):
+            break
+        wrong = Counter(guess for guess in guesses[here].tolist() if guess != token)
+        taken = wrong.most_common(1)[0][0] if wrong else token
+        share = 100.0 * float(totals[token] / totals.sum())
+        found.append((token, share, float(bits[here].mean()), taken))
+    return found
+
+
+def describe(model: LanguageModel, text: Tensor, vocab: Vocab, device: torch.device) -> str:
+    """Two continuations of the first characters of `text`, and the characters hard to predict.
+
+    Args:
+        model: in evaluation mode.
+        text: (characters,) int64.
+        vocab: symbols of these ids.
+        device: of the model.
+    """
+    prompt = text[:PROMPT]
+    lines = [f"prompt: {_read(prompt, vocab)}"]
+    for name, temperature in (("likeliest", 0.0), (f"temperature {TEMPERATURE}", TEMPERATURE)):
+        written = write(model, prompt, WRITTEN, temperature, device)
+        lines += ["", f"{name}:", _read(written, vocab)]
+    rows = min(SCORED, len(text)) // STREAMS
+    streams = text[: rows * STREAMS].view(STREAMS, rows).T.to(device)
+    lines += ["", "hard characters: share of all bits, bits each, most often taken for"]
+    for token, share, bits, taken in hard_characters(model, streams, 8):
+        name, other = (repr(vocab.lookup_token(index)) for index in (token, taken))
+        lines.append(f"  {name:<5} {share:4.1f} %  {bits:5.2f}  {other}")
+    return "\n".join(lines)
+
+
+def _read(tokens: Tensor, vocab: Vocab) -> str:
+    return "".join(vocab.lookup_tokens(tokens.tolist()))

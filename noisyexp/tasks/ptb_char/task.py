@@ -1,0 +1,203 @@
+"""Character-level language modelling on the Penn Treebank (Figure 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from noisyexp.activations import ActivationSpec
+from noisyexp.errors import DataError
+from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
+from noisyexp.schema import option
+from noisyexp.tasks.base import Look, Metric, StepOutput, Task
+from noisyexp.tasks.ntm_recall.model import Saturation
+from noisyexp.tasks.ptb.corpus import Corpus
+from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
+from noisyexp.tasks.ptb_char.look import describe
+from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
+
+CHUNK = 500
+"""Steps that are scored at once; it changes memory, not the result."""
+
+
+@dataclass(frozen=True)
+class PTBCharConfig:
+    """Section `task` of a ptb_char run."""
+
+    name: str = option("the task's folder")
+    hidden_size: int = option("H, units of the GRU", low=1)
+    embedding_size: int = option("size of the embedding; 0: one-hot characters", low=0)
+    batch_size: int = option("B, parallel streams", low=1)
+    steps: int = option("T, steps of a window and of backpropagation", low=1)
+    epoch_steps: int | None = option("updates between validations; null: one pass", low=1)
+    valid_streams: int = option("parallel streams of the validation text; 1: one pass", low=1)
+    max_eval_chars: int | None = option(
+        "characters of the validation and of the test text; null: all", low=1000
+    )
+    train_words: int = option("words of the generated training text", low=1000)
+
+    def check(self) -> Iterator[str]:
+        """Problems that need more than one field."""
+        if self.max_eval_chars is not None and self.max_eval_chars < 2 * self.valid_streams:
+            yield (
+                f"max_eval_chars={self.max_eval_chars}: each of valid_streams={self.valid_streams} "
+                "streams needs two characters"
+            )
+
+
+class PTBChar(Task):
+    """A GRU that reads characters and predicts the next one.
+
+    Loss of a window: mean negative log-likelihood of its characters in nats, so that clipping to
+    norm 1 means the same for every batch and length. The state is carried from window to window
+    and is zero at the start of every pass over the text.
+    """
+
+    config_type = PTBCharConfig
+    config: PTBCharConfig
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "train_bpc": Metric("training bits per character, noise on", "bits", "min"),
+        "valid_bpc": Metric("validation bits per character", "bits", "min"),
+        "test_bpc": Metric("test bits per character", "bits", "min"),
+        "saturated": Metric("saturated gates and candidates", "%", "min"),
+    }
+    selection = "valid_bpc"
+    item = "characters"
+
+    def __init__(self, config: PTBCharConfig, source: str, seed: int) -> None:
+        super().__init__(config, source, seed)
+        self._state: State | None = None
+        self._on_device: tuple[torch.device, Tensor] | None = None
+
+    def prepare(self, root: Path) -> dict[str, str]:
+        """Read the text and cut it into streams."""
+        words = self.config.train_words
+        if self.source == "real":
+            self.corpus = load_characters(root)
+        else:
+            self.corpus = generate_characters(words, max(words // 10, min(words, 4000)))
+        self._cut(self.corpus)
+        return self.corpus.files
+
+    def _cut(self, corpus: Corpus) -> None:
+        config, limit = self.config, self.config.max_eval_chars
+        self.train_streams = to_streams(corpus.train, config.batch_size)
+        self.valid_streams = to_streams(corpus.valid[:limit], config.valid_streams)
+        self.test_stream = corpus.test[:limit].unsqueeze(1)
+        self.windows = num_windows(len(self.train_streams), config.steps)
+        if self.windows < 1:
+            raise DataError(
+                f"the training text has {len(self.train_streams)} characters for each of "
+                f"{config.batch_size} streams, too few for one window of "
+                f"task.steps={config.steps}: make task.batch_size or task.steps smaller"
+            )
+
+    def build_model(self, spec: ActivationSpec) -> nn.Module:
+        """One GRU layer with `spec` in both gates and the candidate; torch's initial weights."""
+        config = self.config
+        return LanguageModel(
+            len(self.corpus.vocab),
+            config.hidden_size,
+            num_layers=1,
+            dropout=0.0,
+            init_range=None,
+            spec=spec,
+            cell="gru",
+            embedding_size=config.embedding_size,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates between two validations: 250, one pass, with 100 streams and 200 steps."""
+        return self.config.epoch_steps or self.windows
+
+    def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
+        """Mean negative log-likelihood of one window in nats a character."""
+        assert isinstance(model, LanguageModel)
+        index = step % self.windows
+        if index == 0:
+            self._state = None
+        if self._on_device is None or self._on_device[0] != device:
+            self._on_device = (device, self.train_streams.to(device))
+        inputs, targets = window(self._on_device[1], index, self.config.steps)
+        state = model.zero_state(inputs.shape[1]) if self._state is None else self._state
+        logits, state = model(inputs, state)
+        self._state = detach(state)
+        nll = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        count = targets.numel()
+        return StepOutput(nll / count, {"nll": nll.detach(), "characters": count}, count)
+
+    def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Bits per character of the training text, noise on, while the weights move."""
+        return {"train_bpc": bits_per_character(sums["nll"], sums["characters"])}
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Bits per character of the validation text, and the saturated units on its first rows."""
+        assert isinstance(model, LanguageModel)
+        streams = self.valid_streams.to(device)
+        return {
+            "valid_bpc": score(model, streams),
+            "saturated": saturated(model, streams[: self.config.steps]),
+        }
+
+    def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Bits per character of the test text in one pass, all characters but the first."""
+        assert isinstance(model, LanguageModel)
+        return {"test_bpc": score(model, self.test_stream.to(device))}
+
+    def floor(self) -> dict[str, float]:
+        """Bits per character of the best possible predictor of the generated language."""
+        nats = self.corpus.floor_nats
+        if nats is None:
+            return {}
+        return {name: nats / math.log(2) for name in ("valid_bpc", "test_bpc")}
+
+    def look(self, model: nn.Module, device: torch.device) -> Look:
+        """What the model writes after the first words of the validation text, and what is hard."""
+        assert isinstance(model, LanguageModel)
+        return Look(describe(model, self.corpus.valid, self.corpus.vocab, device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The carried hidden state."""
+        return {"state": None if self._state is None else list(self._state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the carried hidden state."""
+        kept = state["state"]
+        self._state = None if kept is None else tuple(kept)
+
+
+def bits_per_character(nats: float, characters: float) -> float:
+    """Sum of -log2 p over all predicted characters, divided once by their number."""
+    return nats / math.log(2) / max(characters, 1)
+
+
+def score(model: LanguageModel, streams: Tensor) -> float:
+    """Bits per character of streams (rows, B), each from a zero state, all rows but the first."""
+    nll, count, _ = stream_nll(model, streams, math.ceil((len(streams) - 1) / CHUNK), CHUNK)
+    return bits_per_character(float(nll), count)
+
+
+@torch.no_grad()
+def saturated(model: LanguageModel, tokens: Tensor) -> float:
+    """Percent of the inputs of all units that lie beyond the hard unit's threshold.
+
+    Args:
+        model: in evaluation mode.
+        tokens: (T, B), read from a zero state.
+    """
+    layers, counter = model.recurrent, Saturation()
+    before = layers.backend
+    layers.backend = "eager"  # unit by unit, so that each can be watched
+    try:
+        with counter.watch(model):
+            model(tokens, model.zero_state(tokens.shape[1]))
+    finally:
+        layers.backend = before
+    return counter.percent
