@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from noisyexp.activations import derive_seed
 from noisyexp.cli.compose import check
-from noisyexp.tasks import StepOutput
 from noisyexp.tasks.ntm_recall import NTMRecall, data
-from noisyexp.training import Trainer, checkpoint, execute
-from noisyexp.training import run as run_module
-from noisyexp.training.callbacks import Callback
 from noisyexp.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
@@ -91,66 +86,3 @@ def test_a_longer_copy_is_solved() -> None:
         "task.memory_rows=16", "task.batch_size=32", *SIZES,
     )  # fmt: skip
     assert found["valid_nats_max"] < 0.2
-
-
-# --- resume
-
-
-class Stop(Exception):
-    """The process dies here."""
-
-
-class Bomb(Callback):
-    """Raises after one update, behind all other callbacks."""
-
-    def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
-        if trainer.step == 7:
-            raise Stop
-
-
-CALLBACKS = run_module._callbacks
-
-
-def with_bomb(*arguments: Any) -> list[Callback]:
-    return [*CALLBACKS(*arguments), Bomb()]
-
-
-def content(folder: Path) -> tuple[dict[str, Any], list[Any], str]:
-    state = checkpoint.load(folder / "last.pt")
-    tensors = {**state["model"], **{f"o{k}": v for k, v in _tensors(state["optimizer"])}}
-    return tensors, state["curve"], (folder / "metrics.jsonl").read_text("utf-8")
-
-
-def _tensors(optimizer: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, values in optimizer["state"].items():
-        yield from ((f"{key}.{name}", value) for name, value in values.items())
-
-
-@pytest.mark.parametrize("controller", ["feedforward", "lstm"])
-def test_a_stopped_run_goes_on_exactly(
-    controller: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped in the middle of an epoch, two updates behind a checkpoint, c annealed."""
-    folders = []
-    for name in ("whole", "stopped"):
-        (spec,) = check(
-            [
-                "task=ntm_recall", "act=nan_normal", "scale=smoke", "threads=1", "progress=off",
-                f"run_root={tmp_path / name}", f"task.controller={controller}",
-                "task.epoch_steps=5", "task.counts=episode", "training.lr=0.05",
-                "anneal.schedule=interval", "anneal.every=2", "checkpoint.every_steps=5",
-            ]
-        )  # fmt: skip
-        if name == "stopped":
-            with monkeypatch.context() as patch:
-                patch.setattr(run_module, "_callbacks", with_bomb)
-                with pytest.raises(Stop):
-                    execute(spec)
-        folders.append(execute(spec).folder)
-    (whole, curve, lines), (stopped, other_curve, other_lines) = map(content, folders)
-    assert whole.keys() == stopped.keys()
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
-    assert (curve, lines) == (other_curve, other_lines)
-    assert curve[-1]["saturated"] > 0  # so the noise was at work
-    # c of the last update of each epoch: 30 / sqrt(t + 1), t = updates // 2.
-    assert [row["c"] for row in curve] == pytest.approx([30 / 3**0.5, 30 / 5**0.5])
