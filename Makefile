@@ -7,10 +7,11 @@ SCALE ?= paper
 SEEDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow lint demo bench figures tables clean
+.PHONY: help setup test slow lint demo bench figures tables clean \
+	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
-	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | \
+	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | \
 		awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.done  ## virtual environment with the tested versions
@@ -44,11 +45,18 @@ bench: setup  ## layers against torch's (time, memory, growth), import time, the
 reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv
 	$(BIN)/python scripts/reproduce.py table$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
 
+figure-1 figure-3 figure-4: setup
+	$(BIN)/python scripts/make_figures.py $(subst figure-,fig,$@)
+
+figure-2: setup  ## gradient descent with and without noise: measure (half a minute), then draw
+	$(BIN)/python scripts/escape.py
+	$(BIN)/python scripts/make_figures.py fig2
+
 figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
 	$(BIN)/python scripts/reproduce.py fig$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
 	$(BIN)/python scripts/make_figures.py fig$*
 
-tables: setup  ## write every table again and pilot page again from the committed records
+tables: setup  ## write every table and pilot page again from the committed records
 	$(BIN)/python scripts/make_table.py
 	$(BIN)/python scripts/make_pilot.py
 

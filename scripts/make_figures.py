@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
 
 from noisyexp.errors import NoisyexpError  # noqa: E402
+from noisyexp.fileio import read_json  # noqa: E402
+from noisyexp.results.analysis_figures import mixture_figures, plot_learning  # noqa: E402
+from noisyexp.results.escape import draw_fig2  # noqa: E402
 from noisyexp.results.figures import line_name, plot_curves  # noqa: E402
-from noisyexp.results.records import load_records  # noqa: E402
+from noisyexp.results.records import Record, load_records  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
+from noisyexp.results.unit_figures import UNIT_FIGURES  # noqa: E402
 from noisyexp.tasks.lte.scoring import chance_accuracies  # noqa: E402
 from noisyexp.tasks.ntm_recall.data import (  # noqa: E402
     chance_nats,
@@ -85,6 +90,7 @@ CURVES = {
     "table1": Curves(("target_acc", "train_acc", "level"), levels=program_levels),
     "table2": Curves(("valid_ppl_zaremba",), "epoch"),
     "table5": Curves(("valid_error", "c", "train_length"), levels=counting_levels),
+    "fig8": Curves(("valid_bpc", "train_bpc", "saturated")),
     "fig11": Curves(
         ("valid_nats_max", "valid_nats_mix", "valid_nats_min", "saturated", "c"),
         levels=recall_levels,
@@ -102,22 +108,25 @@ def parts(rows: list[Row]) -> dict[str, set[str]]:
     return {"": paper, "-ours": {row.experiment for row in rows} - paper | {first}}
 
 
-def draw(name: str, curves: Curves, root: Path) -> list[Path]:
-    """The figures of one table, for each scale that has runs on the paper's data."""
+def scales_of(name: str, root: Path) -> dict[str, list[Record]]:
+    """Records of the rows of `name` on the paper's data, by scale."""
+    names = {row.experiment for row in load_rows(root / "configs" / "experiment" / name)}
+    found: dict[str, list[Record]] = {}
+    for record in load_records(root / "results" / "records"):
+        if record.experiment in names and record.data == "real":
+            found.setdefault(record.scale, []).append(record)
+    return found
+
+
+def draw_curves(name: str, curves: Curves, root: Path) -> list[Path]:
+    """The curves of one table or figure, a picture for each scale."""
     rows = load_rows(root / "configs" / "experiment" / name)
     by_name = {row.experiment: row for row in rows}
-    records = [r for r in load_records(root / "results" / "records") if r.experiment in by_name]
     metric = curves.metrics[0]
     drawn: list[Path] = []
-    for scale in dict.fromkeys(record.scale for record in records):
+    for scale, records in scales_of(name, root).items():
         for suffix, experiments in parts(rows).items():
-            chosen = [
-                record
-                for record in records
-                if record.scale == scale
-                and record.data == "real"
-                and record.experiment in experiments
-            ]
+            chosen = [record for record in records if record.experiment in experiments]
             if not chosen:
                 continue
             ends = {
@@ -131,17 +140,56 @@ def draw(name: str, curves: Curves, root: Path) -> list[Path]:
     return drawn
 
 
+def draw_units(name: str, root: Path) -> list[Path]:
+    """Figures 1, 3 and 4, from the units themselves."""
+    return list(UNIT_FIGURES[name][0](root / "results" / "figures" / name))
+
+
+def draw_escape(root: Path) -> list[Path]:
+    """Figure 2, from the numbers of `scripts/escape.py`; nothing without them."""
+    path = root / "results" / "escape.json"
+    if not path.exists():
+        return []
+    return list(draw_fig2(read_json(path), root / "results" / "figures" / "fig2"))
+
+
+def draw_digits(root: Path) -> list[Path]:
+    """Figure 5."""
+    drawn: list[Path] = []
+    for scale, records in scales_of("fig5", root).items():
+        drawn += plot_learning(records, root / "results" / "figures" / f"fig5-{scale}")
+    return drawn
+
+
+def draw_mixture(root: Path) -> list[Path]:
+    """Figures 6 and 7."""
+    drawn: list[Path] = []
+    for scale, records in scales_of("fig6", root).items():
+        runs = [(record.findings, record.config) for record in records if record.complete]
+        drawn += mixture_figures(runs, root / "results" / "figures", scale)
+    return drawn
+
+
+FIGURES: dict[str, Callable[[Path], list[Path]]] = {
+    **{name: partial(draw_units, name) for name in UNIT_FIGURES},
+    "fig2": draw_escape,
+    "fig5": draw_digits,
+    "fig6": draw_mixture,
+    **{name: partial(draw_curves, name, curves) for name, curves in CURVES.items()},
+}
+
+
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Draw figures from the committed run records.")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(CURVES)}; default: all")
-    names = parser.parse_args(arguments).names or list(CURVES)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(FIGURES)}; default: all")
+    names = parser.parse_args(arguments).names or list(FIGURES)
     for name in names:
-        if name not in CURVES:
-            parser.error(f"no curves for {name}; there are {', '.join(CURVES)}")
+        if name not in FIGURES:
+            parser.error(f"no figure {name}; there are {', '.join(FIGURES)}")
     try:
         for name in names:
-            for path in draw(name, CURVES[name], root):
+            for path in FIGURES[name](root):
                 print(f"wrote {path.relative_to(root)}")
     except NoisyexpError as error:
         print(f"error: {error}", file=sys.stderr)

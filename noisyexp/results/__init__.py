@@ -1,7 +1,7 @@
 """From committed run records to tables and figures.
 
-The package reads run records (JSON), row files and deviation ledgers, and nothing else: a table
-can be made on any machine that holds the records.
+Tables and curves are made from run records (JSON), row files and deviation ledgers, and nothing
+else, on any machine that holds the records. Figures 1 to 4, 6 and 7 also draw the units themselves.
 """
 
 from noisyexp.results.records import MetricInfo, Record, load_record, load_records, publish
