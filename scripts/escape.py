@@ -47,7 +47,7 @@ def main(path: Path | None = None, settings: Settings | None = None) -> int:
         **result,
     }
     write_json(path, record)
-    print(f"wrote {path}")
+    print(f"wrote {path.relative_to(ROOT)}")
     return 0
 
 
