@@ -47,7 +47,7 @@ def main(path: Path | None = None, settings: Settings | None = None) -> int:
         **result,
     }
     write_json(path, record)
-    print(f"wrote {path.relative_to(ROOT)}")
+    print(f"wrote {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     return 0
 
 
