@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from noisyexp.results.escape import (
     wilson,
 )
 
+NUMBER = re.compile(r"-?\d+\.\d+")
 HARD = Arm("hard", "hard")
 SMALL = Settings(starts=40, updates=30, learning_rates=(0.05, 0.1), keep=10)
 
@@ -127,7 +129,11 @@ def test_record_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert record["settings"]["weights"] == [0.6, -0.6, 1.0, -1.0]
     assert capsys.readouterr().out.count("global minimum") == len(ARMS) * 2
     svg, png = draw_fig2(record, tmp_path / "a")
-    assert svg.read_bytes() == draw_fig2(record, tmp_path / "b")[0].read_bytes()
+    one, other = (path.read_text() for path in (svg, draw_fig2(record, tmp_path / "b")[0]))
+    # The layout is solved in floating point, and its last printed digit was once seen to differ.
+    assert NUMBER.sub("", one) == NUMBER.sub("", other)
+    numbers = [[float(x) for x in NUMBER.findall(text)] for text in (one, other)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-3)
     assert png.stat().st_size > 10_000
     assert "<!-- 40 starts everywhere -->" in svg.read_text()
     hard = next(r for r in record["rates"] if r["label"] == "hard-tanh")
