@@ -77,7 +77,7 @@ class Curves:
         metrics: panels from top to bottom.
         x: "epoch" or "step".
         levels: horizontal lines by metric, from the section `task` of the configuration.
-        seeds: every run as a thin line too.
+        seeds: every run as a line of its own.
     """
 
     metrics: tuple[str, ...]

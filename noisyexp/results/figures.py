@@ -71,7 +71,7 @@ def plot_curves(
             diamond at the right end of the first panel.
         x: what to draw it over, "epoch" or "step".
         levels: horizontal lines by metric: label to value, as the chance level.
-        seeds: draw every run too, as a thin line: a mean hides sudden changes.
+        seeds: draw every run instead of mean and range, which hide sudden changes.
 
     Returns:
         Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
@@ -154,11 +154,11 @@ def _draw(
     styles = _styles({name: runs[0].act for name, runs in groups.items()})
     record = next(iter(groups.values()))[0]
     for axes, (metric, bands) in zip(every, panels.items(), strict=True):
-        _draw_panel(axes, groups, bands, styles)
-        for run in (run for name in bands for run in groups[name] if seeds):
-            points, values, *_ = curve_band([run], metric, x)
-            colour, line = styles[line_name(run)]
-            axes.plot(points, values, linewidth=0.6, color=colour, linestyle=line, alpha=0.7)
+        if seeds:
+            runs = {name: [curve_band([r], metric, x) for r in groups[name]] for name in bands}
+            _draw_runs(axes, groups, runs, styles)
+        else:
+            _draw_panel(axes, groups, bands, styles)
         for k, (label, value) in enumerate(levels.get(metric, {}).items()):
             axes.axhline(value, color="0.45", linewidth=1.0, linestyle=LINE_STYLES[k % 4])
             axes.annotate(
@@ -172,7 +172,8 @@ def _draw(
     every[-1].set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
     every[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     kind = "" if record.data == "real" else f", {record.data} data"
-    every[0].set_title(f"{record.task}, scale {record.scale}{kind}: mean and range over seeds")
+    shown = "single runs" if seeds else "mean and range over seeds"
+    every[0].set_title(f"{record.task}, scale {record.scale}{kind}: {shown}")
     # Outside the axes: a legend inside covers some curve sooner or later.
     handles, labels = every[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -197,6 +198,20 @@ def _draw_panel(
             linestyle=line,
         )  # fmt: skip
         axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _draw_runs(
+    axes: Any,
+    groups: Mapping[str, Sequence[Record]],
+    runs: Mapping[str, Sequence[Band]],
+    styles: Mapping[str, tuple[str, Any]],
+) -> None:
+    """Every run as a line of its own, named once a row."""
+    for key, bands in runs.items():
+        colour, line = styles[key]
+        for index, (positions, values, *_) in enumerate(bands):
+            label = _legend(key, groups[key]) if index == 0 else None
+            axes.plot(positions, values, label=label, linewidth=1.2, color=colour, linestyle=line)
 
 
 def _legend(key: str, runs: Sequence[Record]) -> str:
@@ -268,9 +283,10 @@ def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tupl
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     shapes = [tuple(values.shape) for _, values, _, _ in panels]
-    heights = [min(max(6.0 * rows / columns, 0.8), 4.0) for rows, columns in shapes]
+    heights = [max(min(6.0 * rows / columns, 0.25 * rows, 4.0), 0.8) for rows, columns in shapes]
     with figure_style():
         figure = Figure(figsize=(6.4, sum(heights) + 0.6 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
@@ -285,4 +301,5 @@ def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tupl
             )  # fmt: skip
             figure.colorbar(image, ax=axes)
             axes.set(title=title, xlabel=x, ylabel=y)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return save_figure(figure, path)

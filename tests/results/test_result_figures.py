@@ -116,3 +116,14 @@ def test_matrices_are_drawn_one_above_the_other(tmp_path: Path) -> None:
     text = svg.read_text()
     assert all(f"<!-- {word} -->" in text for word in ("first", "second", "time", "bits"))
     assert text.count("<image") >= 2 and png.stat().st_size > 1000
+
+
+def test_single_runs_are_drawn_apart(make_record: Any, tmp_path: Path) -> None:
+    """Two runs of one unit: two lines and one entry in the legend, and no band."""
+    records = [record for record in _records(make_record) if record.act == "nah"]
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x", seeds=True)
+    text = svg.read_text()
+    assert text.count("<!-- NAH (2 seeds) -->") + text.count("<!-- nah (2 seeds) -->") == 1
+    assert "FillBetweenPolyCollection" not in text
+    band, _ = plot_curves(records, "valid_ppl", tmp_path / "y")
+    assert "FillBetweenPolyCollection" in band.read_text()
