@@ -234,7 +234,7 @@ def test_largest_cell_is_that_of_the_layer() -> None:
     model = task.build_model(ActivationSpec("hard"))
     output = task.loss(model, 3, CPU)
     x = (task.batch(3)[0] / 10).unsqueeze(-1)
-    cell = float(model.lstm(x)[1][1].abs().max())  # type: ignore[operator, union-attr]
+    cell = float(model.lstm(x)[1][1].detach().abs().max())  # type: ignore[operator, union-attr]
     assert float(output.sums["cell"]) == pytest.approx(64 * cell, rel=1e-6)
 
 
