@@ -3,7 +3,7 @@
 A figure's series are kept and printed like the rows of a table.
 
 Examples:
-    python scripts/make_table.py                    # every table and figure
+    python scripts/make_table.py                    # all that have records
     python scripts/make_table.py table2
     python scripts/make_table.py table2 --check     # exit 1 if the files on disk differ
 """
@@ -103,12 +103,16 @@ def main(
 ) -> int:
     """Command line; returns the exit code: 0 done, 1 files differ (--check) or an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="table2, fig11; default: all")
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="table2, fig11; default: all with records"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; compare with the disk")
     options = parser.parse_args(arguments)
     code = 0
     try:
-        for name in options.tables or table_names(root):
+        records = root / "results" / "records"
+        run = [name for name in table_names(root) if (records / name).is_dir()]
+        for name in options.tables or run:
             for path, text in make_table(name, root, compose).items():
                 shown = path.relative_to(root).as_posix()
                 current = path.read_bytes() if path.exists() else None

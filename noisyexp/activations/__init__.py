@@ -11,7 +11,7 @@ from noisyexp.activations.modules import (
     set_noise_level,
     variants,
 )
-from noisyexp.activations.noise import NoiseSource, attach_noise, derive_seed
+from noisyexp.activations.noise import NoiseSource, attach_noise, derive_seed, draws_apart
 from noisyexp.activations.schedules import SCHEDULES
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "activations",
     "attach_noise",
     "derive_seed",
+    "draws_apart",
     "find_variant",
     "make_activation",
     "noise_parameters",

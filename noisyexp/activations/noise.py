@@ -8,7 +8,8 @@ site. A unit without a source draws from torch's own generator, as `torch.nn.Dro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,19 @@ def derive_seed(*key: int | str) -> int:
     text = "\x1f".join(str(part) for part in key)
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+@contextmanager
+def draws_apart() -> Iterator[None]:
+    """Draws in this context follow torch's generator and leave it as it was.
+
+    Units are made in it: with one seed the weights of a model, and of what is built after its
+    units, are the same whether the units draw a p or not.
+    """
+    with torch.random.fork_rng(devices=[]):
+        fresh = torch.randint(2**62, (), device="cpu")
+        torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+        yield
 
 
 class NoiseSource:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from noisyexp.activations import Activation, ActivationSpec, activations, derive_seed
+from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -61,11 +61,7 @@ class NoisyModule(nn.Module):
         self.spec = variant
         weight = next(self.parameters())
         extra: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
-        # What the units draw for their p stays apart: with one seed, this layer's weights and those
-        # of the layers built after it are the same for every variant.
-        with torch.random.fork_rng(devices=[]):
-            fresh = torch.randint(2**62, (), device="cpu")
-            torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+        with draws_apart():
             self.units = self._make_units(extra)
         self.backend = backend
 

@@ -164,7 +164,7 @@ def test_the_look_shows_where_the_answers_change() -> None:
 
 
 def test_training_metrics() -> None:
-    sums = {"nll": 15.0, "right": 90.0, "points": 120.0}
+    sums = {"nll": 15.0, "wrong": 30.0, "examples": 120.0}
     assert prepared().training_metrics(sums) == {"train_nll": 0.125, "train_accuracy": 75.0}
 
 

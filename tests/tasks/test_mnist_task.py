@@ -190,7 +190,7 @@ def test_training_metrics_are_those_of_the_epoch() -> None:
             for name, value in task.loss(model, step, CPU).sums.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
     found, whole = task.training_metrics(sums), score(model, task.splits.train, CPU)
-    assert sums["images"] == 480
+    assert sums["examples"] == 480
     assert found["train_nll"] == pytest.approx(whole.nll, rel=1e-6)
     assert found["train_error"] == pytest.approx(whole.error)
 

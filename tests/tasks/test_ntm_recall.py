@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise, set_noise_level
 from noisyexp.cli.compose import check
+from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ntm_recall import NTMRecall, NTMRecallConfig, data
-from noisyexp.tasks.ntm_recall.model import NTM, Saturation
+from noisyexp.tasks.ntm_recall.model import NTM
 from noisyexp.tasks.ntm_recall.task import score
 
 CPU = torch.device("cpu")

@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
 from noisyexp.tasks.mixture import data
 from noisyexp.tasks.mnist.data import Examples, batch_rows, steps_in
-from noisyexp.tasks.mnist.model import MLP, confusion, score
-from noisyexp.tasks.ntm_recall.model import Saturation
+from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss
 
 SHOWN = 200
 """Test points whose pre-activations are kept for the figures."""
@@ -92,20 +91,13 @@ class Mixture(Task):
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Mean negative log-likelihood of the components of update `step`."""
         inputs, labels = (part.to(device) for part in self.batch(step))
-        scores = model(inputs)
-        nll, size = cross_entropy(scores, labels), len(labels)
-        sums: dict[str, Tensor | float] = {
-            "nll": nll.detach() * size,
-            "right": (scores.detach().argmax(-1) == labels).sum(),
-            "points": size,
-        }
-        return StepOutput(nll, sums, size)
+        return training_loss(model, inputs, labels)
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Over the epoch, with noise on and while the weights move."""
         return {
-            "train_nll": sums["nll"] / sums["points"],
-            "train_accuracy": 100.0 * sums["right"] / sums["points"],
+            "train_nll": sums["nll"] / sums["examples"],
+            "train_accuracy": 100.0 * (1.0 - sums["wrong"] / sums["examples"]),
         }
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from noisyexp.activations import Activation, ActivationSpec, derive_seed
+from noisyexp.activations import Activation, ActivationSpec, draws_apart
+from noisyexp.tasks.base import StepOutput
 from noisyexp.tasks.mnist.data import Examples
 
 CHUNK = 2000
@@ -38,10 +39,7 @@ class MLP(nn.Module):
             assert isinstance(layer, nn.Linear)
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        # What the units draw for their p stays apart: every arm has the same weights.
-        with torch.random.fork_rng(devices=[]):
-            fresh = torch.randint(2**62, (), device="cpu")
-            torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+        with draws_apart():
             self.units = nn.ModuleList(spec("tanh", size) for size in sizes[1:-1])
         # In the checkpoint, so that a finished run still tells how p has moved.
         for k, (unit, size) in enumerate(zip(self.units, sizes[1:-1], strict=True)):
@@ -89,6 +87,14 @@ class Score(NamedTuple):
 
     nll: float
     error: float
+
+
+def training_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> StepOutput:
+    """Mean of -log P(class | input) of a batch, with sums of it, of wrong answers, of examples."""
+    scores = model(inputs)
+    nll, size = cross_entropy(scores, labels), len(labels)
+    wrong = (scores.detach().argmax(-1) != labels).sum()
+    return StepOutput(nll, {"nll": nll.detach() * size, "wrong": wrong, "examples": size}, size)
 
 
 @torch.no_grad()

@@ -9,15 +9,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.data.mnist import CLASSES, PIXELS, TEST_SIZE, TRAIN_SIZE
+from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
 from noisyexp.tasks.mnist import data
-from noisyexp.tasks.mnist.model import MLP, confusion, score
-from noisyexp.tasks.ntm_recall.model import Saturation
+from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss
 
 
 @dataclass(frozen=True)
@@ -90,20 +89,13 @@ class MNISTTask(Task):
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Mean negative log-likelihood of the digits of update `step`."""
         inputs, labels = (part.to(device) for part in self.batch(step))
-        scores = model(inputs)
-        nll, size = cross_entropy(scores, labels), len(labels)
-        sums: dict[str, Tensor | float] = {
-            "nll": nll.detach() * size,
-            "wrong": (scores.detach().argmax(-1) != labels).sum(),
-            "images": size,
-        }
-        return StepOutput(nll, sums, size)
+        return training_loss(model, inputs, labels)
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Over the epoch, with noise on and while the weights move."""
         return {
-            "train_nll": sums["nll"] / sums["images"],
-            "train_error": 100.0 * sums["wrong"] / sums["images"],
+            "train_nll": sums["nll"] / sums["examples"],
+            "train_error": 100.0 * sums["wrong"] / sums["examples"],
         }
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:

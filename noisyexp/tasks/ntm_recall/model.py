@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from noisyexp.activations import Activation, ActivationSpec, activations, derive_seed
+from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn import NoisyLSTMCell
 from noisyexp.nn.memory import MemoryHeads, MemoryState
 
@@ -44,10 +42,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inputs = inputs
         self.layer = nn.Linear(inputs + reads, size)
-        # What the unit draws for its p stays apart: every arm has the same other weights.
-        with torch.random.fork_rng(devices=[]):
-            fresh = torch.randint(2**62, (), device="cpu")
-            torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+        with draws_apart():
             self.unit = spec("tanh", size)
 
     def first_state(self, batch: int) -> State:
@@ -163,36 +158,3 @@ class NTM(nn.Module):
                 weights.append(memory.weights.detach())
         scores: Tensor = self.output(torch.stack(features))
         return scores
-
-
-class Saturation:
-    """Counts how many inputs of a model's units lie outside their linear range."""
-
-    def __init__(self) -> None:
-        self.outside = self.total = 0
-
-    def _count(self, unit: Activation, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach()
-        self.outside += int((x.abs() > unit.kind.threshold).sum())
-        self.total += x.numel()
-
-    @property
-    def percent(self) -> float:
-        """Share of the inputs beyond the threshold: 1 for tanh, 2 for sigmoid."""
-        return 100.0 * self.outside / max(self.total, 1)
-
-    @contextmanager
-    def watch(self, model: nn.Module) -> Iterator[None]:
-        """Count while the context lasts; an LSTM cell then runs as written, unit by unit."""
-        cells = [module for module in model.modules() if isinstance(module, NoisyLSTMCell)]
-        backends = [cell.backend for cell in cells]
-        hooks = [unit.register_forward_pre_hook(self._count) for unit in activations(model)]
-        try:
-            for cell in cells:
-                cell.backend = "eager"
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for cell, backend in zip(cells, backends, strict=True):
-                cell.backend = backend

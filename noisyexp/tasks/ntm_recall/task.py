@@ -13,10 +13,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.nn.memory import MEMORY_INITS
+from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
 from noisyexp.tasks.ntm_recall import data
-from noisyexp.tasks.ntm_recall.model import CONTROLLERS, NTM, Saturation
+from noisyexp.tasks.ntm_recall.model import CONTROLLERS, NTM
 
 CHUNK = 320
 """Episodes that are scored at once; it changes memory, not the result."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
+from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Metric, StepOutput, Task
-from noisyexp.tasks.ntm_recall.model import Saturation
 from noisyexp.tasks.ptb.corpus import Corpus
 from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
 from noisyexp.tasks.ptb_char.look import describe
