@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
 from noisyexp.fileio import atomic_write_text  # noqa: E402
 from noisyexp.results.deviations import load_deviations  # noqa: E402
+from noisyexp.results.learning import LEARNING, learning_blocks  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
 from noisyexp.results.rows import load_rows  # noqa: E402
@@ -59,12 +60,15 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
         for task, folder in tasks.items()
     }
     results = root / "results"
+    records = load_records(results / "records")
     table = build_table(
-        name, rows, load_records(results / "records"), compose, ledgers,
+        name, rows, records, compose, ledgers,
         command=f"python scripts/make_table.py {name}",
         limits=find_task(next(iter(tasks.values()))).solved,
     )  # fmt: skip
-    text = to_markdown(table)
+    used = [r for section in table.sections for line in section.lines for r in line.records]
+    more = learning_blocks(LEARNING[name], rows, used) if name in LEARNING else []
+    text = to_markdown(table, more)
     files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
     readme = root / "README.md"
     if readme.exists():

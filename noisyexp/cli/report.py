@@ -18,10 +18,11 @@ from noisyexp.training.run import FINISHED, Outcome, RunSpec
 
 
 def show(value: float | None) -> str:
-    """Two decimals, or three digits when the value is out of all proportion; None is not finite."""
+    """Two decimals from 10 on, four digits below; three if out of all proportion."""
     if value is None:
         return "not a number"
-    return f"{value:.2f}" if abs(value) < 1e5 else f"{value:.3g}"
+    size = abs(value)
+    return f"{value:.4g}" if size < 10 else f"{value:.2f}" if size < 1e5 else f"{value:.3g}"
 
 
 def run_line(outcome: Outcome) -> str:
@@ -44,7 +45,7 @@ def run_line(outcome: Outcome) -> str:
         parts.append(f"paper ({label}{scale}): {shown}")
     floor = record.get("floor")
     if floor:
-        parts.append("best possible: " + ", ".join(f"{k} {v:.2f}" for k, v in floor.items()))
+        parts.append("best possible: " + ", ".join(f"{k} {show(v)}" for k, v in floor.items()))
     parts.append(f"{format_duration(record['cost']['wall_s'])}, {outcome.folder}")
     return f"{name}: " + " | ".join(parts)
 

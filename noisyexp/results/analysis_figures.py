@@ -25,13 +25,11 @@ from noisyexp.results.figures import (
     save_figure,
 )
 from noisyexp.results.records import Record
-from noisyexp.results.statistics import mean_interval
 
 OUTPUT_NOISE, INPUT_NOISE = ("nan_normal", "nah"), ("nani", "nanil", "nanis")
 NOISE_FREE = ("reference", "hard")
 FIGURE_5 = ("train_nll", "train_nll_clean", "valid_nll", "saturated")
 """Panels of Figure 5 from top to bottom; the paper has the first or the second."""
-PRINTED_EPOCHS = (1, 5, 20, 50)
 _INSIDE, _OUTSIDE = PALETTE[1], PALETTE[2]
 
 
@@ -73,6 +71,8 @@ def plot_learning(records: Sequence[Record], path: Path) -> tuple[Path, Path]:
             _draw_learning(axes[:, column], chosen)
         for row, metric in zip(axes, FIGURE_5, strict=True):
             row[0].set_ylabel(records[0].metrics[metric].title.replace(", ", ",\n"))
+            if "nll" in metric:
+                _log_scale(row[0])
         handles = {
             label: handle
             for axis in axes[0]
@@ -89,8 +89,6 @@ def plot_learning(records: Sequence[Record], path: Path) -> tuple[Path, Path]:
 
 def _draw_learning(axes: Sequence[Any], records: Sequence[Record]) -> None:
     """One column of Figure 5."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     groups = _series(records)
     styles = _styles({name: runs[0].act for name, runs in groups.items()})
     for axis, metric in zip(axes, FIGURE_5, strict=True):
@@ -102,51 +100,25 @@ def _draw_learning(axes: Sequence[Any], records: Sequence[Record]) -> None:
                 label=_legend(name, runs),
             )  # fmt: skip
             axis.fill_between(positions, low, high, color=colour, alpha=0.15, linewidth=0)
-        if "nll" in metric:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_locator(NullLocator())
         axis.grid(True, which="major", linewidth=0.4, alpha=0.5)
+
+
+def _log_scale(axis: Any) -> None:
+    """A logarithmic axis whose labels do not touch: 1, 2, 5 on two decades, else powers of ten."""
+    from matplotlib.ticker import LogFormatterMathtext, LogLocator, NullLocator
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    wide = high / low > 100
+    axis.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8))
+    axis.yaxis.set_major_formatter(LogFormatterMathtext() if wide else "{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
 
 
 def _series(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Runs by name of their line: activations in their usual order, the plain row first."""
     names = sorted({(_act_index(r.act), line_name(r) != r.act, line_name(r)) for r in records})
     return {name: [r for r in records if line_name(r) == name] for *_, name in names}
-
-
-def learning_rows(
-    records: Sequence[Record], metric: str, epochs: Sequence[int] = PRINTED_EPOCHS
-) -> str:
-    """Mean and 95 % interval over seeds after some epochs, a Markdown table with a row a series.
-
-    Args:
-        records: runs of one scale; those that did not end and epochs that none has are left out.
-        metric: key of the curve entries.
-        epochs: columns.
-    """
-    lines = [f"| {metric} | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " | n |"]
-    lines.append("|" + " --- |" * (len(epochs) + 2))
-    for name, runs in _series([record for record in records if record.complete]).items():
-        cells = []
-        for epoch in epochs:
-            rows = [row for record in runs for row in record.curve if row["epoch"] == epoch]
-            values = [float(row[metric]) for row in rows if row.get(metric) is not None]
-            cells.append(_estimate(values))
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(runs)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _estimate(values: Sequence[float]) -> str:
-    """Two digits of the interval's half width decide how many the mean has."""
-    if not values:
-        return "-"
-    found = mean_interval(values)
-    if not found.half_width:
-        return f"{found.mean:.3g}"
-    decimals = max(0, 1 - math.floor(math.log10(found.half_width)))
-    return f"{found.mean:.{decimals}f} ± {found.half_width:.{decimals}f}"
 
 
 # --- Figures 6 and 7
@@ -327,17 +299,21 @@ def plot_p(networks: Iterable[LearnedUnits], path: Path) -> tuple[Path, Path]:
 
 
 def mixture_figures(
-    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], folder: Path, scale: str
-) -> list[Path]:
-    """Figures 6 and 7 of the lowest seed and the histograms of p over all.
+    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    folder: Path,
+    figure: str,
+    suffix: str = "",
+) -> list[str]:
+    """Figure 6 of the lowest seed with the histograms of p over all seeds, or Figure 7.
 
     Args:
         runs: findings and configuration of complete runs; those without learned units are skipped.
         folder: results/figures.
-        scale: for the names fig6-<scale>, fig7-<scale> and fig6-<scale>-p.
+        figure: "fig6" or "fig7".
+        suffix: end of the names, "" or "-<scale>".
 
     Returns:
-        The files written; empty when no run has learned units.
+        Names of the pictures without suffix .svg and .png; empty when no run has learned units.
     """
     chosen = [
         (int(config["seed"]), learned_units(findings, config))
@@ -345,13 +321,15 @@ def mixture_figures(
         if findings and config["act"]["variant"] in ("nan", "nah")
     ]
     chosen.sort(key=lambda pair: (pair[1].variant != "nan", pair[0]))
-    drawn: list[Path] = []
-    for variant, name, plot in (("nan", "fig6", plot_slopes), ("nah", "fig7", plot_values)):
-        first = next((units for _, units in chosen if units.variant == variant), None)
-        if first is not None:
-            drawn += plot(first, folder / f"{name}-{scale}")
-    if chosen:
-        drawn += plot_p((units for _, units in chosen), folder / f"fig6-{scale}-p")
+    variant, plot = {"fig6": ("nan", plot_slopes), "fig7": ("nah", plot_values)}[figure]
+    first = next((units for _, units in chosen if units.variant == variant), None)
+    drawn: list[str] = []
+    if first is not None:
+        plot(first, folder / f"{figure}{suffix}")
+        drawn.append(f"{figure}{suffix}")
+    if chosen and figure == "fig6":
+        plot_p((units for _, units in chosen), folder / f"{figure}-p{suffix}")
+        drawn.append(f"{figure}-p{suffix}")
     return drawn
 
 

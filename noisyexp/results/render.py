@@ -25,12 +25,13 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-def to_markdown(table: Table) -> str:
-    """The table with one section a scale, then the rules, sources, gaps and deviations."""
+def to_markdown(table: Table, more: Sequence[str] = ()) -> str:
+    """The table with one section a scale, `more`, then the rules, sources, gaps and deviations."""
     blocks = [f"# {_title(table.name)}: the paper's numbers and ours"]
     blocks.append(f"Made by `{table.command}` from the run records in `results/records/`.")
     for section in table.sections:
         blocks += _section(table, section)
+    blocks += more
     blocks += ["## How to read it", _bullets(RULES)]
     used = [r for section in table.sections for line in section.lines for r in line.records]
     if used:
@@ -45,7 +46,7 @@ def to_markdown(table: Table) -> str:
             (e.paper, e.code, e.ours, "none" if e.switch == "none" else f"`{e.switch}`", e.section)
             for e in entries
         ]
-        blocks.append(_grid(heads, cells) if entries else "No deviation is recorded.")
+        blocks.append(grid(heads, cells) if entries else "No deviation is recorded.")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -97,15 +98,15 @@ def _section(table: Table, section: Section) -> list[str]:
     heads = [part for i in table.metrics.values() for part in (f"{i.title}: paper", "ours")]
     blocks = [
         title,
-        _grid(("row", *heads, "n", "converged", "s/step", "hours, all runs"), numbers),
-        _grid(
+        grid(("row", *heads, "n", "converged", "s/step", "hours, all runs"), numbers),
+        grid(
             ("row", "metric", "absolute", "our difference to the baseline", "paper's", "effect"),
             verdicts,
         ),
     ]
     heads, rows = by_seed(table, section.lines)
     if rows:
-        blocks += ["Seed by seed:", _grid(heads, rows)]
+        blocks += ["Seed by seed:", grid(heads, rows)]
     if rows and table.limits:
         blocks.append("Solved: " + ", ".join(f"{m} < {v:g}" for m, v in table.limits.items()) + ".")
     for metric, info in table.metrics.items():
@@ -148,7 +149,8 @@ def _commands(lines: Iterable[Line]) -> list[str]:
     ]
 
 
-def _grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; bars inside cells are escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
@@ -160,12 +162,13 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _estimate(estimate: Estimate | None, typical: Estimate | None, sign: str = "") -> str:
-    """Mean and half width, with two decimals where values of the metric exceed 1, else four."""
+    """Mean ± half width: two decimals where the metric exceeds 1, else four, tiny ones as 1e-7."""
     if estimate is None:
         return "-"
-    decimals = 2 if typical is not None and abs(typical.mean) >= 1 else 4
-    spread = "" if estimate.half_width is None else f" ± {estimate.half_width:.{decimals}f}"
-    return f"{estimate.mean:{sign}.{decimals}f}{spread}"
+    size = abs(typical.mean) if typical is not None else 0.0
+    form = ".2f" if size >= 1 else ".4f" if size >= 5e-4 or size == 0 else ".2e"
+    spread = "" if estimate.half_width is None else f" ± {estimate.half_width:{form}}"
+    return f"{estimate.mean:{sign}{form}}{spread}"
 
 
 def _steps(line: Line) -> str:
