@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from noisyexp.cli.compose import CONFIG_DIR, GROUPS, Groups, hydra_session
+from noisyexp.cli.named_sweeps import sweep_names
 
 USAGE = "python run.py [-m] [group=choice ...] [key=value ...]"
 
@@ -41,6 +42,8 @@ def choices_text() -> str:
             options = groups.options(group)
             width = max(len(option) for option in options)
             lines += [f"  {option:<{width}}  {_comment(group, option)}" for option in options]
+    lines.append("sweep= (with -m)")
+    lines += [f"  {name}  {_comment('sweep', name)}" for name in sweep_names()]
     return "\n".join(lines).replace("  nan_normal", "  nan       ")
 
 

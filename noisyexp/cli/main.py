@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from noisyexp.cli.compose import CONFIG_DIR, ROOT_FILE, check, spec_from_config
 from noisyexp.cli.help import long_text, short_text
+from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.report import run_line, sweep_report
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.training.callbacks import Interrupted
@@ -50,7 +51,11 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(long_text())
         return 0
-    argv = [spell_nan(argument) for argument in argv]
+    try:
+        argv = [spell_nan(argument) for argument in expand_sweeps(argv)]
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     if any(argument in HYDRA_FLAGS for argument in argv):
         try:
             _hydra(argv)

@@ -16,8 +16,8 @@ CAPTIONS = {
         "Derivative of every hidden unit (a row a layer) in its input after training on a mixture "
         "of three Gaussians, NAN with alpha = 1 and the learned p above each panel, one draw of "
         "xi for each of 200 test points. Inside the thresholds it is exactly 1. The paper gives 3 "
-        "layers of 8 units, the noise and alpha. Inferred: two dimensions, means and deviations of the "
-        "three Gaussians, c = 1, sizes and rates. Ours: an axis that is linear between -0.1 and "
+        "layers of 8 units, the noise and alpha. Inferred: two dimensions, means and deviations "
+        "of the three Gaussians, c = 1, sizes and rates. Ours: an axis that is linear between -0.1 and "
         "0.1 and logarithmic beyond."
     ),
     "fig6-p": (

@@ -15,7 +15,7 @@ import torch
 from noisyexp.cli.compose import check
 from noisyexp.cli.main import spell_nan
 from noisyexp.results.bench import layers_page, tasks_page
-from noisyexp.results.pilot import pilot_page
+from noisyexp.results.pilot import TITLES, pilot_page
 from noisyexp.results.records import load_records
 from noisyexp.tasks import find_task
 
@@ -96,10 +96,13 @@ def test_result_numbers_are_those_of_the_table(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("results/pilot_*.md")), ids=lambda path: path.stem
+    "path",
+    sorted(p for kind in TITLES for p in ROOT.glob(f"results/{kind}_*.md")),
+    ids=lambda path: path.stem,
 )
 def test_pilot_pages_are_those_of_their_records(path: Path) -> None:
-    task = path.stem.removeprefix("pilot_")
+    kind, _, task = path.stem.partition("_")
     records = load_records(ROOT / "results" / "records" / path.stem)
-    command = f"python scripts/make_pilot.py {task}"
-    assert path.read_text("utf-8") == pilot_page(task, records, find_task(task).selection, command)
+    command = f"python scripts/make_pilot.py {task}" + (" --grid" if kind == "grid" else "")
+    page = pilot_page(kind, task, records, find_task(task).selection, command)
+    assert path.read_text("utf-8") == page

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise, noise_parameters
 from noisyexp.cli.compose import check
+from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel
 from noisyexp.schema import build
@@ -326,9 +327,10 @@ def test_configured_as_the_spec_says() -> None:
 
 
 def test_the_grid_is_log_spaced() -> None:
-    script = Path(task_module.__file__).with_name("sigma_grid.sh").read_text()
     readme = Path(task_module.__file__).with_name("README.md").read_text()
-    grid = next(word for word in script.split() if word.startswith("act.c="))
+    words = expand_sweeps(["-m", "sweep=ptb_char_sigma", "seed=0"])
+    assert words[:3] == ["-m", "task=ptb_char", "act=nani,nanis"] and words[-1] == "seed=0"
+    grid = next(word for word in words if word.startswith("act.c="))
     assert grid in readme
     specs = check(["experiment=fig8/nani", grid])
     sigmas = [spec.config.act.c for spec in specs]
