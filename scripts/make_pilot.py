@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     try:
         for run in options.add or ():
             print(f"record: {add(kind, options.task, run, results).relative_to(root)}")
-        for kind, task in [(kind, options.task)] if options.task else known:
-            print(f"wrote {make_pilot(kind, task, results).relative_to(root)}")
+        for of, task in [(kind, options.task)] if options.task else known:
+            print(f"wrote {make_pilot(of, task, results).relative_to(root)}")
     except NoisyexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

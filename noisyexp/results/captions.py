@@ -17,8 +17,8 @@ CAPTIONS = {
         "of three Gaussians, NAN with alpha = 1 and the learned p above each panel, one draw of "
         "xi for each of 200 test points. Inside the thresholds it is exactly 1. The paper gives 3 "
         "layers of 8 units, the noise and alpha. Inferred: two dimensions, means and deviations "
-        "of the three Gaussians, c = 1, sizes and rates. Ours: an axis that is linear between -0.1 and "
-        "0.1 and logarithmic beyond."
+        "of the three Gaussians, c = 1, sizes and rates. Ours: an axis that is linear between "
+        "-0.1 and 0.1 and logarithmic beyond."
     ),
     "fig6-p": (
         "p of all hidden units before and after training, over the networks of all seeds. The "
