@@ -181,6 +181,8 @@ def test_units_without_noise(kind: str) -> None:
         assert torch.equal(reference(x), soft) and torch.equal(hard(x), clipped)
         for variant in ("nani", "nanil", "nanis") if not mode else ():
             assert torch.equal(make_activation(kind, variant, 1).eval()(x), clipped)
+        for variant in ("nani", "nanis"):  # fixed noise at the input, of size 0
+            assert torch.equal(make_activation(kind, variant, 1, c=0.0).train(mode)(x), clipped)
 
 
 @pytest.mark.parametrize("variant", ALL)
