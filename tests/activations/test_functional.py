@@ -204,7 +204,7 @@ def test_noise_scale_is_even_in_p_and_at_most_a_quarter_of_c(
 
 
 def test_noise_scale_near_the_threshold() -> None:
-    """c (p Delta)^2 / 16 for small p Delta; at p = 0.5, Delta = 0.2, c = 1: 0.000624, not 0.000625."""
+    """c (p Delta)^2 / 16 in the limit: 0.000625 for p = 0.5, Delta = 0.2, where it is 0.000624."""
     sigma = float(F.noise_scale(f64(0.2), f64(0.5), 1.0))
     assert sigma == pytest.approx(0.000624, abs=5e-7) and sigma < 0.5**2 * 0.2**2 / 16
     near = float(F.noise_scale(f64(-0.002), f64(0.5), 1.0))
