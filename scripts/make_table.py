@@ -73,22 +73,25 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     readme = root / "README.md"
     if readme.exists():
         run = [s for s in table.sections if any(line.records for line in s.lines)]
-        shown = to_markdown(replace(table, sections=tuple(run) or table.sections))
+        shown = to_markdown(replace(table, sections=tuple(run) or table.sections), more)
         files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, shown)
     return files
 
 
 def with_summary(readme: str, name: str, table: str) -> str:
-    """The README with the first table of each scale between its marks for `name`, if it has them.
+    """The README with the first tables of each scale between its marks for `name`, if it has them.
 
-    What is given has the scales that have been run.
+    That are the final numbers and, where the page has them, the first metric while learning. What
+    is given has the scales that have been run.
 
     Args:
         readme: text with `<!-- table2 -->` and `<!-- /table2 -->`.
         name: "table2".
         table: the rendered table.
     """
-    scales = re.findall(r"^## (Scale: .*)\n\n((?:\|.*\n)+)", table, re.M)
+    scales = re.findall(
+        r"^## (Scale: .*|While learning, scale .*)\n\n((?:\|.*\n)+)", table, re.M
+    )
     block = "\n".join(f"{title}\n\n{rows}" for title, rows in scales)
     marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     return re.sub(marks, lambda match: f"{match[1]}\n{block}\n{match[2]}", readme, flags=re.S)
