@@ -71,10 +71,11 @@ def pilot_page(kind: str, name: str, records: Sequence[Record], metric: str, com
     differing = _differing(every)
     last = max(step for curve in curves for step in curve)
     points = [round(last * (k + 1) / POINTS) for k in range(POINTS)]
+    digits = 2 if any(value >= 10 for curve in curves for value in curve.values()) else 3
     heads = [*differing, "seed", *(f"{step:,}" for step in points), "s/update"]
     rows = [
         [*(str(one.get(key)) for key in differing), str(record.seed),
-         *(_at(curve, step) for step in points), f"{record.cost['s_per_step']:.3g}"]
+         *(_at(curve, step, digits) for step in points), f"{record.cost['s_per_step']:.3g}"]
         for record, one, curve in zip(records, every, curves, strict=True)
     ]  # fmt: skip
     info = records[0].metrics[metric]
@@ -133,9 +134,9 @@ def _curve(record: Record, metric: str) -> dict[int, float]:
     return {int(p["step"]): float(p[metric]) for p in record.curve if p.get(metric) is not None}
 
 
-def _at(curve: Mapping[int, float], step: int) -> str:
+def _at(curve: Mapping[int, float], step: int, digits: int) -> str:
     """Value of the last point up to `step`; a dash when the run ended a good while before."""
     done = [at for at in curve if at <= step]
     if not done or step > max(curve) * 1.01:
         return "-"
-    return f"{curve[max(done)]:.2f}"
+    return f"{curve[max(done)]:.{digits}f}"
