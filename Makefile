@@ -39,6 +39,7 @@ lint: setup  ## style and types
 bench: setup  ## layers against torch's (time, memory, growth), import time, the trainer's overhead
 	$(BIN)/python scripts/bench_layers.py
 	$(BIN)/python scripts/bench_tasks.py
+	$(BIN)/python scripts/bench_attention.py
 	$(BIN)/python scripts/bench.py
 
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1
@@ -52,8 +53,13 @@ figure-2: setup  ## gradient descent with and without noise: measure (half a min
 	$(BIN)/python scripts/escape.py
 	$(BIN)/python scripts/make_figures.py fig2
 
+# Where the series of a figure are, if not in a folder of its own.
+figure-7: ROWS := fig6
+figure-9: ROWS := table2
+figure-10: ROWS := table1
+
 figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
-	$(BIN)/python scripts/reproduce.py fig$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python scripts/reproduce.py $(or $(ROWS),fig$*) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
 	$(BIN)/python scripts/make_figures.py fig$*
 
 tables: setup  ## write every table and pilot page again from the committed records

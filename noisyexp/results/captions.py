@@ -32,8 +32,9 @@ CAPTIONS = {
     ),
     "fig8": (
         "Character-level Penn Treebank, one GRU layer, sequences of 200: bits per character of "
-        "the validation text without noise, of the training text with noise on, and the share of "
-        "gates and candidates beyond the threshold. The paper draws NAN, NANI and NANIS; sigma of "
+        "the training text with noise on, of the validation text without, and the share of gates "
+        "and candidates beyond the threshold. The rows with hard units, noisy or not, lie on one "
+        "another. The paper draws NAN, NANI and NANIS; sigma of "
         "the last two is the best of 8 values on validation. Inferred: bits per character over "
         "updates, and that its caption means NANI where it says NAN twice. Soft units and hard "
         "units without noise are ours."

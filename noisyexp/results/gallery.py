@@ -64,7 +64,7 @@ class Curves:
 
 
 CURVES = {
-    "fig8": Curves("fig8", ("valid_bpc", "train_bpc", "saturated")),
+    "fig8": Curves("fig8", ("train_bpc", "valid_bpc", "saturated")),
     "fig9": Curves("table2", ("valid_ppl_zaremba",), "epoch", end="valid_ppl_zaremba"),
     "fig10": Curves(
         "table1", ("target_acc", "train_acc", "level"), end="test_acc", levels=program_levels

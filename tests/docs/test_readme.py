@@ -14,6 +14,7 @@ import torch
 
 from noisyexp.cli.compose import check
 from noisyexp.cli.main import spell_nan
+from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.results.bench import layers_page, tasks_page
 from noisyexp.results.pilot import TITLES, pilot_page
 from noisyexp.results.records import load_records
@@ -43,7 +44,8 @@ def test_the_readme_shows_commands() -> None:
 
 @pytest.mark.parametrize("command", commands("python run.py"))
 def test_run_commands_check(command: str) -> None:
-    arguments = [spell_nan(word) for word in shlex.split(command)[2:] if word != "-m"]
+    words = expand_sweeps([word for word in shlex.split(command)[2:] if word != "-m"])
+    arguments = [spell_nan(word) for word in words]
     if arguments:
         runs = check(arguments)
         sweep = "-m" in command.split()
