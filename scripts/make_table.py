@@ -89,9 +89,7 @@ def with_summary(readme: str, name: str, table: str) -> str:
         name: "table2".
         table: the rendered table.
     """
-    scales = re.findall(
-        r"^## (Scale: .*|While learning, scale .*)\n\n((?:\|.*\n)+)", table, re.M
-    )
+    scales = re.findall(r"^## (Scale: .*|While learning, scale .*)\n\n((?:\|.*\n)+)", table, re.M)
     block = "\n".join(f"{title}\n\n{rows}" for title, rows in scales)
     marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     return re.sub(marks, lambda match: f"{match[1]}\n{block}\n{match[2]}", readme, flags=re.S)
