@@ -39,6 +39,7 @@ lint: setup  ## style and types
 bench: setup  ## layers against torch's (time, memory, growth), import time, the trainer's overhead
 	$(BIN)/python scripts/bench_layers.py
 	$(BIN)/python scripts/bench_tasks.py
+	$(BIN)/python scripts/bench_attention.py
 	$(BIN)/python scripts/bench.py
 
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1

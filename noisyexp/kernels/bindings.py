@@ -66,6 +66,19 @@ class Shape(Structure):
     ]
 
 
+class Score(Structure):
+    """`score` of kernels.c: scores of attention and, for backward, where their gradients go."""
+
+    _fields_ = [
+        ("unit", Site),
+        ("size", Shape),
+        ("adds", c_int32),
+        ("key_strides", c_int64 * 2),
+        *((name, c_void_p) for name in ("keys", "q", "v", "scores", "d_scores")),
+        *((name, c_void_p) for name in ("d_keys", "d_q", "d_v")),
+    ]
+
+
 _state: dict[str, Any] = {}
 
 
@@ -79,11 +92,14 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         function = getattr(library, f"unit_map_{suffix}")
         function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * 4]
         function.restype = None
+        for way in ("forward", "backward"):
+            function = getattr(library, f"score_{way}_{suffix}")
+            function.argtypes, function.restype = [POINTER(Score)], None
     library.normal_fill.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
-    sizes = (c_int64 * 3)()
+    sizes = (c_int64 * 4)()
     library.struct_sizes(sizes)
-    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape)]
+    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score)]
     if list(sizes) != declared:
         raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     return library

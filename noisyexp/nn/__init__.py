@@ -1,15 +1,20 @@
 """Layers built on the noisy units."""
 
+from noisyexp.nn.attention import AdditiveAttention
+from noisyexp.nn.beam import Hypothesis, beam_search
 from noisyexp.nn.cells import NoisyGRUCell, NoisyLSTMCell
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.lstm import NoisyLSTM
 from noisyexp.nn.replace import Replacement, replace_activations
 
 __all__ = [
+    "AdditiveAttention",
+    "Hypothesis",
     "NoisyGRU",
     "NoisyGRUCell",
     "NoisyLSTM",
     "NoisyLSTMCell",
     "Replacement",
+    "beam_search",
     "replace_activations",
 ]

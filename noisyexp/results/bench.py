@@ -133,6 +133,46 @@ def tasks_page(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def attention_page(result: Mapping[str, Any]) -> str:
+    """The tables of `scripts/bench_attention.py` in Markdown."""
+    machine, code, rounds = result["machine"], result["code"], result["rounds"]
+    dirty = ", with changes" if code["dirty"] else ""
+    sizes = result["sizes"]
+    arms = list(next(iter(sizes.values()))["times"])
+    time_rows, held_rows, shares = [], [], []
+    for name, size in sizes.items():
+        label = f"{name}: {size['batch']}, {size['positions']}, {size['units']}, {size['steps']}"
+        for part, title in (("forward_ms", "forward"), ("both_ms", "both")):
+            base = size["times"]["reference"][part]
+            times = [size["times"][arm][part] for arm in arms]
+            time_rows.append([label, title, *(f"{ms:.0f} ({ms / base:.2f})" for ms in times)])
+        held_rows.append([label, *(f"{size['held_mib'][arm]:.1f}" for arm in arms)])
+        shares.append(f"{size['saturated']:.0%} ({name})")
+    header = "batch, positions, units, steps"
+    lines = [
+        "# Attention with noise in its score",
+        "",
+        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
+        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}, one thread. Medians of "
+        f"{rounds['others']} rounds in which the arms take turns, {rounds['plain']} for the plain "
+        f"form of NAH. The reference is torch.tanh. Annotations are learned in translation, given "
+        f"in captioning. Saturated units: {', '.join(shares)}.",
+        "",
+        "## All steps of an update, forward and both ways, milliseconds (in brackets: against the "
+        "reference)",
+        "",
+        *_table([header, "", *arms], time_rows),
+        "",
+        "## Held for backward by all steps, MiB",
+        "",
+        "Tensors that the graph keeps, without parameters, keys and annotations.",
+        "",
+        *_table([header, *arms], held_rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def draw_growth(result: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
     """Time against hidden size and against steps, as SVG and PNG.
 

@@ -40,6 +40,18 @@ typedef struct {
     int32_t threads;
 } shape;
 
+/* Scores of attention, e = v . phi(key + q); rows of keys may lie apart. */
+typedef struct {
+    site unit;
+    shape size;               /* sentences, positions, units */
+    int32_t adds;             /* whether d_keys holds numbers to add to */
+    int64_t key_strides[2];   /* from sentence to sentence and from position to position */
+    const void *keys, *q, *v; /* (B, S, A), (B, A), (A,) */
+    void *scores;             /* (B, S) */
+    const void *d_scores;
+    void *d_keys, *d_q, *d_v; /* (B, S, A) or null, (B, A), (CHUNKS, A) */
+} score;
+
 /* exp(-|x|) to 1e-7: 2^n times the series of exp on [-ln 2 / 2, ln 2 / 2]. The clamp to 80 is one of
    integers, since compilers do not vectorise it otherwise; 0 x brings NaN back, which it hides. */
 INLINE float exp_minus_f(float x) {
@@ -70,12 +82,14 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #define NAME(x) x##_f
 #include "unit.h"
 #include "layers.h"
+#include "score.h"
 #undef REAL
 #undef NAME
 #define REAL double
 #define NAME(x) x##_d
 #include "unit.h"
 #include "layers.h"
+#include "score.h"
 
 /* Draws of one key as an array (blocks, rows, units). */
 void normal_fill(const noise_key *key, const shape *size, float *out) {
@@ -99,8 +113,9 @@ void philox_block(const noise_key *key, const uint32_t counter[3], uint32_t out[
 }
 
 /* Sizes that bindings.py compares with its own, so that a wrong declaration cannot go unseen. */
-void struct_sizes(int64_t out[3]) {
+void struct_sizes(int64_t out[4]) {
     out[0] = (int64_t)sizeof(site);
     out[1] = (int64_t)sizeof(layer);
     out[2] = (int64_t)sizeof(shape);
+    out[3] = (int64_t)sizeof(score);
 }

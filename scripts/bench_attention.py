@@ -1,0 +1,157 @@
+"""Time and memory of attention with noise in its score, against the soft tanh: `make bench`.
+
+The decoder steps of one update at two sizes, forward and backward, nothing of the decoder but the
+attention itself. The arms take turns in one process with one thread; medians of its processor time
+are quoted, which is the time on the clock of an idle machine. Writes
+results/bench/attention.{json,md}.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from noisyexp.activations import ActivationSpec  # noqa: E402
+from noisyexp.fileio import atomic_write_text, write_json  # noqa: E402
+from noisyexp.nn.attention import AdditiveAttention  # noqa: E402
+from noisyexp.results.bench import attention_page  # noqa: E402
+from noisyexp.training.memory import keep_freed_memory  # noqa: E402
+from noisyexp.training.record import code_version, describe_machine  # noqa: E402
+
+SIZES = {
+    "translation": {"batch": 32, "positions": 30, "units": 512, "steps": 30, "learned": True},
+    "captioning": {"batch": 64, "positions": 196, "units": 512, "steps": 13, "learned": False},
+}
+ARMS = ("reference", "hard", "nah", "nani", "nanil", "nah plain")
+PLAIN_ROUNDS = 2
+"""The plain form takes its turn in this many rounds only: it is slow and needs gigabytes."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "nah": {"alpha": 1.15, "c": 0.5}, "nani": {"c": 0.05}, "nanil": {"c": 0.5}
+}  # fmt: skip
+KEY_SCALE = 0.7
+"""Standard deviation of the keys: with the queries, a quarter of the units saturates."""
+
+
+def make(arm: str, units: int) -> AdditiveAttention:
+    """The attention of one arm."""
+    torch.manual_seed(0)
+    variant = arm.split()[0]
+    spec = ActivationSpec(variant, SETTINGS.get(variant, {}))
+    attention = AdditiveAttention(units, units, spec)
+    if arm.endswith("plain"):
+        attention.unit.backend = "eager"
+    return attention
+
+
+def make_inputs(size: dict[str, int]) -> dict[str, Tensor]:
+    """Queries (T, B, A), keys (B, S, A) and annotations (B, S, A).
+
+    The annotations of translation are learned; those of captioning are features of images.
+    """
+    torch.manual_seed(1)
+    batch, positions, units = size["batch"], size["positions"], size["units"]
+    found = {
+        "queries": torch.randn(size["steps"], batch, units),
+        "keys": KEY_SCALE * torch.randn(batch, positions, units),
+        "annotations": torch.randn(batch, positions, units),
+    }
+    for name, tensor in found.items():
+        tensor.requires_grad_(name != "annotations" or bool(size["learned"]))
+    return found
+
+
+def contexts(attention: AdditiveAttention, inputs: dict[str, Tensor]) -> Tensor:
+    """All steps, (T, B, A); the keys come from a layer, as they do in a model."""
+    keys = inputs["keys"].view_as(inputs["keys"])
+    steps = [attention(query, keys, inputs["annotations"])[0] for query in inputs["queries"]]
+    return torch.stack(steps)
+
+
+def one_pass(attention: AdditiveAttention, inputs: dict[str, Tensor]) -> dict[str, float]:
+    """Milliseconds of processor time, forward and both ways."""
+    attention.zero_grad(set_to_none=True)
+    for tensor in inputs.values():
+        tensor.grad = None
+    began = time.process_time()
+    output = contexts(attention, inputs)
+    middle = time.process_time()
+    output.backward(torch.ones_like(output))  # type: ignore[no-untyped-call]
+    end = time.process_time()
+    return {"forward_ms": 1000 * (middle - began), "both_ms": 1000 * (end - began)}
+
+
+def held_for_backward(attention: AdditiveAttention, inputs: dict[str, Tensor]) -> float:
+    """MiB that the graph of all steps keeps, without parameters and inputs."""
+    known = [*attention.parameters(), *inputs.values()]
+    places = {tensor.untyped_storage().data_ptr() for tensor in known}
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in places:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = contexts(attention, inputs)
+    del output
+    return sum(held.values()) / 2**20
+
+
+def measure(size: dict[str, int], rounds: int) -> dict[str, Any]:
+    """One row of the page: times and memory by arm, and the share of saturated units."""
+    inputs = make_inputs(size)
+    attentions = {arm: make(arm, size["units"]) for arm in ARMS}
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for turn in range(rounds + 1):
+        for arm, attention in attentions.items():
+            if turn > PLAIN_ROUNDS and arm.endswith("plain"):
+                continue
+            times = one_pass(attention, inputs)
+            if turn:  # the first round warms up
+                found[arm].append(times)
+    with torch.no_grad():
+        q = attentions["hard"].query(inputs["queries"][0])
+        saturated = ((inputs["keys"] + q.unsqueeze(1)).abs() > 1.0).float().mean()
+    return {
+        **size,
+        "saturated": float(saturated),
+        "times": {
+            arm: {part: statistics.median(t[part] for t in values) for part in values[0]}
+            for arm, values in found.items()
+        },
+        "held_mib": {arm: held_for_backward(attentions[arm], inputs) for arm in ARMS},
+    }
+
+
+def main(rounds: int = 7) -> int:
+    """Measure, print and write results/bench/attention.{json,md}."""
+    keep_freed_memory()  # as a run does
+    torch.set_num_threads(1)
+    result: dict[str, Any] = {
+        "command": "make bench",
+        "code": code_version(),
+        "machine": describe_machine(torch.device("cpu")),
+        "torch": torch.__version__,
+        "rounds": {"plain": PLAIN_ROUNDS, "others": rounds},
+        "sizes": {name: measure(size, rounds) for name, size in SIZES.items()},
+    }
+    folder = ROOT / "results" / "bench"
+    write_json(folder / "attention.json", result)
+    page = attention_page(result)
+    atomic_write_text(folder / "attention.md", page)
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
