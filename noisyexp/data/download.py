@@ -42,13 +42,13 @@ class RemoteFile:
     Attributes:
         name: path under the data root, with forward slashes, e.g. "ptb/ptb.train.txt".
         sha256: checksum of the content, 64 hexadecimal digits.
-        size: length in bytes.
+        size: length in bytes, None where only the checksum is known.
         mirrors: where it can be had, best first: addresses, or a `Source`.
     """
 
     name: str
     sha256: str
-    size: int
+    size: int | None
     mirrors: tuple[str | Source, ...]
 
 
@@ -68,7 +68,7 @@ def resolve(
     *,
     offline: bool | None = None,
     timeout_s: float = 30,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> Path:
     """Path of a checked copy of `file` under `root`, downloaded if it is not there.
 
@@ -80,7 +80,7 @@ def resolve(
         root: data root. Nothing is written when the file is there, so it may be read-only.
         offline: never download; None asks the environment (`is_offline`).
         timeout_s: seconds without an answer after which a mirror is given up.
-        progress: called with (bytes so far, bytes expected) during a download.
+        progress: called with (bytes so far, bytes expected or None) during a download.
 
     Raises:
         DataError: the local file is the wrong one (it is left as it is); it is missing and we are
@@ -94,7 +94,7 @@ def resolve(
     except OSError as error:
         raise DataError(f"{target}: cannot be read ({_reason(error)})") from error
     else:
-        if found != (file.size, file.sha256):
+        if found != (found[0] if file.size is None else file.size, file.sha256):
             raise DataError(_wrong_file(file, target, *found))
         return target
     if is_offline() if offline is None else offline:
@@ -107,7 +107,7 @@ def _download(
     file: RemoteFile,
     target: Path,
     timeout_s: float,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int | None], None] | None,
 ) -> None:
     failures = []
     for mirror in file.mirrors:
@@ -130,7 +130,7 @@ def _download_from(
     file: RemoteFile,
     target: Path,
     timeout_s: float,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int | None], None] | None,
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(
@@ -144,7 +144,7 @@ def _download_from(
             digest, received = hashlib.sha256(), 0
             for block in blocks:
                 received += len(block)
-                if received > file.size:
+                if file.size is not None and received > file.size:
                     raise _MirrorFailedError(f"sent more than the {file.size:,} bytes expected")
                 digest.update(block)
                 out.write(block)
@@ -152,7 +152,7 @@ def _download_from(
                     progress(received, file.size)
             out.flush()
             os.fsync(out.fileno())
-        if received < file.size:
+        if file.size is not None and received < file.size:
             raise _MirrorFailedError(f"stopped after {received:,} of {file.size:,} bytes")
         if digest.hexdigest() != file.sha256:
             raise _MirrorFailedError(
@@ -190,11 +190,17 @@ def _where(mirror: str | Source) -> str:
     return mirror.where if isinstance(mirror, Source) else mirror
 
 
+def _identity(file: RemoteFile) -> str:
+    size = "" if file.size is None else f"{file.size:,} bytes, "
+    return f"{size}SHA-256 {file.sha256}"
+
+
 def _wrong_file(file: RemoteFile, target: Path, size: int, sha256: str) -> str:
-    kind = "is cut short" if size < file.size else "is not the file that is needed"
+    short = file.size is not None and size < file.size
+    kind = "is cut short" if short else "is not the file that is needed"
     return (
         f"{target}: this file {kind}; it was left as it is.\n"
-        f"  expected {file.size:,} bytes, SHA-256 {file.sha256}\n"
+        f"  expected {_identity(file)}\n"
         f"  found    {size:,} bytes, SHA-256 {sha256}\n"
         "Delete it and run again to download it, or put the right file there. It can be had from:\n"
         + "\n".join(f"  {_where(mirror)}" for mirror in file.mirrors)
@@ -204,7 +210,7 @@ def _wrong_file(file: RemoteFile, target: Path, size: int, sha256: str) -> str:
 def _advice(file: RemoteFile) -> str:
     sources = "".join(f"  {_where(mirror)}\n" for mirror in file.mirrors)
     return (
-        f"Put the file ({file.size:,} bytes, SHA-256 {file.sha256}) there yourself; "
+        f"Put the file ({_identity(file)}) there yourself; "
         f"it can be had from:\n{sources}"
         f"If you have it elsewhere, set the environment variable NOISYEXP_DATA to the folder that "
         f"contains {file.name}. Downloads are off while {' or '.join(_OFFLINE_VARIABLES)} is 1."

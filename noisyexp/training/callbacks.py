@@ -161,27 +161,50 @@ class FollowCurriculum(Callback):
 
 
 class EarlyStopping(Callback):
-    """Ends training after `patience` validations without a better selection metric."""
+    """Ends training when the selection metric no longer gets better.
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    Rules: `in_a_row`: after `patience` validations in a row without a new best; `history`: the rule
+    of the authors' attention models. A validation counts if it is no better than the best of all
+    validations but the last `patience`; only a new best sets the count to 0, and training ends when
+    it exceeds `patience`. That is between patience + 1 and 2 patience validations after the best.
+
+    Args:
+        patience: validations.
+        rule: "in_a_row" or "history".
+    """
+
+    def __init__(self, patience: int, rule: str = "in_a_row") -> None:
+        self.patience, self.rule = patience, rule
         self.waited = 0
+        self.history: list[float] = []
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Count, and stop when patience is used up."""
-        if trainer.task.selection not in trainer.row:
+        name = trainer.task.selection
+        if name not in trainer.row:
             return
-        self.waited = 0 if trainer.is_best else self.waited + 1
-        if self.waited >= self.patience:
-            trainer.stop = True
+        if trainer.is_best:
+            self.waited = 0
+        if self.rule == "history":
+            metric = trainer.task.metrics[name]
+            self.history.append(trainer.row[name])
+            for old in self.history[: -self.patience]:
+                if not metric.better(trainer.row[name], old):
+                    self.waited += 1
+                    break
+            trainer.stop = trainer.stop or self.waited > self.patience
+            return
+        self.waited += not trainer.is_best
+        trainer.stop = trainer.stop or self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Validations without an improvement."""
-        return {"waited": self.waited}
+        """Validations that count, and the metric of all of them where the rule needs it."""
+        kept = {"history": list(self.history)} if self.rule == "history" else {}
+        return {"waited": self.waited, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the count."""
-        self.waited = int(state["waited"])
+        self.waited, self.history = int(state["waited"]), list(state.get("history", []))
 
 
 class Interrupted(BaseException):

@@ -9,6 +9,8 @@ from typing import Any
 from noisyexp.activations import SCHEDULES, ActivationSpec, find_variant
 from noisyexp.schema import option
 
+OPTIMIZERS = ("sgd", "adam", "rmsprop", "adadelta", "graves_rmsprop", "uncorrected_adam")
+
 
 @dataclass(frozen=True)
 class LearningRateConfig:
@@ -31,21 +33,27 @@ class TrainingConfig:
 
     epochs: int = option("passes over the training data", low=1)
     max_steps: int | None = option("stop after this many updates; null for no limit", low=1)
-    optimizer: str = option("optimiser", choices=("sgd", "adam", "rmsprop", "adadelta"))
+    optimizer: str = option("optimiser", choices=OPTIMIZERS)
     lr: float = option("initial learning rate", above=0)
-    momentum: float = option("momentum of sgd and rmsprop", low=0, high=1)
-    rms_decay: float = option("rmsprop: decay of the mean square", low=0, high=1)
-    rms_eps: float = option("rmsprop: added to the root of the mean square", above=0)
+    momentum: float = option("momentum of sgd, rmsprop and graves_rmsprop", low=0, high=1)
+    rms_decay: float = option(
+        "rmsprop, graves_rmsprop, adadelta: decay of the mean square", low=0, high=1
+    )
+    rms_eps: float = option(
+        "rmsprop: added to the root of the mean square; graves_rmsprop, adadelta: inside the root",
+        above=0,
+    )
     weight_decay: float = option("L2 penalty; p of the noisy units is left out", low=0)
     max_grad_norm: float | None = option("global L2 norm to clip to; null for none", above=0)
     lr_schedule: LearningRateConfig = option("learning-rate rule")
     patience: int | None = option("stop after so many validations in vain; null: never", low=1)
+    stopping: str = option("which validations are in vain", choices=("in_a_row", "history"))
     evaluate_every: int = option("epochs between validations", low=1)
     use_weights: str = option("weights of the final evaluation", choices=("last", "best"))
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
-        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop", "graves_rmsprop"):
             yield f"momentum={self.momentum}: {self.optimizer} has none; use momentum=0"
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from noisyexp.activations import noise_parameters
 from noisyexp.training.config import TrainingConfig
+from noisyexp.training.original_optimizers import GravesRMSprop, UncorrectedAdam
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -32,6 +33,19 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
             momentum=config.momentum,
             weight_decay=decay,
         )
+    if config.optimizer == "graves_rmsprop":
+        return GravesRMSprop(
+            groups,
+            lr,
+            decay=config.rms_decay,
+            momentum=config.momentum,
+            eps=config.rms_eps,
+            weight_decay=decay,
+        )
+    if config.optimizer == "uncorrected_adam":
+        return UncorrectedAdam(groups, lr, weight_decay=decay)
     if config.optimizer == "adadelta":
-        return torch.optim.Adadelta(groups, lr, weight_decay=decay)
+        return torch.optim.Adadelta(
+            groups, lr, rho=config.rms_decay, eps=config.rms_eps, weight_decay=decay
+        )
     return torch.optim.Adam(groups, lr, weight_decay=decay)

@@ -347,7 +347,7 @@ def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
     if task.curriculum is not None:
         made.append(FollowCurriculum(task.curriculum))
     if config.training.patience is not None:
-        made.append(EarlyStopping(config.training.patience))
+        made.append(EarlyStopping(config.training.patience, config.training.stopping))
     log = config.logger
     made.append(MetricsFiles(folder, log.every_steps))
     if log.tensorboard:

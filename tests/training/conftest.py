@@ -57,6 +57,7 @@ TRAINING = {
     "max_grad_norm": None,
     "lr_schedule": {"rule": "constant", "after": 0, "factor": 1.0, "patience": 0},
     "patience": None,
+    "stopping": "in_a_row",
     "evaluate_every": 1,
     "use_weights": "last",
 }

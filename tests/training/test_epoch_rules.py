@@ -86,6 +86,38 @@ def test_early_stopping(
     assert trainer.stop
 
 
+@pytest.mark.parametrize(
+    ("scores", "epochs", "after_best"),
+    [
+        # patience 2, larger is better: a validation counts (in brackets: the count) that does not
+        # beat the best of all but the last 2; the third that counts ends it.
+        ([5, 4, 4, 4.5, 4, 9], 5, 4),  # best, -, (1), (2), (3): the latest end, 2 x 2
+        ([1, 2, 3, 0, 0, 0, 9], 6, 3),  # -, -, best, (1), (2), (3): the earliest end, 2 + 1
+        ([1, 2, 9, 8, 8, 8, 8, 8], 7, 4),  # 8 beats 1 and 2 at first, 9 later
+        ([5, 4, 4, 4, 6, 5, 5.5, 5.5, 9], 8, 3),  # (1), (2), then a new best sets it to 0
+        ([1, 2, 3, 4, 5, 6, 7, 8, 9], 9, 0),
+    ],
+)
+def test_early_stopping_by_history(
+    scores: list[float], epochs: int, after_best: int, toy_trainer: Callable[..., Trainer]
+) -> None:
+    """The rule of the authors' attention models: 11 to 20 validations after the best with 10."""
+    trainer = toy_trainer(scores, [EarlyStopping(2, "history")], epochs=9)
+    trainer.fit()
+    assert [row["score"] for row in trainer.curve] == scores[:epochs]
+    assert trainer.epoch - evaluate(trainer).best["epoch"] == after_best
+
+
+def test_history_is_part_of_the_state(toy_trainer: Callable[..., Trainer]) -> None:
+    first = EarlyStopping(2, "history")
+    toy_trainer([5, 4, 4], [first], epochs=3).fit()
+    assert first.state_dict() == {"waited": 1, "history": [5, 4, 4]}
+    again = EarlyStopping(2, "history")
+    again.load_state_dict(first.state_dict())
+    assert again.state_dict() == first.state_dict()
+    assert EarlyStopping(2).state_dict() == {"waited": 0}
+
+
 def test_early_stopping_counts_validations_only(toy_trainer: Callable[..., Trainer]) -> None:
     trainer = toy_trainer([3, 2, 1, 0], [EarlyStopping(2)], epochs=9, evaluate_every=2)
     trainer.fit()
