@@ -1,0 +1,166 @@
+"""Annotations of images: maps of a trained network, computed once and kept in the user's cache.
+
+A cached file has one row an image, in the order of the file names: (images, locations, channels)
+in half precision, location-major, so that row l of an image is all that is known of location l.
+Its name is a hash of the images, the network, its weights and the preparation of a picture.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from noisyexp.data.flickr8k import ImageArchive
+from noisyexp.data.progress import Counter
+from noisyexp.errors import DataError, NoisyexpError
+from noisyexp.fileio import read_json, sha256_file, write_json
+from noisyexp.kernels.build import cache_folder
+from noisyexp.tasks.captioning.extractors import (
+    EXTRACTORS,
+    PREPARATION,
+    Extractor,
+    Network,
+    annotate,
+    prepare_image,
+)
+
+PIECE = 256
+"""Images between two steps of an extraction that a kill cannot undo."""
+BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureFile:
+    """Annotations of all images.
+
+    Attributes:
+        values: (images, locations, channels) float16, mapped from the file.
+        rows: row of an image by its file name.
+        facts: how they were made, their mean and 99th percentile.
+    """
+
+    values: np.ndarray
+    rows: dict[str, int]
+    facts: dict[str, Any]
+
+
+def feature_key(archive_sha256: str, extractor: Extractor) -> str:
+    """Name of the cached file: 16 hexadecimal digits."""
+    parts = (archive_sha256, extractor.weights, PREPARATION, "float16 location-major")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def load_features(archive: ImageArchive, name: str, folder: Path | None = None) -> FeatureFile:
+    """Annotations of all images of `archive` by the extractor `name`, from the cache if there.
+
+    Args:
+        archive: the images.
+        name: of `EXTRACTORS`.
+        folder: where they are kept; None is `features` in the user's cache (NOISYEXP_CACHE).
+
+    Raises:
+        NoisyexpError: the network or its weights are not installed, or the cache has no room.
+        DataError: an image cannot be read.
+    """
+    extractor = EXTRACTORS[name]
+    folder = cache_folder() / "features" if folder is None else folder
+    path = folder / f"{name}-{feature_key(archive.sha256, extractor)}.npy"
+    facts = path.with_suffix(".json")
+    if not facts.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(path.with_suffix(".lock")):
+                if not facts.is_file():  # another process may have made it while we waited
+                    _extract(archive, name, path)
+        except OSError as error:
+            raise NoisyexpError(
+                f"{path} cannot be written ({error}). What was extracted is kept: make room, or "
+                "set the environment variable NOISYEXP_CACHE to a folder with room."
+            ) from error
+    rows = {image: row for row, image in enumerate(archive.members)}
+    values = np.load(path, mmap_mode="r")
+    if values.shape != (len(rows), extractor.locations, extractor.channels):
+        raise DataError(f"{path} has shape {values.shape}: delete it and {facts}, and run again")
+    return FeatureFile(values, rows, read_json(facts))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process extracts the same; the lock goes with its process."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _extract(archive: ImageArchive, name: str, path: Path) -> None:
+    extractor, images = EXTRACTORS[name], list(archive.members)
+    pieces = path.with_suffix(".pieces")
+    pieces.mkdir(exist_ok=True)
+    starts = range(0, len(images), PIECE)
+    missing = [start for start in starts if not (pieces / f"{start}.npy").is_file()]
+    network = extractor.load() if missing else None
+    with Counter(f"annotations by {name}", "images", len(images)) as counter:
+        counter.add(
+            sum(len(images[k : k + PIECE]) for k in starts if k not in missing), counts=False
+        )
+        for start in missing:
+            assert network is not None
+            values = _piece(archive, network, images[start : start + PIECE])
+            temporary = pieces / f"{start}.tmp"
+            with temporary.open("wb") as file:
+                np.save(file, values)
+            os.replace(temporary, pieces / f"{start}.npy")
+            counter.add(len(values))
+        rate = counter.rate
+    temporary = path.with_suffix(".tmp")
+    shape = (len(images), extractor.locations, extractor.channels)
+    whole = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+    for start in starts:
+        piece = np.load(pieces / f"{start}.npy")
+        whole[start : start + len(piece)] = piece
+    whole.flush()
+    sample = whole[::16].astype(np.float32)
+    facts = {
+        "extractor": name,
+        "weights": extractor.weights,
+        "preparation": PREPARATION,
+        "images_sha256": archive.sha256,
+        "shape": list(shape),
+        "mean": float(sample.mean(dtype=np.float64)),
+        "percentile_99": float(np.percentile(sample, 99)),
+        "images_per_s": round(rate, 2),
+        "sha256": sha256_file(temporary),
+    }
+    os.replace(temporary, path)
+    write_json(path.with_suffix(".json"), facts)
+    shutil.rmtree(pieces)
+    print(
+        f"{name}: mean {facts['mean']:.4f}, 99th percentile {facts['percentile_99']:.4f} (of every "
+        f"16th image), {rate:.1f} images/s, kept in {path}",
+        file=sys.stderr,
+    )
+
+
+def _piece(archive: ImageArchive, network: Network, images: Sequence[str]) -> np.ndarray:
+    found = []
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        pictures = []
+        for image, content in zip(batch, archive.read(batch), strict=True):
+            try:
+                pictures.append(prepare_image(content))
+            except ValueError as error:
+                raise DataError(f"{archive.path}: {image} cannot be read ({error})") from error
+        found.append(annotate(network, torch.stack(pictures)).half().numpy())
+    return np.concatenate(found)

@@ -1,0 +1,127 @@
+"""Caption a picture with a trained model, and draw where each word looked.
+
+Examples:
+    python scripts/caption.py run=runs/captioning/nah-cpu-s0-0123456789ab image=dog.jpg
+    python scripts/caption.py run=<folder> image=dog.jpg beam=10 picture=out.png weights=last
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from noisyexp.errors import DataError, NoisyexpError, RecordError  # noqa: E402
+from noisyexp.schema import closest  # noqa: E402
+from noisyexp.tasks.captioning import Captioning  # noqa: E402
+from noisyexp.tasks.captioning.decoding import decode, spell  # noqa: E402
+from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image  # noqa: E402
+from noisyexp.tasks.captioning.model import Captioner  # noqa: E402
+from noisyexp.training.load import load_run  # noqa: E402
+
+ARGUMENTS = ("run", "image", "beam", "picture", "weights")
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    """The key=value arguments.
+
+    Raises:
+        RecordError: an unknown or missing one, or a wrong value.
+    """
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    problems = [
+        f"{key}: no such argument.{closest(key, ARGUMENTS)} Known: {', '.join(ARGUMENTS)}"
+        for key in given
+        if key not in ARGUMENTS
+    ]
+    problems += [f"{key}=... is missing" for key in ("run", "image") if not given.get(key)]
+    beam = given.get("beam", "5")
+    if not beam.isdigit() or int(beam) < 1:
+        problems.append(f"beam={beam}: expected a whole number of at least 1")
+    if given.get("weights", "best") not in ("last", "best"):
+        problems.append(f"weights={given['weights']}: choose from last, best")
+    if problems:
+        raise RecordError("; ".join(problems))
+    return given
+
+
+def caption(
+    task: Captioning, model: Captioner, pixels: Tensor, beam: int
+) -> tuple[list[str], float, Tensor]:
+    """Words, cost in nats and attention maps (words, side, side) of a prepared image."""
+    network = EXTRACTORS[task.config.features].load()
+    # Half precision, as the annotations that the model was trained on.
+    annotations = annotate(network, pixels.unsqueeze(0)).half().float()
+    (found,) = decode(model, annotations, beam, task.config.decode_words)
+    words = spell(found, task.data.vocab)
+    assert found.attention is not None
+    side = task.data.side
+    return words, found.score, found.attention[: len(words)].view(-1, side, side)
+
+
+def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
+    """The picture once plain and once for each word, bright where it looked.
+
+    Args:
+        pixels: uint8 (3, height, width).
+        words: of the caption.
+        maps: (words, side, side).
+        path: where to write; its suffix says which format.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = pixels.permute(1, 2, 0).numpy()
+    columns = min(len(words) + 1, 6)
+    rows = -(-(len(words) + 1) // columns)
+    figure = Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if place > len(words):
+            continue
+        axes.imshow(picture)
+        if place:
+            repeat = picture.shape[0] // maps.shape[1]
+            light = np.kron(maps[place - 1].numpy(), np.ones((repeat, repeat)))
+            axes.imshow(light, cmap="gray", alpha=0.65, interpolation="bilinear")
+            axes.set_title(words[place - 1])
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise NoisyexpError(f"picture={path} cannot be written: {error}") from error
+
+
+def main(arguments: list[str]) -> int:
+    """Command line; returns the exit code."""
+    try:
+        given = parse(arguments)
+        image = Path(given["image"])
+        try:
+            pixels = prepare_image(image.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{image} cannot be read as a picture: {error}") from error
+        run = load_run(Path(given["run"]), given.get("weights", "best"))
+        if not isinstance(run.task, Captioning) or run.task.source != "real":
+            raise RecordError(f"{given['run']} is not a run of task=captioning on photographs")
+        assert isinstance(run.model, Captioner)
+        with torch.no_grad():
+            words, nats, maps = caption(run.task, run.model, pixels, int(given.get("beam", "5")))
+        print(f"{' '.join(words)}  ({nats:.1f} nats)")
+        if given.get("picture"):
+            draw(pixels, words, maps, Path(given["picture"]))
+            print(f"picture: {given['picture']}")
+    except NoisyexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""BLEU by hand and on the numbers of the specification; METEOR and CIDEr where they can be had."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from noisyexp.data.flickr8k import load_flickr8k
+from noisyexp.errors import NoisyexpError
+from noisyexp.tasks.captioning import scoring
+from noisyexp.tasks.captioning.scoring import bleu, meteor_and_cider
+
+
+def test_bleu_by_hand() -> None:
+    """7 words; 6, 4, 2, 0 n-grams are found, each as often as in one reference at most."""
+    found, plain = bleu(
+        ["the the dog runs on green grass"],
+        [["a dog runs on the grass", "the dog runs over green grass now ."]],
+    )
+    # Words: the (once in each reference), dog, runs, on, green, grass: 6 of 7.
+    # Pairs: the dog, dog runs, runs on, green grass: 4 of 6. Threes: the dog runs, dog runs on.
+    precisions = [6 / 7, 4 / 6, 2 / 5]
+    expected = [100 * math.prod(precisions[:n]) ** (1 / n) for n in (1, 2, 3)]
+    assert plain == pytest.approx([*expected, 0.0])
+    # References of 6 and 8 words are equally near to 7: the shorter counts, so no penalty.
+    assert found == pytest.approx(plain)
+
+
+def test_brevity_penalty() -> None:
+    """3 words against 5 (the nearest of 5 and 9), 4 against 4: exp(1 - 9 / 7) on all orders."""
+    captions = ["a dog runs", "a cat sits still"]
+    references = [["a dog runs very fast", "x " * 9], ["a cat sits still", "y " * 12]]
+    found, plain = bleu(captions, references)
+    assert plain[0] == pytest.approx(100.0)
+    assert found == pytest.approx([math.exp(1 - 9 / 7) * value for value in plain])
+
+
+@pytest.fixture(scope="module")
+def captions_of_test(data_root: Path) -> list[list[str]]:
+    if not (data_root / "flickr8k").is_dir():
+        pytest.skip(f"no Flickr8k under {data_root}")
+    flickr = load_flickr8k(data_root, offline=True)
+    return [
+        [" ".join(c.split()) for c in flickr.captions[image]] for image in flickr.splits["test"]
+    ]
+
+
+def test_one_caption_for_every_image(captions_of_test: list[list[str]]) -> None:
+    """53.8 / 27.4 / 12.9 / 6.9, cased and with the full stop: the floor without images."""
+    constant = "A man in a blue shirt is standing on a street ."
+    found, plain = bleu([constant] * len(captions_of_test), captions_of_test)
+    assert found == pytest.approx([53.8, 27.4, 12.9, 6.9], abs=0.06)
+    assert found == plain
+
+
+def test_a_human_against_four_others(captions_of_test: list[list[str]]) -> None:
+    """64.5 / 44.8 / 30.9 / 21.3 as stored: each of the five in turn, the longest first."""
+    ordered = [sorted(texts, key=len, reverse=True) for texts in captions_of_test]
+    scores = [
+        bleu([texts[k] for texts in ordered], [texts[:k] + texts[k + 1 :] for texts in ordered])[0]
+        for k in range(5)
+    ]
+    means = [sum(column) / 5 for column in zip(*scores, strict=True)]
+    assert means == pytest.approx([64.5, 44.8, 30.9, 21.3], abs=0.2)
+
+
+def test_what_meteor_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "pycocoevalcap.meteor.meteor", None)
+        with pytest.raises(NoisyexpError, match=r"pip install 'noisyexp\[metrics\]', or set task"):
+            meteor_and_cider(["a"], [["a"]])
+    pytest.importorskip("pycocoevalcap", reason="extra metrics missing")
+    which: Callable[[str], None] = lambda name: None  # noqa: E731
+    monkeypatch.setattr(scoring.shutil, "which", which)
+    with pytest.raises(NoisyexpError, match="needs Java"):
+        meteor_and_cider(["a"], [["a"]])
+
+
+@pytest.mark.slow
+def test_meteor_and_cider() -> None:
+    """Every caption its own reference: 1 for METEOR, 10 for CIDEr, each times 100."""
+    pytest.importorskip("pycocoevalcap", reason="extra metrics missing")
+    if shutil.which("java") is None:
+        pytest.skip("no Java")
+    captions = ["a black dog runs on green grass .", "two children swim in a cold lake today ."]
+    references = [[c, c] for c in captions]
+    meteor, cider = meteor_and_cider(captions, references)
+    assert meteor == pytest.approx(100.0, abs=0.1)
+    assert cider == pytest.approx(1000.0, abs=1)
