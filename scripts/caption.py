@@ -8,6 +8,7 @@ Examples:
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,38 +18,27 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from noisyexp.cli.pairs import read_pairs  # noqa: E402
 from noisyexp.errors import DataError, NoisyexpError, RecordError  # noqa: E402
-from noisyexp.schema import closest  # noqa: E402
+from noisyexp.schema import option  # noqa: E402
 from noisyexp.tasks.captioning import Captioning  # noqa: E402
 from noisyexp.tasks.captioning.decoding import decode, spell  # noqa: E402
 from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image  # noqa: E402
 from noisyexp.tasks.captioning.model import Captioner  # noqa: E402
-from noisyexp.training.load import load_run  # noqa: E402
+from noisyexp.training.load import WEIGHTS, load_run  # noqa: E402
 
-ARGUMENTS = ("run", "image", "beam", "picture", "weights")
+DEFAULTS = {"beam": 5, "picture": None, "weights": "best"}
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """The key=value arguments.
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
 
-    Raises:
-        RecordError: an unknown or missing one, or a wrong value.
-    """
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    problems = [
-        f"{key}: no such argument.{closest(key, ARGUMENTS)} Known: {', '.join(ARGUMENTS)}"
-        for key in given
-        if key not in ARGUMENTS
-    ]
-    problems += [f"{key}=... is missing" for key in ("run", "image") if not given.get(key)]
-    beam = given.get("beam", "5")
-    if not beam.isdigit() or int(beam) < 1:
-        problems.append(f"beam={beam}: expected a whole number of at least 1")
-    if given.get("weights", "best") not in ("last", "best"):
-        problems.append(f"weights={given['weights']}: choose from last, best")
-    if problems:
-        raise RecordError("; ".join(problems))
-    return given
+    run: str = option("folder of a run of task=captioning")
+    image: str = option("picture to caption")
+    beam: int = option("hypotheses", low=1)
+    picture: str | None = option("where to draw what each word looked at")
+    weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
 
 
 def caption(
@@ -101,22 +91,22 @@ def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Command line; returns the exit code."""
     try:
-        given = parse(arguments)
-        image = Path(given["image"])
+        given = read_pairs(Arguments, arguments, DEFAULTS)
+        image = Path(given.image)
         try:
             pixels = prepare_image(image.read_bytes())
         except (OSError, ValueError) as error:
             raise DataError(f"{image} cannot be read as a picture: {error}") from error
-        run = load_run(Path(given["run"]), given.get("weights", "best"))
+        run = load_run(Path(given.run), given.weights)
         if not isinstance(run.task, Captioning) or run.task.source != "real":
-            raise RecordError(f"{given['run']} is not a run of task=captioning on photographs")
+            raise RecordError(f"{given.run} is not a run of task=captioning on photographs")
         assert isinstance(run.model, Captioner)
         with torch.no_grad():
-            words, nats, maps = caption(run.task, run.model, pixels, int(given.get("beam", "5")))
+            words, nats, maps = caption(run.task, run.model, pixels, given.beam)
         print(f"{' '.join(words)}  ({nats:.1f} nats)")
-        if given.get("picture"):
-            draw(pixels, words, maps, Path(given["picture"]))
-            print(f"picture: {given['picture']}")
+        if given.picture:
+            draw(pixels, words, maps, Path(given.picture))
+            print(f"picture: {given.picture}")
     except NoisyexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -11,6 +11,7 @@ Examples:
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,41 +19,27 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 
 import torch  # noqa: E402
 
-from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
+from noisyexp.cli.pairs import read_pairs  # noqa: E402
+from noisyexp.errors import NoisyexpError  # noqa: E402
 from noisyexp.results.figures import plot_panels  # noqa: E402
-from noisyexp.schema import closest  # noqa: E402
-from noisyexp.training.load import load_run  # noqa: E402
-
-ARGUMENTS = ("run", "weights")
+from noisyexp.schema import option  # noqa: E402
+from noisyexp.training.load import WEIGHTS, load_run  # noqa: E402
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """The key=value arguments.
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
 
-    Raises:
-        RecordError: an unknown one, a wrong value, or no run.
-    """
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    problems = [
-        f"{key}: no such argument.{closest(key, ARGUMENTS)} Known: {', '.join(ARGUMENTS)}"
-        for key in given
-        if key not in ARGUMENTS
-    ]
-    if not given.get("run"):
-        problems.append("run=<folder> is missing")
-    if given.get("weights", "last") not in ("last", "best"):
-        problems.append(f"weights={given['weights']}: choose from last, best")
-    if problems:
-        raise RecordError("; ".join(problems))
-    return given
+    run: str = option("folder of a run")
+    weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
 
 
 def main(arguments: list[str]) -> int:
     """Command line; returns the exit code."""
     try:
-        given = parse(arguments)
-        folder = Path(given["run"])
-        run = load_run(folder, given.get("weights", "last"))
+        given = read_pairs(Arguments, arguments, {"weights": "last"})
+        folder = Path(given.run)
+        run = load_run(folder, given.weights)
         with torch.no_grad():
             look = run.task.look(run.model, torch.device("cpu"))
         print(f"{folder.name}, {run.step:,} updates")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from noisyexp.activations import find_variant, variants
 from noisyexp.activations.functional import KINDS
+from noisyexp.cli.pairs import read_values
 from noisyexp.errors import ConfigError
 from noisyexp.schema import build, closest, option
 
@@ -61,34 +62,13 @@ def parse(arguments: Sequence[str]) -> Settings:
         ConfigError: all mistakes of the line, each with the closest name.
     """
     problems: list[str] = []
-    given: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if not equals:
-            problems.append(f"{argument}: expected key=value, as act=nah")
-        elif key in given:
-            problems.append(f"{argument}: {key} is given twice")
-        else:
-            given[key] = _value(key, text)
+    given = read_values(Settings, arguments, problems)
     if isinstance(given.get("act"), str):
         given["act"] = _variant(given["act"], problems)
     settings = build(Settings, {**DEFAULTS, **given}, "", problems)
     if settings is None or problems:
         raise ConfigError(problems)
     return settings
-
-
-def _value(key: str, text: str) -> Any:
-    """The text as the type of its key; what cannot be read stays text, for the message."""
-    hint = next((str(field.type) for field in fields(Settings) if field.name == key), "str")
-    if hint.startswith("bool"):
-        return {"true": True, "false": False}.get(text.lower(), text)
-    if hint.startswith("float"):
-        try:
-            return float(text)
-        except ValueError:
-            return text
-    return text
 
 
 def _variant(name: str, problems: list[str]) -> str:

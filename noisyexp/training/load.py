@@ -17,6 +17,8 @@ from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
 from noisyexp.training.config import ActConfig, AnnealConfig
 
+WEIGHTS = ("last", "best")
+
 
 @dataclass(frozen=True)
 class LoadedRun:

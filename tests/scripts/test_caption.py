@@ -66,10 +66,10 @@ def test_a_caption_and_its_picture(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["image=x.jpg"], "run=... is missing"),
-        (["run=x", "imag=x.jpg"], "imag: no such argument. Did you mean image?"),
-        (["run=x", "image=y", "beam=0"], "beam=0: expected a whole number of at least 1"),
-        (["run=x", "image=y", "weights=mean"], "weights=mean: choose from last, best"),
+        (["image=x.jpg"], "run: missing (folder of a run of task=captioning)"),
+        (["run=x", "imag=x.jpg"], "imag='x.jpg': no such key. Did you mean image?"),
+        (["run=x", "image=y", "beam=0"], "beam=0: expected a whole number (at least 1)"),
+        (["run=x", "image=y", "weights=mean"], "weights='mean': choose from last, best"),
         (["run=x", "image=nowhere.jpg"], "nowhere.jpg cannot be read as a picture"),
     ],
 )

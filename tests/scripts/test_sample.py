@@ -56,9 +56,9 @@ def test_a_picture_and_the_numbers_are_shown(run: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rn=x"], "rn: no such argument. Did you mean run?"),
-        ([], "run=<folder> is missing"),
-        (["run=x", "weights=first"], "weights=first: choose from last, best"),
+        (["rn=x"], "rn='x': no such key. Did you mean run?"),
+        ([], "run: missing (folder of a run)"),
+        (["run=x", "weights=first"], "weights='first': choose from last, best"),
         (["run=nowhere"], "nowhere is not the folder of a run"),
     ],
 )

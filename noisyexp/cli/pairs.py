@@ -1,0 +1,68 @@
+"""key=value arguments of a script, read into a section and checked together."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from noisyexp.errors import ConfigError
+from noisyexp.schema import build
+
+Section = TypeVar("Section")
+
+
+def read_pairs(
+    cls: type[Section], arguments: Sequence[str], defaults: Mapping[str, Any]
+) -> Section:
+    """A section from a command line.
+
+    Args:
+        cls: a dataclass of `noisyexp.schema.option` fields: text, bool, int and float.
+        arguments: each is key=value.
+        defaults: values of the keys that may be left out.
+
+    Raises:
+        ConfigError: all mistakes of the line, each with the closest name.
+    """
+    problems: list[str] = []
+    section = build(cls, {**defaults, **read_values(cls, arguments, problems)}, "", problems)
+    if section is None or problems:
+        raise ConfigError(problems)
+    return section
+
+
+def read_values(cls: type, arguments: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    """The values of a command line as the types of their keys, not yet checked.
+
+    Args:
+        cls: as in `read_pairs`.
+        arguments: each is key=value.
+        problems: a line is appended for each argument that is not, and for each second one.
+    """
+    given: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            problems.append(f"{argument}: expected key=value")
+        elif key in given:
+            problems.append(f"{argument}: {key} is given twice")
+        else:
+            given[key] = _value(hints.get(key, str), text)
+    return given
+
+
+def _value(hint: Any, text: str) -> Any:
+    """The text as the type of its key; what cannot be read stays text, for the message."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if bool in kinds:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                return text
+    return text
