@@ -34,6 +34,14 @@ CHARACTERS = [
     "task=ptb_char", "data=generated", "task.train_words=1000", "task.batch_size=20",
     "task.steps=25", "task.epoch_steps=8", "training.epochs=3", "training.lr=0.02",
 ]  # fmt: skip
+# 5 updates an epoch, some batches shrunk by the length filter; noise so large that units saturate.
+TRANSLATION = [
+    "task=nmt", "data=generated", "task.init_std=0.5", "task.max_length=14", "training.epochs=3",
+    "training.patience=1",
+]  # fmt: skip
+# 9 updates an epoch, of 16 captions and fewer, of four lengths; dropout, and steps so large that
+# units saturate.
+CAPTIONS = ["task=captioning", "data=generated", "act.c=3", "training.lr=0.01"]
 # 10 updates of 50 an epoch, the last of 30; and 5 of 64, the last of 44.
 DIGITS = ["task=mnist", "data=generated", "task.hidden_size=8", "act.c=3", "training.epochs=3"]
 MIXTURE = ["task=mixture", "act.c=3", "training.lr=0.02", "training.epochs=3"]
@@ -153,3 +161,23 @@ def test_examples(
     record = check([*overrides, f"act={act}"], stops, every=4).record
     assert len(record["curve"]) == 3
     assert ("findings" in record) == (overrides is MIXTURE and act != "reference")
+
+
+@pytest.mark.parametrize(("act", "decoder"), [("nah", "B"), ("nanis", "A"), ("reference", "B")])
+def test_translation(act: str, decoder: str, check: Callable[..., Outcome]) -> None:
+    """In the middle of an epoch, after one, before the search; what stops it has a history."""
+    stops = [("on_step_end", 4), ("on_epoch_recorded", 5), ("on_fit_end", 15)]
+    outcome = check([*TRANSLATION, f"act={act}", f"task.decoder={decoder}"], stops)
+    record = outcome.record
+    history = state_of(outcome)["callbacks"]["EarlyStopping"]["history"]
+    assert history == [row["valid_nll"] for row in record["curve"]] and len(history) == 3
+    assert record["findings"]["test_bleu"]["score"] == record["final"]["test_bleu"]
+
+
+@pytest.mark.parametrize(("act", "attention"), [("nah", "hard"), ("nanis", "soft")])
+def test_captions(act: str, attention: str, check: Callable[..., Outcome]) -> None:
+    """In the first epoch, at its end, in the second; with the baseline of hard attention."""
+    stops = [("on_step_end", 4), ("on_epoch_recorded", 9), ("on_step_end", 14)]
+    outcome = check([*CAPTIONS, f"act={act}", f"task.attention={attention}"], stops)
+    assert outcome.record["curve"][-1]["saturated"] > 0
+    assert (float(state_of(outcome)["model"]["baseline"]) > 0) == (attention == "hard")
