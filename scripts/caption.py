@@ -14,12 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from noisyexp.cli.pairs import read_pairs  # noqa: E402
 from noisyexp.errors import DataError, NoisyexpError, RecordError  # noqa: E402
+from noisyexp.results.attention import draw_caption_maps  # noqa: E402
 from noisyexp.schema import option  # noqa: E402
 from noisyexp.tasks.captioning import Captioning  # noqa: E402
 from noisyexp.tasks.captioning.decoding import decode, spell  # noqa: E402
@@ -56,34 +56,9 @@ def caption(
 
 
 def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
-    """The picture once plain and once for each word, bright where it looked.
-
-    Args:
-        pixels: uint8 (3, height, width).
-        words: of the caption.
-        maps: (words, side, side).
-        path: where to write; its suffix says which format.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = pixels.permute(1, 2, 0).numpy()
-    columns = min(len(words) + 1, 6)
-    rows = -(-(len(words) + 1) // columns)
-    figure = Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if place > len(words):
-            continue
-        axes.imshow(picture)
-        if place:
-            repeat = picture.shape[0] // maps.shape[1]
-            light = np.kron(maps[place - 1].numpy(), np.ones((repeat, repeat)))
-            axes.imshow(light, cmap="gray", alpha=0.65, interpolation="bilinear")
-            axes.set_title(words[place - 1])
+    """Write `draw_caption_maps` to `path`, whose suffix says in which format."""
     try:
-        figure.savefig(path)
+        draw_caption_maps(pixels, words, maps).savefig(path)
     except (OSError, ValueError) as error:
         raise NoisyexpError(f"picture={path} cannot be written: {error}") from error
 

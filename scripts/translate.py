@@ -26,7 +26,7 @@ from noisyexp.cli.pairs import read_pairs  # noqa: E402
 from noisyexp.data.moses import detokenise, tokenise  # noqa: E402
 from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
 from noisyexp.nn.beam import Hypothesis  # noqa: E402
-from noisyexp.results.alignment import plot_alignment  # noqa: E402
+from noisyexp.results.attention import plot_alignment  # noqa: E402
 from noisyexp.schema import option  # noqa: E402
 from noisyexp.tasks.nmt import NMT  # noqa: E402
 from noisyexp.tasks.nmt.decoding import read, search  # noqa: E402

@@ -1,4 +1,4 @@
-"""Attention of a translation as a picture: words of the source across, of the translation down."""
+"""Attention as a picture: of a translation over words, of a caption over an image."""
 
 from __future__ import annotations
 
@@ -46,3 +46,37 @@ def plot_alignment(
         axes.set_yticks(range(len(target)), target, parse_math=False)
         axes.xaxis.tick_top()
         return save_figure(figure, path)
+
+
+def draw_caption_maps(pixels: Any, words: Sequence[str], maps: Any, columns: int = 6) -> Any:
+    """The image once plain and once for each word, bright where the model looked.
+
+    Args:
+        pixels: uint8 (3, height, width).
+        words: of the caption.
+        maps: (words, side, side), each summing to 1 at most.
+        columns: most pictures in a row.
+
+    Returns:
+        A matplotlib figure.
+    """
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = np.asarray(pixels).transpose(1, 2, 0)
+    columns = min(len(words) + 1, columns)
+    rows = -(-(len(words) + 1) // columns)
+    figure = Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if place > len(words):
+            continue
+        axes.imshow(picture)
+        if place:
+            repeat = picture.shape[0] // maps.shape[1]
+            light = np.kron(np.asarray(maps[place - 1]), np.ones((repeat, repeat)))
+            axes.imshow(light, cmap="gray", alpha=0.65, interpolation="bilinear")
+            axes.set_title(words[place - 1], parse_math=False)
+    return figure

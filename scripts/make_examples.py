@@ -1,0 +1,156 @@
+"""What trained models of several rows say about the same test items: a page and pictures.
+
+The first folder is of the reference; all are finished runs of rows of one table, with one seed and
+scale, whose records are published. Weights are not committed, so the page cannot be made again
+without training; it names the records.
+
+Examples:
+    python scripts/make_examples.py runs/nmt/reference-cpu-s0-* runs/nmt/nah-cpu-s0-*
+    python scripts/make_examples.py runs/captioning/reference-cpu-s0-* runs/captioning/nah-cpu-s0-*
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+
+import torch  # noqa: E402
+
+from noisyexp.data.flickr8k import open_images  # noqa: E402
+from noisyexp.data.moses import detokenise  # noqa: E402
+from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
+from noisyexp.fileio import atomic_write_bytes, atomic_write_text  # noqa: E402
+from noisyexp.results.attention import draw_caption_maps  # noqa: E402
+from noisyexp.results.records import Record, load_record, record_path  # noqa: E402
+from noisyexp.tasks.captioning import Captioning  # noqa: E402
+from noisyexp.tasks.captioning.decoding import caption_all, spell  # noqa: E402
+from noisyexp.tasks.captioning.extractors import prepare_image  # noqa: E402
+from noisyexp.tasks.captioning.model import Captioner  # noqa: E402
+from noisyexp.tasks.nmt import NMT  # noqa: E402
+from noisyexp.tasks.nmt.decoding import read  # noqa: E402
+from noisyexp.tasks.nmt.model import Translator  # noqa: E402
+from noisyexp.training.load import LoadedRun, load_run  # noqa: E402
+
+SENTENCES, WORDS = 10, 12
+"""The first so many test sentences of at most so many words."""
+IMAGES = 6
+"""The first so many test images."""
+CPU = torch.device("cpu")
+
+
+def published(folder: Path, results: Path) -> Record:
+    """The record of a run folder, which has to be the published one.
+
+    Raises:
+        RecordError: it is not published, or another run of the row is.
+    """
+    path = folder / "run.json"
+    record = load_record(path, str(path))
+    target = record_path(record, results)
+    if not target.is_file() or target.read_bytes() != path.read_bytes():
+        raise RecordError(f"{folder}: {target.name} in results/records is not of this run")
+    return record
+
+
+def translations(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[str]:
+    """Lines of the page: source, reference and every run's translation of test sentences."""
+    task = runs[0].task
+    assert isinstance(task, NMT)
+    data = task.corpus.test
+    short = [k for k, text in enumerate(data.tokenised[0]) if len(text.split()) <= WORDS]
+    chosen = short[:SENTENCES]
+    columns = []
+    for run in runs:
+        assert isinstance(run.task, NMT) and isinstance(run.model, Translator)
+        best = run.task.translate(run.model, [data.source[k] for k in chosen], CPU)
+        columns.append([detokenise(read(one, data.target.vocab), "fr") for one in best])
+    lines = [
+        f"The first {SENTENCES} sentences of newstest2011 of up to {WORDS} words, by beam search.",
+        "", "| | |", "| --- | --- |",
+    ]  # fmt: skip
+    for place, k in enumerate(chosen):
+        lines.append(f"| **source** | **{_cell(detokenise(data.tokenised[0][k], 'en'))}** |")
+        lines.append(f"| human | {_cell(data.text[k])} |")
+        lines += [f"| {n} | {_cell(c[place])} |" for n, c in zip(names, columns, strict=True)]
+    return lines
+
+
+def captions(runs: Sequence[LoadedRun], names: Sequence[str], root: Path) -> list[str]:
+    """Lines of the page: every run's caption of test images; draws what the last run looked at."""
+    task = runs[0].task
+    assert isinstance(task, Captioning)
+    images, rows, references = task.data.splits["test"].references(task.data.vocab)
+    rows, columns = rows[:IMAGES], []
+    for run in runs:
+        assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
+        beam, limit = run.task.config.beam, run.task.config.decode_words
+        columns.append(
+            caption_all(run.model, rows, task.data.annotations, CPU, beam=beam, limit=limit)
+        )
+    archive = open_images(Path(os.environ.get("NOISYEXP_DATA", "data")))
+    lines = [
+        f"The first {IMAGES} test images: one of five human captions, captions by beam search, and "
+        f"where {names[-1]} looked for each word.", "",
+    ]  # fmt: skip
+    for k, content in enumerate(archive.read(images[:IMAGES])):
+        last, side = columns[-1][k], task.data.side
+        words = spell(last, task.data.vocab)
+        assert last.attention is not None
+        maps = last.attention[: len(words)].view(-1, side, side)
+        figure = draw_caption_maps(prepare_image(content), words, maps, columns=8)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=50, metadata={"Software": None})
+        name = f"caption{k + 1}.png"
+        atomic_write_bytes(root / "results" / "figures" / name, picture.getvalue())
+        lines += [f"{images[k]}", "", "| | |", "| --- | --- |", f"| human | {references[k][0]} |"]
+        for n, column in zip(names, columns, strict=True):
+            lines.append(f"| {n} | {_cell(' '.join(spell(column[k], task.data.vocab)))} |")
+        lines += ["", f"![{' '.join(words)}](../figures/{name})", ""]
+    return lines[:-1]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folder of a run")
+    options = parser.parse_args(arguments)
+    try:
+        records = [published(folder, root / "results") for folder in options.folders]
+        kinds = {(r.task, r.scale, r.seed) for r in records}
+        if len(kinds) != 1 or records[0].task not in ("nmt", "captioning"):
+            raise RecordError(
+                "the runs have to be of nmt or of captioning, all of one scale and seed; these are "
+                + ", ".join(f"{r.task} {r.scale} seed {r.seed}" for r in records)
+            )
+        runs = [load_run(folder, "best") for folder in options.folders]
+        names = [r.act for r in records]
+        with torch.no_grad():
+            if records[0].task == "nmt":
+                lines = translations(runs, names)
+            else:
+                lines = captions(runs, names, root)
+    except NoisyexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    made = ", ".join(record_path(r, Path()).as_posix() for r in records)
+    title = f"# Examples, scale {records[0].scale}, seed {records[0].seed}"
+    note = f"By the weights of {made}, at their best validation."
+    path = root / "results" / "examples" / f"{records[0].task}.md"
+    atomic_write_text(path, "\n".join([title, "", note, "", *lines, ""]))
+    print(f"wrote {path.relative_to(root)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
