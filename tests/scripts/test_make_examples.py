@@ -1,0 +1,73 @@
+"""The pages of `scripts/make_examples.py` say what the runs' models find."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import scripts.make_examples as script
+from noisyexp.cli.compose import check
+from noisyexp.data.moses import detokenise
+from noisyexp.results.records import publish
+from noisyexp.tasks.nmt.decoding import read
+from noisyexp.training import execute
+from noisyexp.training.load import load_run
+
+
+def folders(root: Path, task: str, acts: tuple[str, ...]) -> list[Path]:
+    """Run folders of smoke runs on generated data, published below `root`/results."""
+    found = []
+    for act in acts:
+        options = [f"run_root={root}/runs", "threads=1", "progress=off", f"act={act}"]
+        (spec,) = check([f"task={task}", "scale=smoke", "data=generated", *options])
+        found.append(execute(spec).folder)
+        publish(found[-1] / "run.json", root / "results")
+    return found
+
+
+def test_translations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = folders(tmp_path, "nmt", ("reference", "hard"))
+    assert script.main([str(run) for run in runs], tmp_path) == 0
+    assert capsys.readouterr().out == "wrote results/examples/nmt.md\n"
+    page = (tmp_path / "results" / "examples" / "nmt.md").read_text()
+    run = load_run(runs[1], "best")
+    data = run.task.corpus.test  # type: ignore[attr-defined]
+    short = [k for k, text in enumerate(data.tokenised[0]) if len(text.split()) <= 12]
+    sources = [data.source[k] for k in short[:10]]
+    best = run.task.translate(run.model, sources, torch.device("cpu"))  # type: ignore[attr-defined]
+    expected = [f"| hard | {detokenise(read(one, data.target.vocab), 'fr')} |" for one in best]
+    assert [line for line in page.splitlines() if line.startswith("| hard")] == expected
+    assert page.count("| **source**") == page.count("| reference") == len(sources)
+    assert "results/records" not in page and "records/nmt/hard-smoke-generated-seed0.json" in page
+
+
+def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(content, "png")
+    archive = SimpleNamespace(read=lambda names: [content.getvalue() for _ in names])
+    monkeypatch.setattr(script, "open_images", lambda root: archive)
+    (run,) = folders(tmp_path, "captioning", ("nah",))
+    assert script.main([str(run)], tmp_path) == 0
+    page = (tmp_path / "results" / "examples" / "captioning.md").read_text()
+    assert page.count("| human |") == page.count("| nah |") == 6
+    recorded = publish(run / "run.json", tmp_path / "results").read_text()
+    shown = [line.split("|")[2].strip() for line in page.splitlines() if "| nah |" in line]
+    assert all(caption in recorded for caption in shown[:5])
+    for k in range(6):
+        picture = (tmp_path / "results" / "figures" / f"caption{k + 1}.png").read_bytes()
+        assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_what_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = folders(tmp_path, "nmt", ("reference",))
+    (other,) = folders(tmp_path, "captioning", ("reference",))
+    assert script.main([str(run), str(other)], tmp_path) != 0
+    assert "these are nmt smoke seed 0, captioning smoke seed 0" in capsys.readouterr().err
+    (tmp_path / "results" / "records" / "nmt" / "reference-smoke-generated-seed0.json").unlink()
+    assert script.main([str(run)], tmp_path) != 0
+    assert "reference-smoke-generated-seed0.json in results/records" in capsys.readouterr().err
