@@ -26,6 +26,7 @@ from noisyexp.nn.attention import AdditiveAttention  # noqa: E402
 from noisyexp.results.bench import attention_page  # noqa: E402
 from noisyexp.training.memory import keep_freed_memory  # noqa: E402
 from noisyexp.training.record import code_version, describe_machine  # noqa: E402
+from scripts.held import held_mib  # noqa: E402
 
 SIZES = {
     "translation": {"batch": 32, "positions": 30, "units": 512, "steps": 30, "learned": True},
@@ -90,21 +91,9 @@ def one_pass(attention: AdditiveAttention, inputs: dict[str, Tensor]) -> dict[st
 
 
 def held_for_backward(attention: AdditiveAttention, inputs: dict[str, Tensor]) -> float:
-    """MiB that the graph of all steps keeps, without parameters and inputs."""
+    """MiB that backward through all steps needs, without parameters and inputs."""
     known = [*attention.parameters(), *inputs.values()]
-    places = {tensor.untyped_storage().data_ptr() for tensor in known}
-    held: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in places:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = contexts(attention, inputs)
-    del output
-    return sum(held.values()) / 2**20
+    return held_mib(lambda: contexts(attention, inputs), known)
 
 
 def measure(size: dict[str, int], rounds: int) -> dict[str, Any]:

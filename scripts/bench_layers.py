@@ -29,6 +29,7 @@ from noisyexp.fileio import atomic_write_bytes, write_json  # noqa: E402
 from noisyexp.nn.language_model import LanguageModel  # noqa: E402
 from noisyexp.results.bench import draw_growth, layers_page  # noqa: E402
 from noisyexp.training.record import code_version, describe_machine  # noqa: E402
+from scripts.held import held_mib  # noqa: E402
 
 SIZES = [
     (20, 20, 200, 2, "lstm"),
@@ -107,22 +108,10 @@ def time_layers(
 
 
 def held_for_backward(size: tuple[int, int, int, int, str], kind: str) -> float:
-    """MiB that the graph keeps: every storage that backward holds, without weights and input."""
+    """MiB that backward needs, without weights and input."""
     batch, steps, hidden, layers, cell = size
     layer, x = make(kind, cell, hidden, layers), torch.randn(steps, batch, hidden)
-    known = {p.untyped_storage().data_ptr() for p in layer.parameters()} | {x.data_ptr()}
-    held: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = layer(x)
-    del output
-    return sum(held.values()) / 2**20
+    return held_mib(lambda: layer(x), [*layer.parameters(), x])
 
 
 def peak_memory(size: tuple[int, int, int, int, str], kind: str) -> float:

@@ -1,8 +1,9 @@
-"""Seconds per update of the generated tasks, noisy units against torch's own layer.
+"""Time and memory of an update by task, noisy units against torch's own layers.
 
-One model of each arm at the paper's sizes; the arms take turns in one process, medians are quoted.
-The reference arm runs `torch.nn.LSTM` (`torch.nn.LSTMCell` in the recall machine); its feed-forward
-controller has no recurrent layer, there the reference is torch.tanh. Part of `make bench`.
+One model of each arm; the arms take turns in one process, medians are quoted. The reference arm
+runs torch's LSTM, GRU or cells; the recall machine's feed-forward controller has no recurrent
+layer, there the reference is torch.tanh. Models whose data are not there are left out with a
+message. Part of `make bench`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 import torch  # noqa: E402
 
 from noisyexp.cli.compose import check  # noqa: E402
+from noisyexp.errors import DataError  # noqa: E402
 from noisyexp.fileio import atomic_write_text, write_json  # noqa: E402
 from noisyexp.results.bench import tasks_page  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
 from noisyexp.training.record import code_version, describe_machine  # noqa: E402
 from noisyexp.training.run import build_trainer, setup_torch  # noqa: E402
 from noisyexp.training.trainer import Trainer  # noqa: E402
+from scripts.held import held_mib  # noqa: E402
 
-ARMS = ("reference", "hard", "nan_normal", "nah")
+ARMS = ("reference", "hard", "nan_normal", "nah", "nani", "nanil")
 MODELS: dict[str, list[str]] = {
     "unique_count": ["task=unique_count"],
     "lte": ["task=lte"],
@@ -36,7 +39,12 @@ MODELS: dict[str, list[str]] = {
         "task=ntm_recall", "task.controller=lstm", "task.controller_size=100",
         "task.read_heads=1", "task.write_heads=1",
     ],
+    "captioning, scale cpu": ["task=captioning", "scale=cpu"],
+    "nmt, scale cpu": ["task=nmt", "scale=cpu"],
+    "nmt": ["task=nmt", "task.corpus=any"],
 }  # fmt: skip
+LONG = {"nmt": 3}
+"""Rounds of models whose update takes seconds."""
 
 
 def make_trainer(overrides: list[str], act: str, folder: str) -> Trainer:
@@ -52,8 +60,17 @@ def make_trainer(overrides: list[str], act: str, folder: str) -> Trainer:
     return trainer
 
 
-def measure(overrides: list[str], rounds: int) -> dict[str, float]:
-    """Median milliseconds of an update by arm; the arms see the same batches in turns."""
+def held(trainer: Trainer) -> float:
+    """MiB that backward of an update needs, without the weights."""
+    task, model = trainer.task, trainer.model
+    return held_mib(lambda: task.loss(model, 0, torch.device("cpu")).loss, model.parameters())
+
+
+def measure(overrides: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of an update, and MiB held for backward, by arm.
+
+    The arms see the same batches in turns.
+    """
     with tempfile.TemporaryDirectory() as folder:
         trainers = {act: make_trainer(overrides, act, folder) for act in ARMS}
         times: dict[str, list[float]] = {act: [] for act in ARMS}
@@ -63,10 +80,23 @@ def measure(overrides: list[str], rounds: int) -> dict[str, float]:
                 trainer.run_step()
                 if turn:  # the first round warms up
                     times[act].append(1000 * (time.perf_counter() - began))
+        memory = {act: held(trainer) for act, trainer in trainers.items()}
         for trainer in trainers.values():
             for callback in trainer.callbacks:
                 callback.close(trainer)
-    return {act: statistics.median(values) for act, values in times.items()}
+    medians = {act: statistics.median(values) for act, values in times.items()}
+    return {"ms": medians, "held_mib": memory}
+
+
+def measure_all(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """`measure` of all models whose data are there."""
+    found = {}
+    for name, overrides in MODELS.items():
+        try:
+            found[name] = measure(overrides, LONG.get(name, rounds))
+        except DataError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return found
 
 
 def main(rounds: int = 15) -> int:
@@ -77,7 +107,8 @@ def main(rounds: int = 15) -> int:
         "machine": describe_machine(torch.device("cpu")),
         "torch": torch.__version__,
         "rounds": rounds,
-        "models": {name: measure(overrides, rounds) for name, overrides in MODELS.items()},
+        "long": LONG,
+        "models": measure_all(rounds),
     }
     folder = ROOT / "results" / "bench"
     write_json(folder / "tasks.json", result)

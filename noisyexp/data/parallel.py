@@ -132,6 +132,7 @@ def _keep(side: Side, folder: Path) -> None:
         (fresh / "dictionary.txt").write_text(text, "utf-8")
         np.save(fresh / "ids.npy", side.ids)
         np.save(fresh / "starts.npy", side.starts)
+        fresh.chmod(0o755)  # the cache may be shared, and mkdtemp's folders are not
         try:
             os.replace(fresh, folder)
         except OSError:

@@ -110,24 +110,34 @@ def layers_page(result: Mapping[str, Any]) -> str:
 
 
 def tasks_page(result: Mapping[str, Any]) -> str:
-    """The table of `scripts/bench_tasks.py` in Markdown."""
+    """The tables of `scripts/bench_tasks.py` in Markdown."""
     machine, code = result["machine"], result["code"]
     dirty = ", with changes" if code["dirty"] else ""
-    rows = []
-    for name, times in result["models"].items():
-        base = times["reference"]
-        noisy = [f"{ms:.1f} ({ms / base:.2f})" for act, ms in times.items() if act != "reference"]
-        rows.append([name, f"{base:.1f}", *noisy])
-    arms = [act for act in next(iter(result["models"].values())) if act != "reference"]
+    time_rows: list[list[str]] = []
+    held_rows: list[list[str]] = []
+    for name, found in result["models"].items():
+        for rows, values in ((time_rows, found["ms"]), (held_rows, found["held_mib"])):
+            base = values["reference"]
+            noisy = [f"{v:.1f} ({v / base:.2f})" for act, v in values.items() if act != "reference"]
+            rows.append([name, f"{base:.1f}", *noisy])
+    arms = [act for act in next(iter(result["models"].values()))["ms"] if act != "reference"]
+    long = ", ".join(f"{rounds} for {name}" for name, rounds in result["long"].items())
     lines = [
-        "# Time of an update by task",
+        "# Time and memory of an update by task",
         "",
         f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
-        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}, one thread. Milliseconds of "
-        f"an update at the paper's sizes, medians of {result['rounds']} rounds in which the arms "
-        "take turns; in brackets: against the reference arm, which has torch's own LSTM or tanh.",
+        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}, one thread. At the paper's "
+        "sizes but where another scale is named. In brackets: against the reference arm, which has "
+        "torch's own LSTM, GRU or tanh.",
         "",
-        *_table(["model", "reference", *arms], rows),
+        f"Milliseconds of an update, medians of {result['rounds']} rounds ({long}) in which the "
+        "arms take turns:",
+        "",
+        *_table(["model", "reference", *arms], time_rows),
+        "",
+        "MiB that backward needs besides the weights:",
+        "",
+        *_table(["model", "reference", *arms], held_rows),
         "",
     ]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from noisyexp.schema import build
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
 from noisyexp.training.config import ActConfig, AnnealConfig
+from noisyexp.training.run import check_same_files
 
 WEIGHTS = ("last", "best")
 
@@ -46,6 +47,7 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
     Raises:
         RecordError: no run.json there, or one that does not fit this version.
         CheckpointError: no checkpoint, or one of another model.
+        DataError: the data are missing, or are not those of the run.
     """
     try:
         config = read_json(folder / "run.json")["config"]
@@ -60,8 +62,9 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
     if task_config is None or act is None or anneal is None or problems:
         raise RecordError(f"{folder} was made by another version: {'; '.join(problems)}")
     task = kind(task_config, config["data"]["source"], config["seed"])
-    task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")))
+    files = task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")))
     state = _checkpoint(folder / checkpoint.LAST)
+    check_same_files(state["callbacks"].get("Sessions", {}), files)
     if task.curriculum is not None:
         task.curriculum.load_state_dict(state["callbacks"]["FollowCurriculum"])
     if weights == "best":

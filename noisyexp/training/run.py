@@ -21,7 +21,7 @@ from noisyexp.activations import (
     derive_seed,
     set_noise_level,
 )
-from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
+from noisyexp.errors import CheckpointError, DataError, DivergedError, NoisyexpError
 from noisyexp.fileio import read_json, write_json
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
@@ -105,10 +105,11 @@ class Sessions(Callback):
 
     Args:
         environment: code, torch, device and threads of this process.
+        files: SHA-256 of the data by file name; a run stays with the data that it began with.
     """
 
-    def __init__(self, environment: dict[str, Any]) -> None:
-        self.environment = environment
+    def __init__(self, environment: dict[str, Any], files: Mapping[str, str]) -> None:
+        self.environment, self.files = environment, dict(files)
         self.before, self.environments = 0.0, [environment]
         self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self._began = time.monotonic()
@@ -118,12 +119,17 @@ class Sessions(Callback):
         return self.before + time.monotonic() - self._began
 
     def state_dict(self) -> dict[str, Any]:
-        """Time, environments and start of the run."""
-        kept = {"environments": self.environments, "started": self.started}
+        """Time, environments, start and data of the run."""
+        kept = {"environments": self.environments, "started": self.started, "files": self.files}
         return {"seconds": self.seconds(), **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting, and warn if this process is not like the one before."""
+        """Go on counting, and warn if this process is not like the one before.
+
+        Raises:
+            DataError: it has other data.
+        """
+        check_same_files(state, self.files)
         self.before, self.started = float(state["seconds"]), str(state["started"])
         before = state["environments"][-1]
         changed = [
@@ -149,6 +155,25 @@ class Sessions(Callback):
         record["code"]["dirty"] = any(environment["dirty"] for environment in used)
         record["cost"].update(
             wall_s=round(self.seconds(), 3), sessions=len(self.environments), started=self.started
+        )
+
+
+def check_same_files(sessions: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Compare the data at hand with those of a checkpoint.
+
+    Args:
+        sessions: state of `Sessions`.
+        files: SHA-256 by name.
+
+    Raises:
+        DataError: they differ, so that ids of words, for example, may mean something else.
+    """
+    before = sessions.get("files", files)  # older checkpoints do not say
+    if before != files:
+        names = sorted(k for k in {*before, *files} if before.get(k) != files.get(k))
+        raise DataError(
+            f"the data are not those that the run began with: {', '.join(names)} changed. Put the "
+            "former files back, or delete the run's folder to begin anew."
         )
 
 
@@ -238,7 +263,8 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
             "torch": record["versions"]["torch"],
             "device": record["machine"]["device"],
             "threads": record["machine"]["threads"],
-        }
+        },
+        record["data_files"],
     )
     trainer = build_trainer(spec, task, device, [sessions])
     record.update(describe_task(task, trainer.model))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,18 @@ def test_what_meteor_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring.shutil, "which", which)
     with pytest.raises(NoisyexpError, match="needs Java"):
         meteor_and_cider(["a"], [["a"]])
+
+
+def test_a_broken_java_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ends: the scorer is thrown away while it holds its own lock."""
+    pytest.importorskip("pycocoevalcap", reason="extra metrics missing")
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(NoisyexpError, match="the METEOR program failed"):
+        meteor_and_cider(["a"], [["a"]])
+    gc.collect()
 
 
 @pytest.mark.slow

@@ -113,9 +113,11 @@ def test_orthogonal_scale_goes_with_the_units() -> None:
 
 
 def test_meteor_is_checked_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not before: a trained model can be looked at without Java."""
     monkeypatch.setattr(scoring.shutil, "which", lambda name: None)
+    task, model = prepared(meteor=True)
     with pytest.raises(NoisyexpError, match=r"task\.meteor=false"):
-        prepared(meteor=True)
+        task.loss(model, 0, CPU)
 
 
 # --- what it measures
@@ -166,11 +168,16 @@ def test_findings_and_look() -> None:
     with torch.no_grad():
         model.eval()
         model.output.bias[3] = 8.0  # now it says the same word all the time
-        task.test(model, CPU)
+        scores = task.test(model, CPU)
         found = task.findings(model, CPU)
         look = task.look(model, CPU)
     word = task.data.vocab.lookup_token(3)
-    assert found["captions"] == {f"test{k}": " ".join([word] * 7) for k in range(8)}
+    assert {k: v["caption"] for k, v in found["test"].items()} == {
+        f"test{k}": " ".join([word] * 7) for k in range(8)
+    }
+    costs = [one["nll"] for one in found["test"].values()]
+    assert sum(costs) / 8 == pytest.approx(scores["test_nll"], abs=1e-4)
+    assert max(costs) - min(costs) > 0.01
     assert set(found["beams"]) == {"1"} and len(found["beams"]["1"]["bleu"]) == 4
     assert look.text.splitlines()[1] == f"  model: {' '.join([word] * 7)}"
     assert look.text.count("human:") == 10 and len(look.panels) == 5

@@ -61,6 +61,13 @@ class Captions:
             rows[name] = row
         return list(found), torch.tensor(list(rows.values())), list(found.values())
 
+    def by_image(self, values: Tensor) -> dict[str, float]:
+        """Mean over its captions of each image, of one value (N,) a caption."""
+        found: dict[str, list[float]] = {}
+        for name, value in zip(self.names, values.tolist(), strict=True):
+            found.setdefault(name, []).append(value)
+        return {name: sum(each) / len(each) for name, each in found.items()}
+
 
 def encode(
     captions: Sequence[Sequence[str]],

@@ -6,6 +6,7 @@ a word of its own. Nothing else is normalised, as in the released scoring script
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -81,12 +82,18 @@ def meteor_and_cider(
 
     found = {k: [caption] for k, caption in enumerate(captions)}
     wanted = {k: list(texts) for k, texts in enumerate(references)}
+    scorer = Meteor()
     try:
-        meteor, _ = Meteor().compute_score(wanted, found)
+        meteor, _ = scorer.compute_score(wanted, found)
     except (OSError, ValueError) as error:
+        # When it is thrown away the scorer waits for its own lock, and closes the pipe.
+        if scorer.lock.locked():
+            scorer.lock.release()
+        with contextlib.suppress(OSError):
+            scorer.meteor_p.stdin.close()
         raise NoisyexpError(
-            f"the METEOR program failed ({error}); it needs 2 GB of memory. task.meteor=false goes "
-            "without it"
+            f"the METEOR program failed ({error}); it needs Java and 2 GB of memory. The trained "
+            "weights are kept: mend it and run the same command again"
         ) from error
     cider, _ = Cider().compute_score(wanted, found)
     return 100 * float(meteor), 100 * float(cider)

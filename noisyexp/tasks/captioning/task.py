@@ -23,8 +23,6 @@ from noisyexp.tasks.captioning.scoring import ORDERS, bleu, check_meteor, meteor
 
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
-SHOWN = 10
-"""Test images whose captions are part of the record."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,11 @@ class Captioning(Task):
 
     def __init__(self, config: CaptioningConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
-        self.shown: dict[str, str] = {}
+        self.tested: dict[str, dict[str, Any]] = {}
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Read captions and annotations, which takes the network once, or draw the stand-in."""
         config = self.config
-        if config.meteor:
-            check_meteor()
         self.data = (
             data.load_real(root, config.features, config.train_images)
             if self.source == "real"
@@ -144,6 +140,8 @@ class Captioning(Task):
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Mean cost of the captions of update `step`."""
         assert isinstance(model, Captioner)
+        if self.config.meteor:
+            check_meteor()  # here, so that a trained model can be looked at without Java
         cost = training_cost(model, self.batch(step).to(device), self.config.penalty)
         size = len(cost.nll)
         return StepOutput(cost.loss, {"nll": cost.nll.sum(), "captions": size}, size)
@@ -152,20 +150,20 @@ class Captioning(Task):
         """Nats a caption with noise and dropout, while the weights move."""
         return {"train_nll": sums["nll"] / sums["captions"]}
 
-    def _score(self, model: nn.Module, split: str, device: torch.device) -> float:
-        """Mean nats a caption of a split."""
+    def _score(self, model: nn.Module, split: str, device: torch.device) -> Tensor:
+        """Nats of every caption of a split, (N,) float64."""
         assert isinstance(model, Captioner)
         captions = self.data.splits[split]
         generator = torch.Generator().manual_seed(derive_seed("captioning", "evaluation", split))
-        total = torch.zeros((), dtype=torch.float64)
+        found = torch.zeros(len(captions.lengths), dtype=torch.float64)
         for which in data.Batches(captions.lengths, self.config.batch_size, 0).in_order():
             batch = data.make_batch(captions, which, self.data.annotations, self.limit)
-            total += caption_nll(model, batch.to(device), generator).sum().cpu()
-        return float(total) / len(captions.lengths)
+            found[which] = caption_nll(model, batch.to(device), generator).double().cpu()
+        return found
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Nats a caption of the validation split, and the saturated units on a few of them."""
-        found = {"valid_nll": self._score(model, "valid", device)}
+        found = {"valid_nll": float(self._score(model, "valid", device).mean())}
         assert isinstance(model, Captioner)
         captions, saturation = self.data.splits["valid"], Saturation()
         which = torch.arange(min(self.config.batch_size, len(captions.lengths)))
@@ -187,9 +185,14 @@ class Captioning(Task):
 
     def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Nats a caption, and how good the captions of a beam search are."""
-        found = {"test_nll": self._score(model, "test", device)}
+        nll = self._score(model, "test", device)
+        found = {"test_nll": float(nll.mean())}
         names, captions, references = self.describe(model, device, self.config.beam)
-        self.shown = dict(zip(names[:SHOWN], captions[:SHOWN], strict=True))
+        costs = self.data.splits["test"].by_image(nll)
+        self.tested = {
+            name: {"caption": caption, "nll": round(costs[name], 4)}
+            for name, caption in zip(names, captions, strict=True)
+        }
         for suffix, values in zip(("", "_plain"), bleu(captions, references), strict=True):
             found.update({f"test_bleu{n}{suffix}": v for n, v in zip(ORDERS, values, strict=True)})
         if self.config.meteor:
@@ -197,13 +200,13 @@ class Captioning(Task):
         return found
 
     def findings(self, model: nn.Module, device: torch.device) -> dict[str, Any]:
-        """How images were annotated, captions of a few test images, BLEU of the other beams."""
+        """How images were annotated, what was found for each test image, BLEU of other beams."""
         beams = {}
         for beam in self.config.other_beams:
             _, captions, references = self.describe(model, device, beam)
             with_penalty, plain = bleu(captions, references)
             beams[str(beam)] = {"bleu": with_penalty, "bleu_plain": plain}
-        return {"features": self.data.facts, "captions": self.shown, "beams": beams}
+        return {"features": self.data.facts, "test": self.tested, "beams": beams}
 
     def floor(self) -> dict[str, float]:
         """Nats a caption of the best possible model of the stand-in."""

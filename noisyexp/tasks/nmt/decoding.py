@@ -15,7 +15,7 @@ from noisyexp.data.parallel import UNK, Side
 from noisyexp.data.progress import Counter
 from noisyexp.data.vocab import Vocab
 from noisyexp.nn.beam import Hypothesis, beam_search
-from noisyexp.tasks.nmt.batches import pad, readable, take
+from noisyexp.tasks.nmt.batches import IntArray, pad, readable, take
 from noisyexp.tasks.nmt.model import Translator
 
 CHUNK = 32
@@ -42,6 +42,10 @@ class HeldOut:
         """Number of sentences."""
         return len(self.text)
 
+    def readable(self, max_length: int) -> IntArray:
+        """Pairs that count in an NLL: not both sides are longer than `max_length`."""
+        return np.flatnonzero(readable(self.source.lengths, self.target.lengths, max_length))
+
 
 @torch.no_grad()
 def mean_nll(model: Translator, data: HeldOut, max_length: int, device: torch.device) -> float:
@@ -49,19 +53,17 @@ def mean_nll(model: Translator, data: HeldOut, max_length: int, device: torch.de
 
     Args:
         model: in evaluation mode.
-        data: sentences; pairs that the original's iterator drops (both sides longer than
-            `max_length`) do not count.
+        data: sentences, of which those that are `readable` count.
         max_length: words.
         device: of the model.
     """
-    source, target = data.source.lengths, data.target.lengths
-    rows = np.flatnonzero(readable(source, target, max_length))
-    rows = rows[np.argsort(target[rows], kind="stable")]
+    rows = data.readable(max_length)
+    rows = rows[np.argsort(data.target.lengths[rows], kind="stable")]
     total = 0.0
     for start in range(0, len(rows), CHUNK):
         batch = take(data.source, data.target, rows[start : start + CHUNK]).to(device)
         total += float(model.nll(batch).double().sum())
-    return total / max(len(rows), 1)
+    return total / len(rows)
 
 
 @torch.no_grad()

@@ -108,11 +108,17 @@ class NMT(Task):
             read_ahead=config.read_ahead,
             max_length=config.max_length,
         )
-        if not len(self.batches):
-            raise DataError(
-                f"no pair of the training text has fewer than task.max_length="
-                f"{config.max_length} words on both sides: make it larger"
-            )
+        short = {
+            "training text": len(self.batches),
+            "validation set": len(self.corpus.valid.readable(config.max_length)),
+            "test set": len(self.corpus.test.readable(config.max_length)),
+        }
+        for name, pairs in short.items():
+            if not pairs:
+                raise DataError(
+                    f"no pair of the {name} is short enough for task.max_length="
+                    f"{config.max_length}: make it larger"
+                )
         return self.corpus.files
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
@@ -163,6 +169,8 @@ class NMT(Task):
         tokenised, standard = score([read(b, data.target.vocab) for b in best], data, "fr")
         self._found = {
             "test_sentences": len(data),
+            "test_nll_sentences": len(data.readable(self.config.max_length)),
+            "valid_nll_sentences": len(self.corpus.valid.readable(self.config.max_length)),
             "test_bleu": asdict(tokenised),
             "test_bleu_13a": asdict(standard),
         }
