@@ -14,7 +14,7 @@ import pytest
 from noisyexp.data.flickr8k import load_flickr8k
 from noisyexp.errors import NoisyexpError
 from noisyexp.tasks.captioning import scoring
-from noisyexp.tasks.captioning.scoring import bleu, meteor_and_cider
+from noisyexp.tasks.captioning.scoring import bleu, bleu_counts, meteor_and_cider
 
 
 def test_bleu_by_hand() -> None:
@@ -68,6 +68,21 @@ def test_a_human_against_four_others(captions_of_test: list[list[str]]) -> None:
     ]
     means = [sum(column) / 5 for column in zip(*scores, strict=True)]
     assert means == pytest.approx([64.5, 44.8, 30.9, 21.3], abs=0.2)
+
+
+def test_counts_of_images_sum_to_those_of_the_set() -> None:
+    captions = ["a dog runs on grass .", "two men stand .", "a"]
+    references = [
+        ["a dog runs .", "the dog runs on the grass"],
+        ["two men sit .", "men"],
+        ["a", "b"],
+    ]
+    rows = [bleu_counts(one, texts) for one, texts in zip(captions, references, strict=True)]
+    assert rows[0] == [6, 6, 6, 3, 2, 0, 6, 5, 4, 3]
+    words, wanted, *grams = (sum(column) for column in zip(*rows, strict=True))
+    precisions = [found / total for found, total in zip(grams[:4], grams[4:], strict=True)]
+    expected = 100 * math.exp(min(0.0, 1 - wanted / words)) * math.sqrt(math.prod(precisions[:2]))
+    assert bleu(captions, references)[0][1] == pytest.approx(expected, rel=1e-9)
 
 
 def test_what_meteor_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import math
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 from noisyexp.errors import NoisyexpError
 
@@ -31,12 +32,8 @@ def bleu(
     Returns:
         BLEU-1 to BLEU-4 with the brevity penalty, as the coco scorers have it, and without.
     """
-    from sacrebleu.metrics import BLEU
-
-    # force: sacrebleu would warn that this text is tokenised, which it is meant to be.
-    metric = BLEU(tokenize="none", smooth_method="none", effective_order=False, force=True)
     columns = [list(column) for column in zip(*references, strict=True)]
-    found = metric.corpus_score(list(captions), columns)
+    found = _metric().corpus_score(list(captions), columns)
     precisions = [precision / 100 for precision in found.precisions]
     plain = [
         100 * math.exp(sum(map(math.log, precisions[:order])) / order)
@@ -45,6 +42,23 @@ def bleu(
         for order in ORDERS
     ]
     return [found.bp * value for value in plain], plain
+
+
+def bleu_counts(caption: str, references: Sequence[str]) -> list[int]:
+    """What one caption adds to the sums of a corpus BLEU: 10 numbers.
+
+    Words of the caption and of the reference nearest in length; n-grams found in a reference and
+    n-grams, of one to four words each.
+    """
+    found = _metric().corpus_score([caption], [[text] for text in references])
+    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+
+def _metric() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    # force: sacrebleu would warn that this text is tokenised, which it is meant to be.
+    return BLEU(tokenize="none", smooth_method="none", effective_order=False, force=True)
 
 
 def check_meteor() -> None:

@@ -19,7 +19,13 @@ from noisyexp.tasks.captioning.cost import caption_nll, training_cost
 from noisyexp.tasks.captioning.decoding import caption_all, spell
 from noisyexp.tasks.captioning.extractors import EXTRACTORS
 from noisyexp.tasks.captioning.model import Captioner, Shape
-from noisyexp.tasks.captioning.scoring import ORDERS, bleu, check_meteor, meteor_and_cider
+from noisyexp.tasks.captioning.scoring import (
+    ORDERS,
+    bleu,
+    bleu_counts,
+    check_meteor,
+    meteor_and_cider,
+)
 
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
@@ -190,8 +196,12 @@ class Captioning(Task):
         names, captions, references = self.describe(model, device, self.config.beam)
         costs = self.data.splits["test"].by_image(nll)
         self.tested = {
-            name: {"caption": caption, "nll": round(costs[name], 4)}
-            for name, caption in zip(names, captions, strict=True)
+            name: {
+                "caption": caption,
+                "nll": round(costs[name], 4),
+                "bleu_counts": bleu_counts(caption, texts),
+            }
+            for name, caption, texts in zip(names, captions, references, strict=True)
         }
         for suffix, values in zip(("", "_plain"), bleu(captions, references), strict=True):
             found.update({f"test_bleu{n}{suffix}": v for n, v in zip(ORDERS, values, strict=True)})
