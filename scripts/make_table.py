@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
 from noisyexp.fileio import atomic_write_text  # noqa: E402
 from noisyexp.results.deviations import load_deviations  # noqa: E402
+from noisyexp.results.images import image_blocks  # noqa: E402
 from noisyexp.results.learning import LEARNING, learning_blocks  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
@@ -68,6 +69,7 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     )  # fmt: skip
     used = [r for section in table.sections for line in section.lines for r in line.records]
     more = learning_blocks(LEARNING[name], rows, used) if name in LEARNING else []
+    more += image_blocks(rows, used)
     text = to_markdown(table, more)
     files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
     readme = root / "README.md"
