@@ -113,6 +113,7 @@ class ActConfig:
     alpha: float = option("alpha of both kinds unless set for one")
     c: float | None = option("c of both kinds unless set for one", low=0)
     p_shape: str = option("one p per unit or one per site", choices=("unit", "scalar"))
+    learn_p: bool = option("whether p is trained; if not it stays where it was drawn")
     clip_output: bool = option("clip to the range of the soft unit, both kinds unless set for one")
     code_compat: bool = option("the authors' released formulas where they differ")
     tanh: UnitConfig = option("tanh units")

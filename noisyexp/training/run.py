@@ -19,6 +19,7 @@ from noisyexp.activations import (
     NoiseSource,
     attach_noise,
     derive_seed,
+    noise_parameters,
     set_noise_level,
 )
 from noisyexp.errors import CheckpointError, DataError, DivergedError, NoisyexpError
@@ -346,6 +347,8 @@ def build_trainer(
     # Weights depend on the seed alone: every arm starts from the same ones.
     torch.manual_seed(derive_seed(config.seed, "init"))
     model = task.build_model(config.act.spec()).to(device)
+    for p in noise_parameters(model):
+        p.requires_grad_(config.act.learn_p)
     noise = NoiseSource(config.seed)
     attach_noise(model, noise)
     return Trainer(

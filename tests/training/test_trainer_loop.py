@@ -192,6 +192,25 @@ def test_clipped_update_of_a_doubled_loss(
         assert torch.allclose(update, after[1][name], rtol=1e-4, atol=1e-7), name
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_p_that_is_not_learned_stays(
+    learned: bool, make_spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    """The rest of the network moves; with p trained some p of every site does."""
+    spec = make_spec(tmp_path, act="nah", keys={"act.learn_p": learned})
+    task = PTB(spec.task_config, "generated", 0)
+    task.prepare(tmp_path)
+    trainer = run_module.build_trainer(spec, task, torch.device("cpu"), [])
+    trainer._hooks = {hook: [] for hook in trainer._hooks}
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    for _ in range(4):
+        trainer.run_step()
+    moved = {n for n, v in trainer.model.named_parameters() if not torch.equal(v, before[n])}
+    sites = {name for name in before if name.endswith(".p")}
+    assert len(sites) == 10 and before.keys() - sites <= moved
+    assert moved & sites == (sites if learned else set())
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
 def test_weight_decay_leaves_p_alone(optimizer: str, toy_trainer: Callable[..., Trainer]) -> None:
     trainer = toy_trainer(optimizer=optimizer, weight_decay=0.1)
