@@ -6,6 +6,7 @@ Examples:
     python scripts/make_table.py                    # all that have records
     python scripts/make_table.py table2
     python scripts/make_table.py table2 --check     # exit 1 if the files on disk differ
+    python scripts/make_table.py summary            # the claims of results/claims.yaml
 """
 
 from __future__ import annotations
@@ -28,9 +29,18 @@ from noisyexp.results.images import image_blocks  # noqa: E402
 from noisyexp.results.learning import LEARNING, learning_blocks  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
-from noisyexp.results.rows import load_rows  # noqa: E402
-from noisyexp.results.table import Compose, build_table  # noqa: E402
+from noisyexp.results.rows import Row, load_rows  # noqa: E402
+from noisyexp.results.summary import load_claims, summary  # noqa: E402
+from noisyexp.results.table import Compose, Table, build_table  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
+
+SUMMARY = "summary"
+SUMMARY_RULE = (
+    "Made by `python scripts/make_table.py summary` from `results/claims.yaml` and the run "
+    "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
+    "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
+    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0."
+)
 
 
 def table_names(root: Path) -> list[str]:
@@ -49,24 +59,10 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     Raises:
         RecordError: no such table, or a row file, record or ledger that cannot be used.
     """
-    experiments = root / "configs" / "experiment"
-    if not (experiments / name).is_dir():
-        known = table_names(root)
-        raise RecordError(f"no table {name!r}; there are {', '.join(known) or 'none'}")
-    rows = load_rows(experiments / name)
-    # A configuration file such as ptb_medium may belong to the folder of another name.
-    tasks = {row.task: compose(row.experiment, "paper")["task"]["name"] for row in rows}
-    ledgers = {
-        task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
-        for task, folder in tasks.items()
-    }
+    if name == SUMMARY:
+        return make_summary(root, compose)
+    table, rows = compute(name, root, compose)
     results = root / "results"
-    records = load_records(results / "records")
-    table = build_table(
-        name, rows, records, compose, ledgers,
-        command=f"python scripts/make_table.py {name}",
-        limits=find_task(next(iter(tasks.values()))).solved,
-    )  # fmt: skip
     used = [r for section in table.sections for line in section.lines for r in line.records]
     more = learning_blocks(LEARNING[name], rows, used) if name in LEARNING else []
     more += image_blocks(rows, used)
@@ -78,6 +74,43 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
         shown = to_markdown(replace(table, sections=tuple(run) or table.sections), more)
         files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, shown)
     return files
+
+
+def make_summary(root: Path, compose: Compose) -> dict[Path, str]:
+    """results/summary.md and its copy in the README, from results/claims.yaml and all records."""
+    claims = load_claims(root / "results" / "claims.yaml")
+    names = dict.fromkeys(claim.row.split("/")[0] for claim in claims)
+    shown = summary(claims, {name: compute(name, root, compose)[0] for name in names})
+    page = f"# What the paper claims and what we found\n\n{SUMMARY_RULE}\n\n{shown}\n"
+    readme = root / "README.md"
+    text = between_marks(readme.read_text(encoding="utf-8"), SUMMARY, shown + "\n")
+    return {root / "results" / "summary.md": page, readme: text}
+
+
+def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
+    """Table `name` and its rows, from the records.
+
+    Raises:
+        RecordError: as `make_table`.
+    """
+    experiments = root / "configs" / "experiment"
+    if not (experiments / name).is_dir():
+        known = table_names(root)
+        raise RecordError(f"no table {name!r}; there are {', '.join(known) or 'none'}")
+    rows = load_rows(experiments / name)
+    # A configuration file such as ptb_medium may belong to the folder of another name.
+    tasks = {row.task: compose(row.experiment, "paper")["task"]["name"] for row in rows}
+    ledgers = {
+        task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
+        for task, folder in tasks.items()
+    }
+    records = load_records(root / "results" / "records")
+    table = build_table(
+        name, rows, records, compose, ledgers,
+        command=f"python scripts/make_table.py {name}",
+        limits=find_task(next(iter(tasks.values()))).solved,
+    )  # fmt: skip
+    return table, rows
 
 
 def with_summary(readme: str, name: str, table: str) -> str:
@@ -93,6 +126,11 @@ def with_summary(readme: str, name: str, table: str) -> str:
     """
     scales = re.findall(r"^## (Scale: .*|While learning, scale .*)\n\n((?:\|.*\n)+)", table, re.M)
     block = "\n".join(f"{title}\n\n{rows}" for title, rows in scales)
+    return between_marks(readme, name, block)
+
+
+def between_marks(readme: str, name: str, block: str) -> str:
+    """The README with `block` between its marks for `name`, if it has them."""
     marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     return re.sub(marks, lambda match: f"{match[1]}\n{block}\n{match[2]}", readme, flags=re.S)
 
@@ -111,7 +149,10 @@ def main(
     """Command line; returns the exit code: 0 done, 1 files differ (--check) or an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "tables", nargs="*", metavar="TABLE", help="table2, fig11; default: all with records"
+        "tables",
+        nargs="*",
+        metavar="TABLE",
+        help="table2, fig11, summary; default: all with records",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; compare with the disk")
     options = parser.parse_args(arguments)
@@ -119,6 +160,8 @@ def main(
     try:
         records = root / "results" / "records"
         run = [name for name in table_names(root) if (records / name).is_dir()]
+        if (root / "results" / "claims.yaml").exists():
+            run.append(SUMMARY)
         for name in options.tables or run:
             for path, text in make_table(name, root, compose).items():
                 shown = path.relative_to(root).as_posix()

@@ -213,7 +213,7 @@ def test_script_writes_and_checks(
 
 def test_committed_tables_are_those_of_the_committed_records() -> None:
     results = ROOT / "results"
-    tables = sorted([*results.glob("table*.md"), *results.glob("fig*.md")])
+    tables = sorted(p for kind in ("table", "fig", "summary") for p in results.glob(f"{kind}*.md"))
     if not tables:
         pytest.skip("results/ holds no table yet")
     script = _script()

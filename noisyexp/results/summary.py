@@ -1,0 +1,156 @@
+"""The claims of the paper beside what was found, from the same records as the tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from noisyexp.errors import RecordError
+from noisyexp.results.learning import compare, show, values
+from noisyexp.results.records import Record
+from noisyexp.results.render import grid
+from noisyexp.results.statistics import Estimate, mean_interval, paired_difference
+from noisyexp.results.table import Line, Section, Table
+from noisyexp.results.verdict import PAPER_SCALE
+from noisyexp.results.yamlfile import read_yaml
+from noisyexp.schema import build, option
+
+HEADS = ("claim", "where", "run", "paper", "ours", "difference", "verdict", "command")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: `row` is better than `against` in `metric`."""
+
+    text: str = option("the claim in words")
+    where: str = option("where the paper makes it")
+    row: str = option("experiment, as table2/nah")
+    against: str = option("experiment of the same table")
+    metric: str = option("name of the metric")
+    at: dict[str, int] | None = option("point of the curve, as epoch: 5; null for final numbers")
+    command: str = option("what makes the table or figure")
+
+
+def load_claims(path: Path) -> list[Claim]:
+    """Read `results/claims.yaml`; `at` may be left out.
+
+    Raises:
+        RecordError: a key or value is wrong.
+    """
+    raw = read_yaml(path)
+    problems: list[str] = []
+    claims = [build(Claim, {"at": None, **entry}, "", problems) for entry in raw or []]
+    if problems:
+        raise RecordError(f"{path}: {'; '.join(problems)}")
+    return [claim for claim in claims if claim is not None]
+
+
+def summary(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
+    """The table of claims in Markdown.
+
+    Args:
+        claims: in the order of the page.
+        tables: by name, "table2", of all claims.
+    """
+    return grid(HEADS, [claim_cells(claim, tables[claim.row.split("/")[0]]) for claim in claims])
+
+
+def claim_cells(claim: Claim, table: Table) -> list[str]:
+    """The cells of one claim.
+
+    Raises:
+        RecordError: the table has no such row.
+    """
+    section = _best_section(claim, table)
+    sides = [_runs(section, name) for name in (claim.against, claim.row)]
+    numbers = [_numbers(claim, runs) for runs in sides]
+    lines = [_line(section, name).row for name in (claim.against, claim.row)]
+    papers = [row.paper.get(claim.metric) for row in lines]
+    paper = " → ".join(f"{p:g}" for p in papers if p is not None) if None not in papers else "-"
+    common = sorted(numbers[0].keys() & numbers[1].keys())
+    info = next((r.metrics[claim.metric] for runs in sides for r in runs), None)
+    if not common or info is None:
+        return [
+            claim.text,
+            claim.where,
+            "not run",
+            paper,
+            "-",
+            "-",
+            "not run",
+            f"`{claim.command}`",
+        ]
+    ours = " → ".join(
+        f"{mean_interval([side[seed] for seed in common]).mean:.4g}" for side in numbers
+    )
+    found, shown = _difference(claim, *numbers)
+    seeds = f"{len(common)} seed{'s' if len(common) > 1 else ''}"
+    at = "".join(f", {key} {place:,}" for key, place in (claim.at or {}).items())
+    verdict = judge(found, info.direction, section.where)
+    return [
+        claim.text, claim.where, f"scale {section.scale}, {seeds}", paper,
+        f"{ours} ({info.title}{at})", shown, verdict, f"`{claim.command}`",
+    ]  # fmt: skip
+
+
+def judge(difference: Estimate | None, direction: str, where: str) -> str:
+    """'holds' if the interval of row minus baseline lies on the better side of 0, and so on.
+
+    Args:
+        difference: of the metric or of its logarithm, over common seeds.
+        direction: "min" or "max", whichever is better.
+        where: what of scale and data is not the paper's, or "".
+    """
+    if difference is None or difference.half_width is None:
+        return "not judged (one seed)"
+    if difference.contains(0.0):
+        word = "not shown"
+    else:
+        word = "holds" if (difference.mean < 0) == (direction == "min") else "reversed"
+    return f"{word} at {where}" if where else word
+
+
+def _difference(
+    claim: Claim, base: Mapping[int, float], own: Mapping[int, float]
+) -> tuple[Estimate | None, str]:
+    """Row minus baseline; at a point of the curve the ratio, as curves fall by orders."""
+    if claim.at is None:
+        found = paired_difference(own, base)
+        return found, show(found, "+")
+    logs, base_logs = (
+        {seed: math.log(v) for seed, v in side.items() if v > 0} for side in (own, base)
+    )
+    return paired_difference(logs, base_logs), f"times {compare(own, base, ratio=True)}"
+
+
+def _best_section(claim: Claim, table: Table) -> Section:
+    """The paper's scale if both rows have two seeds there, else where most seeds are common."""
+
+    def common(section: Section) -> int:
+        sides = [_numbers(claim, _runs(section, n)).keys() for n in (claim.row, claim.against)]
+        return len(sides[0] & sides[1])
+
+    full = [s for s in table.sections if s.scale == PAPER_SCALE and not s.where and common(s) > 1]
+    return full[0] if full else max(table.sections, key=common)
+
+
+def _line(section: Section, experiment: str) -> Line:
+    for line in section.lines:
+        if line.row.experiment == experiment:
+            return line
+    raise RecordError(f"results/claims.yaml: there is no row {experiment}")
+
+
+def _runs(section: Section, experiment: str) -> list[Record]:
+    return [record for record in _line(section, experiment).records if record.complete]
+
+
+def _numbers(claim: Claim, runs: Sequence[Record]) -> dict[int, float]:
+    """The metric by seed."""
+    if claim.at is not None:
+        ((x, place),) = claim.at.items()
+        return values(runs, x, place, claim.metric)
+    found = {record.seed: record.value(claim.metric) for record in runs}
+    return {seed: value for seed, value in found.items() if value is not None}

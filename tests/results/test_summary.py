@@ -1,0 +1,83 @@
+"""One line a claim: which runs count, the difference, the verdict."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisyexp.errors import RecordError
+from noisyexp.results.records import load_record
+from noisyexp.results.rows import load_rows
+from noisyexp.results.statistics import Estimate
+from noisyexp.results.summary import HEADS, Claim, claim_cells, judge, load_claims, summary
+from noisyexp.results.table import Table, build_table
+
+CLAIM = Claim("NAH beats soft", "Table 9", "table9/nah", "table9/soft", "test_ppl", None, "make x")
+AFTER_2 = Claim("faster", "Figure 9", "table9/nah", "table9/soft", "valid_ppl", {"epoch": 2}, "y")
+
+
+def table_of(root: Path, make_record: Any, compose: Any, runs: list[tuple[str, int, float]],
+             **fields: Any) -> Table:  # fmt: skip
+    """Table 9 with runs (row, seed, test perplexity); validation is 10 higher after epoch 2."""
+    records = [
+        load_record(make_record(
+            test_ppl=ppl, experiment=f"table9/{name}", act=name, seed=seed,
+            curve=[{"step": 2, "epoch": 2, "valid_ppl": ppl + 10}], **fields,
+        ))
+        for name, seed, ppl in runs
+    ]  # fmt: skip
+    rows = load_rows(root / "configs" / "experiment" / "table9")
+    return build_table("table9", rows, records, compose, {}, "make")
+
+
+def test_a_claim(table_root: Path, make_record: Any, compose: Any) -> None:
+    """Differences -9, -11 of the common seeds: -10 and t(1) = 12.706 times 1."""
+    runs = [("soft", 0, 110.0), ("soft", 1, 112.0), ("soft", 2, 90.0), ("nah", 0, 101.0)]
+    table = table_of(table_root, make_record, compose, [*runs, ("nah", 1, 101.0)])
+    cells = dict(zip(HEADS, claim_cells(CLAIM, table), strict=True))
+    assert cells["run"] == "scale paper, 2 seeds" and cells["paper"] == "110 → 100"
+    assert cells["ours"] == "111 → 101 (test perplexity)"
+    assert cells["difference"] == "-10 ± 13" and cells["verdict"] == "not shown"
+    faster = dict(zip(HEADS, claim_cells(AFTER_2, table), strict=True))
+    assert faster["ours"].endswith("(validation perplexity, epoch 2)") and faster["paper"] == "-"
+    ratio = math.exp((math.log(111 / 120) + math.log(111 / 122)) / 2)
+    assert faster["difference"].startswith(f"times {ratio:.3g} (")
+    assert summary([CLAIM], {"table9": table}).splitlines()[2].startswith("| NAH beats soft |")
+
+
+def test_the_scale_with_most_seeds(table_root: Path, make_record: Any, compose: Any) -> None:
+    runs = [(name, seed, 100.0 + seed) for name in ("soft", "nah") for seed in range(3)]
+    cpu = table_of(table_root, make_record, compose, runs, scale="cpu")
+    cells = claim_cells(CLAIM, cpu)
+    assert cells[2] == "scale cpu, 3 seeds" and cells[6] == "not shown at scale cpu"
+    one = table_of(table_root, make_record, compose, [("soft", 0, 110.0), ("nah", 0, 90.0)])
+    assert claim_cells(CLAIM, one)[6] == "not judged (one seed)"
+    none = table_of(table_root, make_record, compose, [("soft", 0, 110.0)])
+    assert claim_cells(CLAIM, none)[2:7] == ["not run", "110 → 100", "-", "-", "not run"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "direction", "word"),
+    [
+        (-2.0, "min", "holds"),
+        (2.0, "min", "reversed"),
+        (2.0, "max", "holds"),
+        (0.5, "max", "not shown"),
+    ],
+)
+def test_verdicts(mean: float, direction: str, word: str) -> None:
+    assert judge(Estimate(mean, 1.0, 3), direction, "") == word
+    assert judge(Estimate(mean, 1.0, 3), direction, "scale cpu") == f"{word} at scale cpu"
+
+
+def test_mistakes(tmp_path: Path, table_root: Path, make_record: Any, compose: Any) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text("- {text: a, where: b, row: table9/nah, agains: c, metric: d, command: e}\n")
+    with pytest.raises(RecordError, match=r"agains=.* Did you mean against\?"):
+        load_claims(path)
+    table = table_of(table_root, make_record, compose, [("soft", 0, 110.0)])
+    with pytest.raises(RecordError, match="no row table9/none"):
+        claim_cells(Claim("", "", "table9/none", "table9/soft", "test_ppl", None, ""), table)
