@@ -11,6 +11,7 @@ Examples:
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 import torch  # noqa: E402
 
 from noisyexp.cli.pairs import read_pairs  # noqa: E402
-from noisyexp.errors import NoisyexpError  # noqa: E402
+from noisyexp.cli.scripts import exit_code_of, writing  # noqa: E402
 from noisyexp.results.figures import plot_panels  # noqa: E402
 from noisyexp.schema import option  # noqa: E402
 from noisyexp.training.load import WEIGHTS, load_run  # noqa: E402
@@ -34,24 +35,25 @@ class Arguments:
     weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
 
 
+def show(arguments: Sequence[str]) -> None:
+    """Print what the task shows of a run, and draw its pictures into the run's folder."""
+    given = read_pairs(Arguments, arguments, {"weights": "last"})
+    folder = Path(given.run)
+    run = load_run(folder, given.weights)
+    with torch.no_grad():
+        look = run.task.look(run.model, torch.device("cpu"))
+    print(f"{folder.name}, {run.step:,} updates")
+    print(look.text)
+    if look.panels:
+        panels = [(p.title, p.values.cpu().numpy(), p.x, p.y) for p in look.panels]
+        with writing(f"{folder}/sample.png"):
+            _, png = plot_panels(panels, folder / "sample")
+        print(f"figure: {png}")
+
+
 def main(arguments: list[str]) -> int:
     """Command line; returns the exit code."""
-    try:
-        given = read_pairs(Arguments, arguments, {"weights": "last"})
-        folder = Path(given.run)
-        run = load_run(folder, given.weights)
-        with torch.no_grad():
-            look = run.task.look(run.model, torch.device("cpu"))
-        print(f"{folder.name}, {run.step:,} updates")
-        print(look.text)
-        if look.panels:
-            panels = [(p.title, p.values.cpu().numpy(), p.x, p.y) for p in look.panels]
-            _, png = plot_panels(panels, folder / "sample")
-            print(f"figure: {png}")
-    except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: show(arguments))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Translate English text with a trained model: one sentence a line, from a file or standard input.
 
-Lines are tokenised as in training; the translations are plain text, or tokens with tokens=true.
-`attention=<file>.png` draws which source words the model looked at for each word of the first
-sentence.
+Lines are UTF-8 and tokenised as in training; the translations are plain text, or tokens with
+tokens=true. `attention=<file>.png` draws which source words the model looked at for each word of
+the first sentence.
 
 Examples:
     echo "I thank the Commissioner." | python scripts/translate.py run=runs/nmt/<folder>
@@ -13,7 +13,7 @@ Examples:
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,12 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 import torch  # noqa: E402
 
 from noisyexp.cli.pairs import read_pairs  # noqa: E402
+from noisyexp.cli.scripts import check_task, exit_code_of, writing  # noqa: E402
 from noisyexp.data.moses import detokenise, tokenise  # noqa: E402
-from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
+from noisyexp.data.parallel import EOS, UNK  # noqa: E402
+from noisyexp.errors import RecordError  # noqa: E402
 from noisyexp.nn.beam import Hypothesis  # noqa: E402
-from noisyexp.results.attention import plot_alignment  # noqa: E402
+from noisyexp.results.attention import check_picture, plot_alignment  # noqa: E402
 from noisyexp.schema import option  # noqa: E402
 from noisyexp.tasks.nmt import NMT  # noqa: E402
 from noisyexp.tasks.nmt.decoding import read, search  # noqa: E402
@@ -47,23 +49,24 @@ class Arguments:
     weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
     input: str | None = option("file to read; default standard input")
     output: str | None = option("file to write; default standard output")
-    beam: int | None = option("hypotheses; default that of the run", low=1)
+    beam: int | None = option("hypotheses; default that of the run", low=1, high=100)
     tokens: bool = option("write tokens, not plain text")
     attention: str | None = option("picture of the first sentence's attention")
 
 
 def read_lines(path: str | None) -> list[str]:
-    """Lines of a file, or of standard input.
+    r"""Lines of a file, or of standard input; only "\n" ends a line.
 
     Raises:
-        RecordError: the file cannot be read.
+        RecordError: it cannot be read, or is no UTF-8.
     """
-    if path is None:
-        return sys.stdin.read().splitlines()
     try:
-        return Path(path).read_text("utf-8").splitlines()
+        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"input={path}: cannot be read ({error})") from error
+        name = "standard input" if path is None else f"input={path}"
+        raise RecordError(f"{name}: cannot be read as UTF-8 text ({error})") from error
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def translate(
@@ -77,35 +80,60 @@ def translate(
     return sources, best
 
 
+def warn(task: NMT, best: Sequence[Hypothesis], texts: Sequence[str]) -> None:
+    """Say on stderr how many translations are not whole, or have words that the model lacks."""
+    cut = sum(not hypothesis.finished for hypothesis in best)
+    unknown = sum(UNK in text.split() for text in texts)
+    for count, what in (
+        (cut, f"were cut after {task.config.decode_words} words, task.decode_words of the run"),
+        (unknown, f"have {UNK} for a word that is not in the run's dictionary"),
+    ):
+        if count:
+            print(f"warning: {count} of {len(best)} translations {what}", file=sys.stderr)
+
+
+def draw(source: Sequence[str], text: str, hypothesis: Hypothesis, path: Path) -> None:
+    """Draw the attention of a translation, the ends of both sentences included."""
+    assert hypothesis.attention is not None
+    target = [*text.split(), EOS][: hypothesis.length]
+    with writing(f"attention={path}"):
+        _, png = plot_alignment(hypothesis.attention.numpy(), [*source, EOS], target, path)
+    print(f"figure: {png}", file=sys.stderr)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Translate as the command line says."""
+    given = read_pairs(Arguments, arguments, DEFAULTS)
+    check_task(Path(given.run), "nmt")
+    if given.attention is not None:
+        try:
+            check_picture(Path(given.attention))
+        except ValueError as error:
+            raise RecordError(f"attention: {error}") from error
+    loaded = load_run(Path(given.run), given.weights)
+    assert isinstance(loaded.task, NMT) and isinstance(loaded.model, Translator)
+    if given.output is not None:
+        with writing(f"output={given.output}"):  # before all the work
+            Path(given.output).open("ab").close()
+    sources, best = translate(loaded.task, loaded.model, read_lines(given.input), given.beam)
+    texts = [read(hypothesis, loaded.task.corpus.target.vocab) for hypothesis in best]
+    shown = texts if given.tokens else [detokenise(text, "fr") for text in texts]
+    written = "".join(f"{text}\n" for text in shown)
+    with writing("standard output" if given.output is None else f"output={given.output}"):
+        if given.output is None:
+            print(written, end="", flush=True)
+        else:
+            Path(given.output).write_text(written, "utf-8")
+    warn(loaded.task, best, texts)
+    if given.attention is not None and best:
+        draw(sources[0], texts[0], best[0], Path(given.attention))
+    elif given.attention is not None:
+        print("attention: no sentence was given, so there is no picture", file=sys.stderr)
+
+
 def main(arguments: list[str]) -> int:
     """Command line; returns the exit code."""
-    try:
-        given = read_pairs(Arguments, arguments, DEFAULTS)
-        run = load_run(Path(given.run), given.weights)
-        if not isinstance(run.task, NMT) or not isinstance(run.model, Translator):
-            raise RecordError(f"{given.run} is a run of {run.task.config.name}, not of nmt")
-        sources, best = translate(run.task, run.model, read_lines(given.input), given.beam)
-        texts = [read(hypothesis, run.task.corpus.target.vocab) for hypothesis in best]
-        shown = texts if given.tokens else [detokenise(t, "fr") for t in texts]
-        written = "".join(f"{text}\n" for text in shown)
-        if given.output:
-            Path(given.output).write_text(written, "utf-8")
-        else:
-            print(written, end="")
-        if given.attention and best and best[0].attention is not None:
-            source, target = [*sources[0], "<eos>"], [*texts[0].split(), "<eos>"]
-            path = Path(given.attention)
-            _, png = plot_alignment(
-                best[0].attention.numpy(), source, target[: best[0].length], path
-            )
-            print(f"figure: {png}", file=sys.stderr)
-    except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: cannot be written: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code_of(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ unpacked europarl-v7.fr-en.{en,fr}, or europarl-v7.sample5.{en,fr}.gz, every fif
 from __future__ import annotations
 
 import gzip
-import io
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -21,12 +20,13 @@ from typing import IO
 from noisyexp.data.download import RemoteFile, Source, resolve
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
-from noisyexp.fileio import sha256_file
 
 LANGUAGES = ("en", "fr")
 CORPORA = ("full", "any")
 ARCHIVE_ADDRESS = "https://www.statmt.org/europarl/v7/fr-en.tgz"
 DEV_ADDRESS = "https://www.statmt.org/wmt12/dev.tgz"
+DEV_SETS = ("newstest2010", "newstest2011")
+"""What that archive has; it was made for the workshop whose test set is newstest2012."""
 _TIMEOUT_S = 60
 
 
@@ -114,16 +114,33 @@ NEWSTEST = {
 
 
 @lru_cache(maxsize=1)
-def _dev_archive() -> bytes:
-    """The archive of development sets: four files of it may be wanted one after the other."""
-    with urllib.request.urlopen(DEV_ADDRESS, timeout=_TIMEOUT_S) as response:
-        return bytes(response.read())
+def _dev_texts() -> dict[str, bytes] | Exception:
+    """All texts of the archive of development sets that may be wanted, or why there are none.
+
+    A process asks once: up to four files are wanted one after the other.
+    """
+    wanted = {f"{name}.{language}" for name in DEV_SETS for language in LANGUAGES}
+    try:
+        with (
+            urllib.request.urlopen(DEV_ADDRESS, timeout=_TIMEOUT_S) as response,
+            tarfile.open(fileobj=response, mode="r|gz") as archive,
+        ):
+            return {
+                name: file.read()
+                for member in archive
+                if (name := member.name.rsplit("/", 1)[-1]) in wanted
+                and (file := archive.extractfile(member))
+            }
+    except Exception as error:
+        return error
 
 
 def dev_bytes(name: str) -> bytes:
     """The text `name` from the workshop's archive of development sets."""
-    with tarfile.open(fileobj=io.BytesIO(_dev_archive()), mode="r:gz") as archive:
-        return _find(archive, name).read()
+    texts = _dev_texts()
+    if isinstance(texts, Exception):
+        raise texts
+    return texts[name]
 
 
 def sacrebleu_bytes(test_set: str, language: str) -> bytes:
@@ -139,14 +156,15 @@ def _newstest_file(name: str, language: str) -> RemoteFile:
     test_set, sides = NEWSTEST[name]
     size, sha256 = sides[language]
     file = f"{name}.{language}"
-    mirrors = (
-        Source(f"{DEV_ADDRESS}, file {file}", partial(dev_bytes, file)),
+    mirrors = [
         Source(
             f"sacrebleu -t {test_set} -l en-fr --echo {'src' if language == 'en' else 'ref'}",
             partial(sacrebleu_bytes, test_set, language),
-        ),
-    )
-    return RemoteFile(f"newstest/{file}", sha256, size, mirrors)
+        )
+    ]
+    if name in DEV_SETS:
+        mirrors.insert(0, Source(f"{DEV_ADDRESS}, file {file}", partial(dev_bytes, file)))
+    return RemoteFile(f"newstest/{file}", sha256, size, tuple(mirrors))
 
 
 def newstest(root: Path, name: str, offline: bool | None = None) -> dict[str, TextFile]:
@@ -179,18 +197,14 @@ def europarl(root: Path, corpus: str, offline: bool | None = None) -> dict[str, 
     plain = {language: folder / f"europarl-v7.fr-en.{language}" for language in LANGUAGES}
     sample = {language: folder / f"europarl-v7.sample5.{language}.gz" for language in LANGUAGES}
     if all(path.is_file() for path in plain.values()):
-        return {k: _checked(path, UNPACKED[k]) for k, path in plain.items()}
+        return {k: _checked(root, path, UNPACKED[k]) for k, path in plain.items()}
     here = (root / ARCHIVE.name).is_file()
     if corpus == "any" and not here and all(path.is_file() for path in sample.values()):
-        return {k: _checked(path, SAMPLE[k]) for k, path in sample.items()}
+        return {k: _checked(root, path, SAMPLE[k]) for k, path in sample.items()}
     try:
         path = resolve(ARCHIVE, root, offline=offline, progress=_progress(ARCHIVE.name))
     except DataError as error:
-        if corpus == "full" and all(path.is_file() for path in sample.values()):
-            raise DataError(
-                f"{error}\nEvery fifth day of the debates is there: task.corpus=any takes it."
-            ) from error
-        raise
+        raise DataError(f"{error}\n{_instead(plain, sample)}") from error
     return {k: TextFile(path, ARCHIVE.sha256, name.name) for k, name in plain.items()}
 
 
@@ -200,12 +214,22 @@ def _progress(name: str) -> Callable[[int, int | None], None]:
     return lambda received, _: counter.add(received - counter.done)
 
 
-def _checked(path: Path, sha256: str) -> TextFile:
-    found = sha256_file(path)
-    if found != sha256:
-        raise DataError(
-            f"{path}: this file is not the one that is needed; it was left as it is.\n"
-            f"  expected SHA-256 {sha256}\n  found    SHA-256 {found}\n"
-            "Delete it, or put the right file there."
-        )
-    return TextFile(path, sha256)
+def _instead(plain: dict[str, Path], sample: dict[str, Path]) -> str:
+    """Which files would do in place of the archive, and which of them lacks its partner."""
+    if all(path.is_file() for path in sample.values()):
+        return "Every fifth day of the debates is there: task.corpus=any takes it."
+    lines = [
+        f"{' and '.join(path.name for path in plain.values())} in that folder will do as well, "
+        f"with task.corpus=any also {' and '.join(path.name for path in sample.values())}."
+    ]
+    for pair in (plain, sample):
+        missing = [path for path in pair.values() if not path.is_file()]
+        if len(missing) == 1:
+            lines.append(f"One of each two is not enough: {missing[0]} is missing.")
+    return "\n".join(lines)
+
+
+def _checked(root: Path, path: Path, sha256: str) -> TextFile:
+    where = f"{ARCHIVE_ADDRESS}, of which it is a part"
+    file = RemoteFile(path.relative_to(root).as_posix(), sha256, None, (where,))
+    return TextFile(resolve(file, root, offline=True), sha256)

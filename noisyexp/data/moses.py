@@ -11,7 +11,7 @@ import hashlib
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from importlib.metadata import version
@@ -101,7 +101,7 @@ def tokenised_pieces(
         The pieces in order, `PIECE` lines each, the last one of the text perhaps fewer.
 
     Raises:
-        DataError: the text cannot be read or the cache not be written.
+        DataError: the text cannot be read, the cache not be written, or a process does not live.
     """
     folder = cache / "moses" / text_key(text, language)
     total = _read_number(folder / "pieces")
@@ -115,10 +115,12 @@ def tokenised_pieces(
     name = f"tokenising {text.member or text.path.name}"
     try:
         return list(_make_pieces(text, language, folder, wanted, workers, name))
-    except OSError as error:
+    except (OSError, BrokenExecutor) as error:
+        if workers == 1:
+            raise
         raise DataError(
-            f"{folder}: cannot be written ({error}). Free some space there, or set the "
-            "environment variable NOISYEXP_CACHE to a folder that can be written."
+            f"{name}: {workers} processes cannot be started, or one of them was ended ({error}). "
+            "The finished pieces are kept; run again with task.workers=1, which starts none."
         ) from error
 
 
@@ -130,6 +132,16 @@ def text_key(text: TextFile, language: str) -> str:
 
 def _piece(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.gz"
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        atomic_write_bytes(path, content)
+    except OSError as error:
+        raise DataError(
+            f"{path.parent}: cannot be written ({error}). Free some space there, or set the "
+            "environment variable NOISYEXP_CACHE to a folder that can be written."
+        ) from error
 
 
 def _read_number(path: Path) -> int | None:
@@ -146,14 +158,14 @@ def _make_pieces(
     waiting: deque[tuple[Path, list[str], Future[bytes] | None]] = deque()
     limit = None if wanted is None else wanted * PIECE
     lines, read, index = text.lines(limit), 0, 0
-    counter = Counter(name, "lines")
+    counter = Counter(name, "lines", limit)
 
     def finish() -> Path:
         path, piece, made = waiting.popleft()
         fresh = not path.is_file()
         if fresh:
             content = tokenise_piece(piece, language) if made is None else made.result()
-            atomic_write_bytes(path, content)
+            _write(path, content)
         counter.add(len(piece), counts=fresh)
         return path
 
@@ -171,7 +183,8 @@ def _make_pieces(
             read, index = read + len(piece), index + 1
             if pool is None or len(waiting) > 2 * workers:
                 yield finish()
+        counter.total = read
         while waiting:
             yield finish()
     if limit is None or read < limit:
-        atomic_write_bytes(folder / "pieces", str(index).encode())
+        _write(folder / "pieces", str(index).encode())

@@ -6,8 +6,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ EOS, UNK = "<eos>", "UNK"
 """The first two words of every dictionary. Moses escapes < and >: no text has the first."""
 
 FORMAT = 1
+_DAY_S = 86_400.0
 Ids = npt.NDArray[np.integer]
 
 
@@ -108,30 +111,53 @@ def encode_pieces(pieces: list[Path], limit: int | None, size: int, cache: Path)
     """
     parts = (FORMAT, pieces[0].parent.name, len(pieces), limit, size)
     folder = cache / "ids" / hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()[:24]
-    try:
-        if not folder.is_dir():
-            side = encode(
-                read_pieces(pieces, limit), build_dictionary(read_pieces(pieces, limit), size)
-            )
+    if not folder.is_dir():
+        dictionary = build_dictionary(read_pieces(pieces, limit), size)
+        side = encode(read_pieces(pieces, limit), dictionary)
+        try:
             _keep(side, folder)
-        words = (folder / "dictionary.txt").read_text("utf-8").split("\n")[:-1]
-        ids, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "starts"))
-    except (OSError, ValueError) as error:
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot be written ({error}). Free some space there, or set the "
+                "environment variable NOISYEXP_CACHE to a folder that can be written."
+            ) from error
+    try:
+        return _kept(folder)
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{folder}: cannot be read or written ({error}). Delete it if it is there, free some "
-            "space, or set the environment variable NOISYEXP_CACHE to another folder."
+            f"{folder}: cannot be read ({error}). Delete this folder and run again: it is made "
+            "again."
         ) from error
+
+
+def _kept(folder: Path) -> Side:
+    """What `_keep` wrote; ValueError or RuntimeError if its parts do not fit each other."""
+    words = (folder / "dictionary.txt").read_text("utf-8").split("\n")[:-1]
+    ids, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "starts"))
+    if starts[0] != 0 or starts[-1] != len(ids):
+        raise ValueError(f"sentences end at {starts[-1]:,} of {len(ids):,} words")
+    # Every word but the specials is in the text: the last one has the largest id.
+    last = int(ids.max(initial=1))
+    if last != len(words) - 1:
+        raise ValueError(f"a dictionary of {len(words):,} words, and ids up to {last:,}")
     return Side(_vocab(words), ids, starts)
 
 
 def _keep(side: Side, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for old in folder.parent.glob(".new-*"):  # of a process that was killed
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > _DAY_S:
+                shutil.rmtree(old)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
         text = "".join(f"{word}\n" for word in side.vocab.get_itos())
         (fresh / "dictionary.txt").write_text(text, "utf-8")
         np.save(fresh / "ids.npy", side.ids)
         np.save(fresh / "starts.npy", side.starts)
+        for path in fresh.iterdir():  # all of it is on the disk before it has its name
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         fresh.chmod(0o755)  # the cache may be shared, and mkdtemp's folders are not
         try:
             os.replace(fresh, folder)

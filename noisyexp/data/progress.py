@@ -49,7 +49,8 @@ class Counter:
             left = f", {(self.total - self.done) / max(self.rate, 1e-9):,.0f} s left"
         # On a terminal the line is written over.
         end = "\r" if sys.stderr.isatty() else "\n"
-        text = f"{self.name}: {self.done:,}{of} {self.unit}, {self.rate:,.0f} {self.unit}/s{left}"
+        rate = f"{self.rate:,.{1 if self.rate < 10 else 0}f}"
+        text = f"{self.name}: {self.done:,}{of} {self.unit}, {rate} {self.unit}/s{left}"
         print(text, file=sys.stderr, end=end, flush=True)
         self._spoke = True
 

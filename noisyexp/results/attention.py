@@ -8,33 +8,50 @@ from typing import Any
 
 from noisyexp.results.figures import figure_style, save_figure
 
+DRAWN = 60
+"""Most words of a side in a picture."""
+
+
+def check_picture(path: Path) -> None:
+    """Whether `plot_alignment` can write to a path of this name.
+
+    Raises:
+        ValueError: it has no name, or a suffix that is neither .png nor .svg.
+    """
+    if not path.name or path.suffix not in ("", ".png", ".svg"):
+        raise ValueError(f"'{path}' is no name of a picture: let it end with .png or .svg")
+
 
 def plot_alignment(
     weights: Any, source: Sequence[str], target: Sequence[str], path: Path
 ) -> tuple[Path, Path]:
     """Draw attention weights as shades of grey, as SVG and PNG; black is 1.
 
+    Of a side with more than `DRAWN` words the first `DRAWN` are drawn.
+
     Args:
         weights: (rows, columns), at least one row a target word and one column a source word;
             more columns are padding and not drawn.
         source: words, the end included.
         target: words, the end included.
-        path: where to write, without or with a suffix.
+        path: where to write, without a suffix or with one of the two.
 
     Returns:
         Paths of the SVG and the PNG file.
 
     Raises:
-        ValueError: fewer weights than words.
+        ValueError: fewer weights than words, or see `check_picture`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    check_picture(path)
     if weights.shape[0] < len(target) or weights.shape[1] < len(source):
         raise ValueError(
             f"weights of shape {tuple(weights.shape)} for {len(target)} words that look at "
             f"{len(source)}"
         )
+    source, target = source[:DRAWN], target[:DRAWN]
     drawn = weights[: len(target), : len(source)]
     with figure_style():
         size = (1.6 + 0.26 * len(source), 1.2 + 0.26 * len(target))

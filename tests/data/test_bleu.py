@@ -1,4 +1,4 @@
-"""BLEU against numbers counted by hand."""
+"""BLEU against numbers counted by hand and those of the Perl script."""
 
 from __future__ import annotations
 
@@ -47,6 +47,63 @@ def test_no_smoothing_and_case_counts() -> None:
     # The standard form smooths: 1 / 2 of the one group of four.
     smoothed = standard_bleu(["a b c x"], ["a b c d"])
     assert smoothed.precisions == pytest.approx((75, 200 / 3, 50, 50))
+
+
+TEXTS = {
+    "reference": """\
+Le chat gris dort sur la chaise près de la fenêtre .
+Nous n&apos; avons pas encore reçu la lettre de notre voisine .
+&quot; Demain , dit-il , il fera plus froid qu&apos; aujourd&apos; hui . &quot;
+Trois enfants jouent au ballon dans la cour de l&apos; école .
+Je voudrais un café &amp; deux croissants , s&apos; il vous plaît !
+La route est fermée parce que la rivière a débordé cette nuit .
+Qui a laissé la porte ouverte ?
+Le train de 18 h 40 aura , une fois de plus , vingt minutes de retard .
+Elle lit le même livre chaque été et elle rit aux mêmes pages .
+Les prix &#91; hors taxes &#93; ont baissé de 3,5 % en un an .
+""",
+    "short": """\
+Le chat gris dort sur une chaise près de la fenêtre .
+Nous n&apos; avons pas reçu la lettre de la voisine .
+Demain , dit-il , il fera plus froid qu&apos; aujourd&apos; hui .
+Trois enfants jouent dans la cour de l&apos; école .
+Je voudrais un café et deux croissants !
+La route est fermée parce que la UNK a débordé .
+Qui a ouvert la porte ?
+Le train de 18 h 40 aura vingt minutes de retard .
+Elle lit le même livre et rit aux mêmes pages .
+Les prix ont baissé de 3,5 % en un an .
+""",
+    "long": """\
+le chat gris , le chat gris dort sur la chaise à côté de la fenêtre de la chambre .
+Nous avons encore la lettre , la lettre , la lettre de notre voisine qui n&apos; est pas reçue .
+Demain il dit : &quot; il fera encore plus froid qu&apos; hier . &quot;
+Dans la cour de l&apos; école jouent trois enfants avec le ballon rouge .
+Je veux un café &amp; deux croissants , je vous prie , s&apos; il vous plaît .
+
+Qui est-ce qui a laissé la porte de la maison grande ouverte ?
+Le train aura , une fois de plus , vingt minutes de retard : celui de 18 h 40 .
+Chaque été elle lit le même livre , chaque été elle rit aux mêmes pages .
+Les prix [ hors taxes ] ont monté puis ont baissé de 3,5 % en un an et un jour .
+""",
+}
+PERL = {
+    "short": "BLEU = 56.42, 95.2/79.8/65.5/55.4 (BP=0.779, ratio=0.800, hyp_len=104, ref_len=130)",
+    "long": "BLEU = 38.51, 64.5/43.8/32.1/24.2 (BP=1.000, ratio=1.192, hyp_len=155, ref_len=130)",
+}
+"""What Moses' multi-bleu.perl printed for two translations of ten sentences."""
+
+
+@pytest.mark.parametrize("name", PERL)
+def test_the_same_as_multi_bleu(name: str) -> None:
+    """Escapes and UNK, a sentence without a translation, another case, doubled words."""
+    bleu = tokenised_bleu(TEXTS[name].splitlines(), TEXTS["reference"].splitlines())
+    ratio = bleu.hypothesis_length / bleu.reference_length
+    precisions = "/".join(f"{precision:.1f}" for precision in bleu.precisions)
+    assert PERL[name] == (
+        f"BLEU = {bleu.score:.2f}, {precisions} (BP={bleu.brevity_penalty:.3f}, ratio={ratio:.3f}, "
+        f"hyp_len={bleu.hypothesis_length}, ref_len={bleu.reference_length})"
+    )
 
 
 def test_escapes_and_a_stray_end_cost_points_only_in_the_tokenised_form() -> None:

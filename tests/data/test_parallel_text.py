@@ -1,21 +1,20 @@
-"""Tokenising in pieces, dictionaries, ids on disk, and where Europarl is looked for."""
+"""Tokenising in pieces, dictionaries, ids on disk."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import tarfile
-from dataclasses import replace
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from noisyexp.data import europarl as europarl_module
 from noisyexp.data import moses, parallel
-from noisyexp.data.download import RemoteFile, Source
-from noisyexp.data.europarl import TextFile, europarl, newstest
+from noisyexp.data.europarl import TextFile
 from noisyexp.data.moses import detokenise, read_pieces, tokenise, tokenised_pieces
 from noisyexp.data.parallel import build_dictionary, encode, encode_pieces
 from noisyexp.data.progress import Counter
@@ -111,6 +110,63 @@ def test_two_processes_make_the_same_pieces(
     assert found[0] == found[1] and len(found[0]) == 3
 
 
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_processes_that_do_not_live(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a traceback nor "cannot be written"."""
+
+    class Broken:
+        def submit(self, *_: object) -> Future[bytes]:
+            if where == "start":
+                raise OSError("no process")
+            future: Future[bytes] = Future()
+            future.set_exception(BrokenProcessPool("no process"))
+            return future
+
+    @contextmanager
+    def pool(*_: object):  # type: ignore[no-untyped-def]
+        yield Broken()
+
+    monkeypatch.setattr(moses, "ProcessPoolExecutor", pool)
+    text = text_file(tmp_path / "a.en", LINES)
+    with pytest.raises(DataError, match=r"2 processes .*\(no process\).*task\.workers=1"):
+        tokenised_pieces(text, "en", tmp_path, None, 2)
+
+
+def test_how_many_lines_there_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces times lines if a limit is given, and what was read once all of it is."""
+    totals, counters = [], []
+
+    class Watched(Counter):
+        def __enter__(self) -> Counter:
+            counters.append(self)
+            return self
+
+        def add(self, count: int, *, counts: bool = True) -> None:
+            totals.append(self.total)
+
+    monkeypatch.setattr(moses, "PIECE", 4)
+    monkeypatch.setattr(moses, "Counter", Watched)
+    text = text_file(tmp_path / "a.en", LINES)
+    tokenised_pieces(text, "en", tmp_path, limit=3)
+    tokenised_pieces(text, "en", tmp_path)
+    assert totals == [4, None, None]
+    assert [counter.total for counter in counters] == [4, 6]
+
+
+def test_progress_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with Counter("reading", "lines", total=10, seconds=0) as counter:
+        counter.add(4, counts=False)
+        counter.add(2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("reading: 4 of 10 lines, 0.0 lines/s")
+    assert lines[-1].startswith("reading: 6 of 10 lines, ") and counter.counted == 2
+    with Counter("reading", "lines") as counter:
+        counter.add(4)
+    assert capsys.readouterr().err == ""
+
+
 # Dictionaries and ids.
 
 
@@ -144,127 +200,55 @@ def test_ids_are_kept_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not list((tmp_path / "ids").glob(".new-*"))
 
 
+def cut_dictionary(folder: Path) -> None:
+    path = folder / "dictionary.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def double_word(folder: Path) -> None:
+    path = folder / "dictionary.txt"
+    words = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*words[:-1], words[2]]))
+
+
+def cut_ids(folder: Path) -> None:
+    np.save(folder / "ids.npy", np.load(folder / "ids.npy")[:-1])
+
+
+def no_starts(folder: Path) -> None:
+    (folder / "starts.npy").write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut_dictionary, double_word, cut_ids, no_starts])
+def test_a_damaged_cache_is_not_read(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    pieces = tokenised_pieces(text_file(tmp_path / "a.en", LINES), "en", tmp_path)
+    encode_pieces(pieces, None, 8, tmp_path)
+    (folder,) = (tmp_path / "ids").iterdir()
+    damage(folder)
+    with pytest.raises(DataError, match=rf"{folder.name}: cannot be read .*Delete this folder"):
+        encode_pieces(pieces, None, 8, tmp_path)
+
+
+def test_folders_of_killed_processes_are_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = (tmp_path / "ids" / f".new-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "ids.npy").write_bytes(b"half")
+    day_before = old.stat().st_mtime - 90_000
+    os.utime(old, (day_before, day_before))
+    pieces = tokenised_pieces(text_file(tmp_path / "a.en", LINES), "en", tmp_path)
+    encode_pieces(pieces, None, 8, tmp_path)
+    assert not old.exists() and new.exists()
+
+
+def test_a_text_without_words(tmp_path: Path) -> None:
+    pieces = tokenised_pieces(text_file(tmp_path / "a.en", ["", ""]), "en", tmp_path)
+    side = encode_pieces(pieces, None, 8, tmp_path)
+    assert side.vocab.get_itos() == ["<eos>", "UNK"] and side.lengths.tolist() == [0, 0]
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     text = text_file(tmp_path / "a.en", LINES)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="NOISYEXP_CACHE"):
         tokenised_pieces(text, "en", tmp_path / "file")
-
-
-# Files.
-
-WORDS = {"en": b"one\ntwo\xc2\x85three\r\n", "fr": b"un\ndeux\n"}
-SHA = {language: hashlib.sha256(text).hexdigest() for language, text in WORDS.items()}
-
-
-@pytest.fixture
-def small_corpus(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """An archive like the real one, whose checksums are the known ones for a test."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for language, text in WORDS.items():
-            info = tarfile.TarInfo(f"sub/europarl-v7.fr-en.{language}")
-            info.size = len(text)
-            archive.addfile(info, io.BytesIO(text))
-    packed = buffer.getvalue()
-    file = RemoteFile("europarl/fr-en.tgz", hashlib.sha256(packed).hexdigest(), None, ())
-    monkeypatch.setattr(europarl_module, "ARCHIVE", file)
-    monkeypatch.setattr(europarl_module, "UNPACKED", SHA)
-    sample = {k: hashlib.sha256(gzip.compress(v, mtime=0)).hexdigest() for k, v in WORDS.items()}
-    monkeypatch.setattr(europarl_module, "SAMPLE", sample)
-    return packed
-
-
-def put(root: Path, name: str, content: bytes) -> None:
-    (root / "europarl").mkdir(exist_ok=True)
-    (root / "europarl" / name).write_bytes(content)
-
-
-def test_only_a_line_feed_ends_a_line(tmp_path: Path, small_corpus: bytes) -> None:
-    put(tmp_path, "fr-en.tgz", small_corpus)
-    texts = europarl(tmp_path, "full", offline=True)
-    assert list(texts["en"].lines()) == ["one", "two\x85three\r"]
-    assert list(texts["fr"].lines(1)) == ["un"]
-
-
-def test_which_copy_of_europarl_is_taken(tmp_path: Path, small_corpus: bytes) -> None:
-    with pytest.raises(DataError, match=r"fr-en\.tgz.*missing"):
-        europarl(tmp_path, "any", offline=True)
-    for language, text in WORDS.items():
-        put(tmp_path, f"europarl-v7.sample5.{language}.gz", gzip.compress(text, mtime=0))
-    assert europarl(tmp_path, "any", offline=True)["fr"].path.name == "europarl-v7.sample5.fr.gz"
-    assert list(europarl(tmp_path, "any", offline=True)["fr"].lines()) == ["un", "deux"]
-    with pytest.raises(DataError, match=r"task\.corpus=any takes it"):
-        europarl(tmp_path, "full", offline=True)
-    put(tmp_path, "fr-en.tgz", small_corpus)
-    assert europarl(tmp_path, "any", offline=True)["fr"].member == "europarl-v7.fr-en.fr"
-    for language, text in WORDS.items():
-        put(tmp_path, f"europarl-v7.fr-en.{language}", text)
-    assert europarl(tmp_path, "full", offline=True)["en"].path.name == "europarl-v7.fr-en.en"
-    put(tmp_path, "europarl-v7.fr-en.en", b"other\n")
-    with pytest.raises(DataError, match=r"europarl-v7\.fr-en\.en: this file is not the one"):
-        europarl(tmp_path, "full", offline=True)
-
-
-def test_an_archive_whose_size_nobody_knows_is_checked_by_its_sum(
-    tmp_path: Path, small_corpus: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A mirror that sends something else is passed over; the right one is kept as it came."""
-    mirrors = tuple(
-        Source(name, lambda content=content: content)  # type: ignore[misc]
-        for name, content in (("wrong", small_corpus + b"more"), ("right", small_corpus))
-    )
-    file = replace(europarl_module.ARCHIVE, mirrors=mirrors)
-    monkeypatch.setattr(europarl_module, "ARCHIVE", file)
-    texts = europarl(tmp_path, "full", offline=False)
-    assert texts["fr"].path.read_bytes() == small_corpus
-    assert list(texts["fr"].lines()) == ["un", "deux"]
-    texts["fr"].path.write_bytes(small_corpus[:-1])
-    with pytest.raises(DataError, match="not the file that is needed"):
-        europarl(tmp_path, "full", offline=True)
-
-
-def test_news_test_sets_come_out_of_the_archive_of_development_sets(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, text in (("dev/newstest2011-src.en.sgm", b"no"), ("dev/newstest2011.en", b"yes")):
-            info = tarfile.TarInfo(name)
-            info.size = len(text)
-            archive.addfile(info, io.BytesIO(text))
-    monkeypatch.setattr(europarl_module, "_dev_archive", buffer.getvalue)
-    assert europarl_module.dev_bytes("newstest2011.en") == b"yes"
-    with pytest.raises(KeyError, match="newstest2010"):
-        europarl_module.dev_bytes("newstest2010.en")
-
-
-def test_progress_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    with Counter("reading", "lines", total=10, seconds=0) as counter:
-        counter.add(4, counts=False)
-        counter.add(2)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("reading: 4 of 10 lines, 0 lines/s")
-    assert lines[-1].startswith("reading: 6 of 10 lines, ") and counter.counted == 2
-    with Counter("reading", "lines") as counter:
-        counter.add(4)
-    assert capsys.readouterr().err == ""
-
-
-def test_a_text_that_cannot_be_read(tmp_path: Path) -> None:
-    for name, content in (("a.gz", b"no gzip"), ("a.en", b"\xff\xfe\n")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match="cannot be read"):
-            list(TextFile(tmp_path / name, "").lines())
-
-
-def test_real_files(data_root: Path, tmp_path: Path) -> None:
-    """The first piece of each side, and the sizes of the news test sets."""
-    if not (data_root / "newstest").is_dir() or not (data_root / "europarl").is_dir():
-        pytest.skip(f"no Europarl and news test sets under {data_root}")
-    for name, count in (("newstest2010", 2489), ("newstest2011", 3003), ("newstest2012", 3003)):
-        sides = newstest(data_root, name, offline=True)
-        assert [len(list(text.lines())) for text in sides.values()] == [count, count]
-    texts = europarl(data_root, "any", offline=True)
-    first = {language: next(text.lines(1)) for language, text in texts.items()}
-    assert first == {"en": "Resumption of the session", "fr": "Reprise de la session"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_a_picture_and_the_numbers_are_shown(run: Path, capsys: pytest.CaptureFi
     assert f"{run.name}, 40 updates" in shown and "true count: sequences" in shown
     assert (run / "sample.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_picture_that_cannot_be_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("run.json", "last.pt"):
+        shutil.copy(run / name, folder)
+    (folder / "sample.svg").mkdir()
+    assert sample.main([f"run={folder}"]) == 1
+    assert f"error: {folder}/sample.png: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 
 import scripts.translate as translate
 from noisyexp.cli.compose import check
+from noisyexp.data.moses import detokenise
 from noisyexp.nn.beam import Hypothesis
 from noisyexp.tasks.nmt.decoding import read, search
 from noisyexp.training import execute
@@ -35,14 +37,98 @@ def expected(run: Path, beam: int) -> list[str]:
     return [read(h, loaded.task.corpus.target.vocab) for h in found]  # type: ignore[attr-defined]
 
 
+def give(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """Standard input is `content`."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
 def test_a_line_for_a_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An empty line has a translation too; full stops are split off as in training."""
-    monkeypatch.setattr("sys.stdin", io.StringIO(TEXT))
+    give(monkeypatch, TEXT.encode())
     assert translate.main([f"run={run}", "tokens=true"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == expected(run, 2) and len(lines) == 3
+
+
+def test_plain_text_and_what_it_lacks(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without tokens=true blanks before full stops go; stderr counts what is cut or unknown."""
+    found = [
+        Hypothesis([2, 3], 1.0, True), Hypothesis([2] * 20, 1.0, False), Hypothesis([1], 1.0, True)
+    ]  # fmt: skip
+    monkeypatch.setattr(translate, "search", lambda *_: found)
+    monkeypatch.setattr(
+        translate, "read", lambda h, _: {2: "l&apos; eau .", 1: "UNK ."}[h.tokens[0]]
+    )
+    give(monkeypatch, TEXT.encode())
+    assert translate.main([f"run={run}"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "l'eau.\nl'eau.\nUNK.\n"
+    assert shown.err.splitlines() == [
+        "warning: 1 of 3 translations were cut after 20 words, task.decode_words of the run",
+        "warning: 1 of 3 translations have UNK for a word that is not in the run's dictionary",
+    ]
+
+
+def test_default_form_and_unknown_words(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A word that the dictionary lacks is the same as any other; plain text is the default."""
+    give(monkeypatch, "a noun1 verb0 the noun2.\na zebra verb0 the été.\n".encode())
+    assert translate.main([f"run={run}", "beam=1"]) == 0
+    first, other = capsys.readouterr().out.splitlines()
+    assert first == detokenise(expected(run, 1)[2], "fr")
+    give(monkeypatch, b"a xyz verb0 the zyx.\n")
+    assert translate.main([f"run={run}", "beam=1"]) == 0
+    assert capsys.readouterr().out == f"{other}\n"
+
+
+def test_only_a_line_feed_ends_a_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = "a\u2028b\x85c\fd\x1ee\r\nnoun1\n\n"
+    give(monkeypatch, text.encode())
+    assert translate.read_lines(None) == ["a\u2028b\x85c\fd\x1ee\r", "noun1", ""]
+    (tmp_path / "in").write_bytes(text.encode().removesuffix(b"\n"))
+    assert translate.read_lines(str(tmp_path / "in")) == ["a\u2028b\x85c\fd\x1ee\r", "noun1"]
+    give(monkeypatch, text.encode())
+    assert translate.main([f"run={run}", "beam=1"]) == 0
+    assert capsys.readouterr().out.count("\n") == 3
+    give(monkeypatch, b"caf\xe9\n")
+    assert translate.main([f"run={run}"]) == 1
+    assert "error: standard input: cannot be read as UTF-8 text" in capsys.readouterr().err
+
+
+def test_no_sentence_no_picture(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    give(monkeypatch, b"")
+    assert translate.main([f"run={run}", f"attention={tmp_path}/look.png"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "" and "attention: no sentence was given" in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("output=nowhere/out", "output=nowhere/out: cannot be written"),
+        ("attention=x.pdf", "attention: 'x.pdf' is no name of a picture"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(
+    run: Path, argument: str, message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def refuse(*_: object) -> None:
+        raise AssertionError("worked in vain")
+
+    monkeypatch.setattr(translate, "read_lines", refuse)
+    assert translate.main([f"run={run}", argument]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_files_beam_and_picture(run: Path, tmp_path: Path) -> None:
@@ -60,7 +146,8 @@ def test_files_beam_and_picture(run: Path, tmp_path: Path) -> None:
         (["rn=x"], "rn='x': no such key. Did you mean run?"),
         ([], "run: missing (folder of a run of task=nmt)"),
         (["run=x", "weights=first"], "weights='first': choose from last, best"),
-        (["run=x", "beam=0"], "beam=0: expected a whole number (at least 1)"),
+        (["run=x", "beam=0"], "beam=0: expected a whole number (at least 1, at most 100)"),
+        (["run=x", "beam=101"], "beam=101: expected a whole number (at least 1, at most 100)"),
         (["run=nowhere"], "nowhere is not the folder of a run"),
     ],
 )
@@ -76,8 +163,7 @@ def test_a_run_of_another_task_or_a_missing_file(
 ) -> None:
     assert translate.main([f"run={run}", f"input={tmp_path}/none"]) == 1
     assert "cannot be read" in capsys.readouterr().err
-    options = [f"run_root={tmp_path}", "threads=1", "progress=off", "act=hard"]
-    (spec,) = check(["task=mixture", "scale=smoke", *options])
-    folder = execute(spec).folder
-    assert translate.main([f"run={folder}"]) == 1
-    assert "is a run of mixture, not of nmt" in capsys.readouterr().err
+    (spec,) = check(["task=ptb", "scale=smoke"])  # its data are not looked for
+    (tmp_path / "run.json").write_text(json.dumps({"config": spec.plain}))
+    assert translate.main([f"run={tmp_path}"]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path} is a run of ptb, not of nmt\n"

@@ -13,7 +13,7 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.cli.compose import check
 from noisyexp.errors import DataError
 from noisyexp.tasks.nmt import NMT
-from noisyexp.tasks.nmt.batches import make_batches, mask_of, pad, shuffled
+from noisyexp.tasks.nmt.batches import make_batches, mask_of, pad, shuffled, take
 from noisyexp.tasks.nmt.generated import generate_pairs
 
 
@@ -72,16 +72,31 @@ def test_batches_of_an_epoch() -> None:
     seen = np.concatenate([task.batches[k] for k in range(len(task.batches))])
     short = np.flatnonzero((source.lengths < 14) & (target.lengths < 14))
     assert sorted(seen.tolist()) == short.tolist() and 0 < len(short) < len(source)
-    assert int(source.ids.max()) < task.config.vocab_size
-    assert int(target.ids.max()) < task.config.vocab_size and int(target.ids.min()) > 0
+    for side in (source, target):
+        assert 0 < int(side.ids.min()) <= int(side.ids.max()) < task.config.vocab_size
+    for k in range(len(task.batches)):
+        batch = take(source, target, task.batches[k])
+        for ids, lengths in (batch[:2], batch[2:]):
+            mask = mask_of(lengths, len(ids)).t()
+            assert ((ids == 0) & mask).sum(0).tolist() == [1] * len(lengths)
+            assert not ids[lengths - 1, torch.arange(len(lengths))].any() and not ids[~mask].any()
     model = task.build_model(ActivationSpec("reference"))
     sums = [task.loss(model, step, torch.device("cpu")).sums for step in (1, 1 + len(task.batches))]
     assert float(sums[0]["nll"]) == float(sums[1]["nll"])
     assert sums[0]["sentences"] == len(task.batches[1])
 
 
+def test_generated_sets_have_the_sizes_that_are_asked_for() -> None:
+    """How much is held out changes no pair of the training text."""
+    task, other = prepared("task.valid_sentences=7", "task.test_sentences=9"), prepared()
+    assert (len(task.corpus.valid), len(task.corpus.test)) == (7, 9)
+    assert (len(other.corpus.valid), len(other.corpus.test)) == (20, 20)
+    assert task.corpus.valid.text == other.corpus.valid.text[:7]
+    assert task.corpus.source.ids.tolist() == other.corpus.source.ids.tolist()
+
+
 def test_no_pair_is_short_enough() -> None:
-    with pytest.raises(DataError, match=r"task\.max_length=2 words"):
+    with pytest.raises(DataError, match=r"training text.*task\.max_length=2: make it larger"):
         prepared("task.max_length=2")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -30,6 +30,15 @@ def make(
     return Translator(V, V, E, H, decoder, spec, initial or Initial(0.5)).eval()
 
 
+def biased(module: nn.Module) -> nn.Module:
+    """Biases of a trained model are not zero."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "bias" in name:
+                parameter.normal_()
+    return module
+
+
 def batch() -> Batch:
     return Batch(*pad(SENTENCES[0]), *pad(SENTENCES[1]))
 
@@ -40,6 +49,14 @@ def weights(module: nn.Module) -> dict[str, np.ndarray]:
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
+
+
+Unit = Callable[[np.ndarray], np.ndarray]
+UNITS: dict[str, tuple[Unit, Unit]] = {
+    "reference": (sigmoid, np.tanh),
+    "hard": (lambda x: np.clip(x / 4 + 0.5, 0, 1), lambda x: np.clip(x, -1, 1)),
+}
+"""Sigmoid and tanh, and the hard units in their place (Eq. 3 and 4)."""
 
 
 # Size.
@@ -83,24 +100,48 @@ def test_every_nonlinearity_is_a_unit(decoder: str, gates: int, tanhs: int) -> N
 # Encoder.
 
 
-@pytest.mark.parametrize("variant", ["reference", "hard"])
-def test_encoder_is_torchs_gru_without_hidden_bias(variant: str) -> None:
-    """Annotations of an unpadded batch; with hard units where they are linear, nothing to see."""
+def gru1(
+    w: dict[str, np.ndarray], names: str, x: np.ndarray, h: np.ndarray, units: tuple[Unit, Unit]
+) -> np.ndarray:
+    """Bias outside the reset gate, none inside; names of the weights with {} for their kind."""
+    gate, candidate = units
+    w_r, w_z, w_n = np.split(w[names.format("weight_ih")], 3)
+    u_r, u_z, u_n = np.split(w[names.format("weight_hh")], 3)
+    b_r, b_z, b_n = np.split(w[names.format("bias_ih")], 3)
+    r, z = gate(w_r @ x + u_r @ h + b_r), gate(w_z @ x + u_z @ h + b_z)
+    return z * h + (1 - z) * candidate(w_n @ x + b_n + r * (u_n @ h))
+
+
+def annotate(model: Translator, source: list[int], units: tuple[Unit, Unit]) -> np.ndarray:
+    """(words and end, 2 H): states of two GRUs, the second one from the end to the start."""
+    w, steps = weights(model), [*source, 0]
+    sides = []
+    for suffix, order in (("", steps), ("_reverse", steps[::-1])):
+        h, states = np.zeros(H), []
+        for word in order:
+            x = w["source_embedding.weight"][word]
+            h = gru1(w, f"encoder.{{}}_l0{suffix}", x, h, units)
+            states.append(h)
+        sides.append(states[:: -1 if suffix else 1])
+    return np.concatenate(sides, 1)
+
+
+@pytest.mark.parametrize("variant", UNITS)
+def test_encoder_is_two_plain_loops_in_numpy(variant: str) -> None:
+    """Annotations and the first state of every sentence by itself; no bias on the hidden side."""
     model = make(variant=variant)
-    with torch.no_grad():
-        model.encoder.bias_ih_l0.normal_()
-        model.encoder.bias_ih_l0_reverse.normal_()
+    for part in (model.encoder, model.start):
+        biased(part)
     names = {name for name, _ in model.encoder.named_parameters() if "units" not in name}
     assert not any(name.startswith("bias_hh") for name in names) and len(names) == 6
-    source = torch.randint(1, V, (7, 4))
-    memory, _ = model.encode(source, torch.full((4,), 7))
-    truth = nn.GRU(E, H, bidirectional=True)
-    state = {k: v for k, v in model.encoder.state_dict().items() if not k.startswith("units")}
-    truth.load_state_dict(state)
-    assert not truth.bias_hh_l0.any() and not truth.bias_hh_l0_reverse.any()
-    expected, _ = truth(model.source_embedding(source))
-    close = torch.allclose(memory.annotations.transpose(0, 1), expected, atol=1e-6)
-    assert close == (variant == "reference")
+    memory, state = model.encode(*pad(SENTENCES[0]))
+    w = weights(model)
+    for k, sentence in enumerate(SENTENCES[0]):
+        expected = annotate(model, sentence, UNITS[variant])
+        found = memory.annotations[k, : len(expected)].detach().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        first = UNITS[variant][1](w["start.weight"] @ expected.mean(0) + w["start.bias"])
+        np.testing.assert_allclose(state[k].detach().numpy(), first, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -121,83 +162,59 @@ def test_padding_changes_nothing(variant: str) -> None:
         torch.testing.assert_close(losses[k], model.nll(single)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_first_state_is_the_mean_annotation_through_a_tanh() -> None:
-    model = make()
-    memory, state = model.encode(*pad(SENTENCES[0]))
-    mean = memory.annotations[1, :3].mean(0)  # two words and the end
-    expected = torch.tanh(model.start.weight @ mean + model.start.bias)
-    torch.testing.assert_close(state[1], expected, atol=1e-6, rtol=1e-5)
-
-
 # Decoders.
 
 
-def gru1(w: dict[str, np.ndarray], name: str, x: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """Bias outside the reset gate, none inside."""
-    w_r, w_z, w_n = np.split(w[f"{name}.weight_ih"], 3)
-    u_r, u_z, u_n = np.split(w[f"{name}.weight_hh"], 3)
-    b_r, b_z, b_n = np.split(w[f"{name}.bias_ih"], 3)
-    r, z = sigmoid(w_r @ x + u_r @ h + b_r), sigmoid(w_z @ x + u_z @ h + b_z)
-    return z * h + (1 - z) * np.tanh(w_n @ x + b_n + r * (u_n @ h))
-
-
-def gru2(w: dict[str, np.ndarray], name: str, c: np.ndarray, h: np.ndarray) -> np.ndarray:
+def gru2(
+    w: dict[str, np.ndarray], name: str, c: np.ndarray, h: np.ndarray, units: tuple[Unit, Unit]
+) -> np.ndarray:
     """Bias inside the reset gate, none on the context."""
+    gate, candidate = units
     w_r, w_z, w_n = np.split(w[f"{name}.weight_ih"], 3)
     u_r, u_z, u_n = np.split(w[f"{name}.weight_hh"], 3)
     b_r, b_z, b_n = np.split(w[f"{name}.bias_hh"], 3)
-    r, z = sigmoid(u_r @ h + b_r + w_r @ c), sigmoid(u_z @ h + b_z + w_z @ c)
-    return z * h + (1 - z) * np.tanh(r * (u_n @ h + b_n) + w_n @ c)
+    r, z = gate(u_r @ h + b_r + w_r @ c), gate(u_z @ h + b_z + w_z @ c)
+    return z * h + (1 - z) * candidate(r * (u_n @ h + b_n) + w_n @ c)
 
 
 def attend(
-    w: dict[str, np.ndarray], query: np.ndarray, keys: np.ndarray, annotations: np.ndarray
+    w: dict[str, np.ndarray], query: np.ndarray, annotations: np.ndarray, tanh: Unit
 ) -> np.ndarray:
-    e = np.array([
-        w["attention.v.weight"][0] @ np.tanh(w["attention.query.weight"] @ query + key)
-        + w["attention.v.bias"][0] for key in keys
-    ])  # fmt: skip
+    keys = annotations @ w["keys.weight"].T + w["keys.bias"]
+    inner = tanh(keys + w["decoder.attention.query.weight"] @ query)
+    e = inner @ w["decoder.attention.v.weight"][0] + w["decoder.attention.v.bias"][0]
     a = np.exp(e - e.max())
     return (a / a.sum()) @ annotations
 
 
-def biased(decoder: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for name, parameter in decoder.named_parameters():
-            if "bias" in name:
-                parameter.normal_()
-    return decoder
-
-
+@pytest.mark.parametrize("variant", UNITS)
 @pytest.mark.parametrize("decoder", ["A", "B"])
-def test_loss_is_that_of_plain_loops_in_numpy(decoder: str) -> None:
-    """Every sentence by itself, from the annotations on: attention, both decoders, readout."""
-    model = make(decoder)
-    for part in (model.decoder, model.start, model.keys, model.from_word, model.output):
-        biased(part)
+def test_loss_is_that_of_plain_loops_in_numpy(decoder: str, variant: str) -> None:
+    """Every sentence by itself, from its words on: encoder, attention, decoder, readout."""
+    model, units = biased(make(decoder, variant)), UNITS[variant]
+    assert isinstance(model, Translator)
     with torch.no_grad():
         losses = model.nll(batch()).double().numpy()
-        memory, state = model.encode(*pad(SENTENCES[0]))
-    w, all_weights = weights(model.decoder), weights(model)
+    w = weights(model)
     for k, (source, target) in enumerate(zip(*SENTENCES, strict=True)):
-        steps = len(source) + 1
-        keys, annotations = memory.keys[k, :steps].numpy(), memory.annotations[k, :steps].numpy()
-        s, y, total = state[k].detach().double().numpy(), np.zeros(E), 0.0
+        annotations = annotate(model, source, units)
+        s = units[1](w["start.weight"] @ annotations.mean(0) + w["start.bias"])
+        y, total = np.zeros(E), 0.0
         for word in [*target, 0]:
             if decoder == "B":
-                s = gru1(w, "first", y, s)
-                c = attend(w, s, keys, annotations)
-                s = gru2(w, "second", c, s)
+                s = gru1(w, "decoder.first.{}", y, s, units)
+                c = attend(w, s, annotations, units[1])
+                s = gru2(w, "decoder.second", c, s, units)
             else:
-                c = attend(w, np.concatenate([s, y]), keys, annotations)
-                s = gru1(w, "cell", np.concatenate([y, c]), s)
+                c = attend(w, np.concatenate([s, y]), annotations, units[1])
+                s = gru1(w, "decoder.cell.{}", np.concatenate([y, c]), s, units)
             hidden = sum(
-                all_weights[f"{name}.weight"] @ x + all_weights[f"{name}.bias"]
+                w[f"{name}.weight"] @ x + w[f"{name}.bias"]
                 for name, x in (("from_state", s), ("from_word", y), ("from_context", c))
             )
-            scores = all_weights["output.weight"] @ np.tanh(hidden) + all_weights["output.bias"]
+            scores = w["output.weight"] @ units[1](hidden) + w["output.bias"]
             total -= scores[word] - np.log(np.exp(scores).sum())
-            y = all_weights["target_embedding.weight"][word]
+            y = w["target_embedding.weight"][word]
         assert losses[k] == pytest.approx(total, rel=1e-5)
 
 
@@ -242,9 +259,9 @@ def test_search_steps_are_the_steps_of_training(decoder: str) -> None:
     total, before = 0.0, -1
     for word in [*SENTENCES[1][0], 0]:
         log_probs, full, attention = model.step(torch.tensor([before]), full)
-        assert float(log_probs.exp().sum()) == pytest.approx(1, abs=1e-5)
+        assert log_probs.detach().exp().sum().item() == pytest.approx(1, abs=1e-5)
         assert attention.shape == (1, 5)
-        total -= float(log_probs[0, word])
+        total -= log_probs[0, word].item()
         before = word
     assert total == pytest.approx(float(model.nll(batch())[0].detach()), rel=1e-5)
 
@@ -252,36 +269,46 @@ def test_search_steps_are_the_steps_of_training(decoder: str) -> None:
 # Initial weights.
 
 
-def orthogonal(model: Translator) -> dict[str, tuple[Tensor, int]]:
+GATES = {"A": "decoder.cell.weight_ih", "B": "decoder.second.weight_ih"}
+"""What has the matrix from context to gates in its first rows and last columns."""
+
+
+def orthogonal(model: Translator, decoder: str) -> dict[str, tuple[Tensor, int]]:
     """The list of the spec: every orthogonal matrix and its number of blocks."""
-    gru = {f"encoder.weight_hh_l0{d}": 3 for d in ("", "_reverse")}
-    gru |= {"decoder.first.weight_hh": 3, "decoder.second.weight_hh": 3, "keys.weight": 1}
-    found = {name: (model.get_parameter(name).detach(), blocks) for name, blocks in gru.items()}
-    gates = model.get_parameter("decoder.second.weight_ih").detach()[: 2 * model.start.out_features]
+    cells = {"A": ["cell"], "B": ["first", "second"]}[decoder]
+    names = {f"encoder.weight_hh_l0{d}": 3 for d in ("", "_reverse")} | {"keys.weight": 1}
+    names |= {f"decoder.{cell}.weight_hh": 3 for cell in cells}
+    found = {name: (model.get_parameter(name).detach(), blocks) for name, blocks in names.items()}
+    hidden = model.start.out_features
+    gates = model.get_parameter(GATES[decoder]).detach()[: 2 * hidden, -2 * hidden :]
     return {**found, "context to gates": (gates, 1)}
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01])
-def test_initial_weights(scale: float) -> None:
+@pytest.mark.parametrize(("decoder", "rectangular", "biases"), [("A", 13, 10), ("B", 13, 11)])
+def test_initial_weights(decoder: str, rectangular: int, biases: int, scale: float) -> None:
     torch.manual_seed(0)
     size, hidden = 40, 64
     spec = ActivationSpec("nah")
-    model = Translator(500, 600, size, hidden, "B", spec, Initial(0.01, scale))
-    for name, (weight, blocks) in orthogonal(model).items():
+    model = Translator(500, 600, size, hidden, decoder, spec, Initial(0.01, scale))
+    for name, (weight, blocks) in orthogonal(model, decoder).items():
         for block in weight.chunk(blocks):
             assert block.shape[0] == block.shape[1], name
             torch.testing.assert_close(
                 block.T @ block / scale**2, torch.eye(len(block)), atol=1e-5, rtol=0
             )
     named = {name: p.detach() for name, p in model.named_parameters()}
-    rest = {k: v for k, v in named.items() if k not in orthogonal(model) and v.dim() == 2}
-    rest["decoder.second.weight_ih"] = rest["decoder.second.weight_ih"][2 * hidden :]
-    assert len(rest) == 13
+    rest = {k: v for k, v in named.items() if k not in orthogonal(model, decoder) and v.dim() == 2}
+    gates = rest.pop(GATES[decoder])
+    rest["context to candidate"] = gates[2 * hidden :, -2 * hidden :]
+    if decoder == "A":
+        rest["word to gates and candidate"] = gates[:, :size]
+    assert len(rest) == rectangular
     for name, weight in rest.items():
         assert abs(float(weight.mean())) < 0.002, name
         assert float(weight.std()) == pytest.approx(0.01, rel=0.2 if weight.numel() < 200 else 0.06)
-    biases = [v for k, v in named.items() if "bias" in k]
-    assert len(biases) == 11 and not any(v.any() for v in biases)
+    zeros = [v for k, v in named.items() if "bias" in k]
+    assert len(zeros) == biases and not any(v.any() for v in zeros)
     for unit in activations(model):  # p is drawn apart and not by any rule of the weights
         assert unit.p is not None and 0.9 < float(unit.p.detach().abs().max()) <= 1
 
@@ -304,14 +331,23 @@ def test_arms_start_from_the_same_weights() -> None:
         assert all(torch.equal(state[name], value) for name, value in reference.items())
 
 
-def test_at_first_every_word_is_as_likely_and_attention_looks_everywhere() -> None:
+@pytest.mark.parametrize(
+    ("sizes", "sentences"),
+    [((3000, 16, 24), 8), pytest.param((30_000, 500, 1024), 4, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(("variant", "scale"), [("reference", 1.0), ("hard", 0.01), ("nah", 0.01)])
+def test_at_first_every_word_is_as_likely_and_attention_looks_everywhere(
+    variant: str, scale: float, sizes: tuple[int, int, int], sentences: int
+) -> None:
+    """At the size of the original too."""
     torch.manual_seed(0)
-    words = 3000
-    model = Translator(words, words, 16, 24, "B", ActivationSpec("nah"), Initial(0.01, 0.01))
-    sentences = torch.randint(2, words, (8, 12)).tolist()
-    given = Batch(*pad(sentences), *pad(sentences))
-    losses = model.nll(given).detach()  # noise on
+    words, embedding, hidden = sizes
+    initial = Initial(0.01, scale)
+    model = Translator(words, words, embedding, hidden, "B", ActivationSpec(variant), initial)
+    ids = torch.randint(2, words, (sentences, 12)).tolist()
+    with torch.no_grad():
+        losses = model.nll(Batch(*pad(ids), *pad(ids)))  # noise on
+        memory, state = model.encode(*pad(ids))
+        _, _, attention = model.decoder(torch.zeros(sentences, embedding), state, memory)
     assert float(losses.mean()) / 13 == pytest.approx(math.log(words), abs=0.05)
-    memory, state = model.encode(*pad(sentences))
-    _, _, attention = model.decoder(torch.zeros(8, 16), state, memory)
-    assert float((attention.detach() - 1 / 13).abs().max()) < 0.005
+    assert float((attention - 1 / 13).abs().max()) < 0.005

@@ -12,10 +12,11 @@ import torch
 
 from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise
 from noisyexp.cli.compose import check
-from noisyexp.nn.beam import Hypothesis
+from noisyexp.nn.beam import Hypothesis, beam_search
+from noisyexp.results.rows import load_rows
 from noisyexp.tasks import find_task
 from noisyexp.tasks.nmt import NMT
-from noisyexp.tasks.nmt.batches import take
+from noisyexp.tasks.nmt.batches import pad, take
 from noisyexp.tasks.nmt.corpus import Corpus
 from noisyexp.tasks.nmt.decoding import HeldOut, mean_nll, read, score, search
 from noisyexp.tasks.nmt.model import Translator
@@ -144,17 +145,20 @@ def on_itself(task: NMT) -> NMT:
     return task
 
 
-@pytest.mark.parametrize("decoder", ["B", pytest.param("A", marks=pytest.mark.slow)])
-def test_fifty_pairs_are_learned_by_heart(decoder: str) -> None:
-    """BLEU of more than 95, and a search that finds what is likelier than greedy's choice."""
-    task = on_itself(
-        prepared(
-            "task.train_pairs=50", f"task.decoder={decoder}", "task.init_std=0.1", "task.beam=5",
-            "task.embedding_size=24", "task.hidden_size=28", "task.batch_size=50",
-            "task.decode_words=40",
-        )
+@pytest.fixture(scope="module", params=["B", pytest.param("A", marks=pytest.mark.slow)])
+def by_heart(request: pytest.FixtureRequest) -> tuple[NMT, Translator, HeldOut]:
+    """A task of 50 pairs, a model that has learned them, and sentences that it has not seen."""
+    task = prepared(
+        "task.train_pairs=50", f"task.decoder={request.param}", "task.init_std=0.1", "task.beam=5",
+        "task.embedding_size=24", "task.hidden_size=28", "task.batch_size=50",
+        "task.decode_words=40",
     )  # fmt: skip
-    model = learn(task, 140, "hard")
+    unseen = task.corpus.test
+    return on_itself(task), learn(task, 140, "hard"), unseen
+
+
+def test_fifty_pairs_are_learned_by_heart(by_heart: tuple[NMT, Translator, HeldOut]) -> None:
+    task, model, _ = by_heart
     found = task.test(model, CPU)
     assert found["test_bleu"] > 95
     assert found["test_nll"] < 3
@@ -165,23 +169,50 @@ def test_fifty_pairs_are_learned_by_heart(decoder: str) -> None:
     assert "tok:13a" in details["test_bleu_13a"]["signature"]
 
 
-def test_search_scores_are_likelihoods() -> None:
-    """Score of a finished hypothesis: the model's loss on it; a wider beam finds no worse one."""
-    task = prepared("task.init_std=0.3")
-    model = model_of(task).eval()
-    side = task.corpus.test.source
-    sentences = [side[k] for k in range(len(side))]
-    scores = {}
+def test_search_scores_are_likelihoods(by_heart: tuple[NMT, Translator, HeldOut]) -> None:
+    """Score of a finished hypothesis: the model's loss on it."""
+    _, model, unseen = by_heart
     for beam in (1, 5):
-        found = search(model, sentences, beam, 20, CPU)
-        scores[beam] = sum(h.score for h in found)
-        for k, hypothesis in enumerate(found[:6]):
-            if hypothesis.finished:
-                other = replace_target(task.corpus.test, k, hypothesis.tokens)
-                assert hypothesis.score == pytest.approx(mean_nll(model, other, 99, CPU), rel=1e-4)
+        found = search(model, [unseen.source[k] for k in range(20)], beam, 20, CPU)
+        for hypothesis in found:
             assert hypothesis.attention is not None
             assert hypothesis.attention.shape[0] == hypothesis.length
-    assert scores[5] < scores[1]
+        ended = {k: h for k, h in enumerate(found) if h.finished and len(h.tokens) > 1}
+        assert len(ended) >= 15
+        for k, hypothesis in ended.items():
+            nll = mean_nll(model, replace_target(unseen, k, hypothesis.tokens), 99, CPU)
+            assert hypothesis.score == pytest.approx(nll, abs=1e-4)
+
+
+def test_a_wider_beam_finds_likelier_sentences(by_heart: tuple[NMT, Translator, HeldOut]) -> None:
+    """Sentence by sentence, before and after division by length; a beam of 1 is greedy's choice."""
+    _, model, unseen = by_heart
+    sentences = [unseen.source[k] for k in range(20)]
+    with torch.no_grad():
+        memory, state = model.encode(*pad(sentences))
+    start = (state, memory.annotations, memory.keys, memory.mask)
+    narrow, wide = (
+        beam_search(model.step, start, beam=beam, max_length=20, normalise=False) for beam in (1, 5)
+    )
+    gains = [one.score - five.score for one, five in zip(narrow, wide, strict=True)]
+    assert sum(gain >= -1e-5 for gain in gains) >= 19 and sum(gain > 1e-3 for gain in gains) >= 4
+    narrow, wide = (search(model, sentences, beam, 20, CPU) for beam in (1, 5))
+    rates = [[h.score / h.length for h in found] for found in (narrow, wide)]
+    assert sum(five <= one + 1e-5 for one, five in zip(*rates, strict=True)) >= 17
+    for sentence, hypothesis in zip(sentences, narrow, strict=True):
+        assert [*hypothesis.tokens, *[0] * hypothesis.finished] == greedy(model, sentence)
+
+
+@torch.no_grad()
+def greedy(model: Translator, sentence: Any) -> list[int]:
+    """The likeliest word at every step, of one sentence alone, up to the end or 20 words."""
+    memory, hidden = model.encode(*pad([sentence]))
+    state: tuple[torch.Tensor, ...] = (hidden, memory.annotations, memory.keys, memory.mask)
+    words = [-1]
+    while words[-1] != 0 and len(words) <= 20:
+        log_probs, state, _ = model.step(torch.tensor(words[-1:]), state)
+        words.append(int(log_probs.argmax()))
+    return words[1:]
 
 
 def replace_target(data: HeldOut, row: int, tokens: list[int]) -> HeldOut:
@@ -216,7 +247,7 @@ def test_look_shows_source_reference_and_translation() -> None:
     assert blocks[3] == [
         f"source:    {task.corpus.test.tokenised[0][3]}",
         f"reference: {task.corpus.test.tokenised[1][3]}",
-        f"model:     {read(best, task.corpus.target.vocab)}".rstrip() or "model:     ",
+        f"model:     {read(best, task.corpus.target.vocab)}",
     ]
     (panel,) = look.panels
     assert panel.values.shape[1] == len(task.corpus.test.source[0]) + 1
@@ -237,6 +268,8 @@ def test_configured_as_the_authors_script() -> None:
     (spec,) = check(["task=nmt", "act=nah"])
     task, training = spec.task_config, spec.config.training
     assert (task.decoder, task.embedding_size, task.hidden_size) == ("B", 500, 1024)
+    assert (task.init_std, task.orthogonal_scale) == (0.01, None)
+    assert (task.valid_sentences, task.test_sentences) == (None, None)
     assert (task.vocab_size, task.max_length, task.batch_size, task.read_ahead) == (
         30_000, 50, 32, 20,
     )  # fmt: skip
@@ -276,6 +309,21 @@ def test_rows_of_the_table() -> None:
     assert len({repr(setting) for setting in settings.values()}) == 1
     assert control == replace(settings["reference"], orthogonal_scale=0.01)
     assert specs["nah"].config.act.c == 0.5
+
+
+def test_table_4_has_the_papers_numbers() -> None:
+    rows = load_rows(Path(__file__).parents[2] / "configs/experiment/table4")
+    paper = {
+        row.experiment: (row.paper["test_nll"], row.paper["test_bleu"])
+        for row in rows
+        if row.source == "paper"
+    }
+    assert paper == {
+        "table4/reference": (65.26, 20.18),
+        "table4/hard": (64.27, 21.59),
+        "table4/nah": (63.46, 22.57),
+    }
+    assert [row.baseline for row in rows] == [None, *["table4/reference"] * 3]
 
 
 def test_workers_do_not_make_another_run() -> None:

@@ -2,7 +2,7 @@
 
 The text is read in blocks of `read_ahead` batches. A block is sorted by target length and handed
 out from its longest end; then the length filter of training shrinks a batch, and one that becomes
-empty is not counted. T is a length, B the number of pairs of a batch.
+empty is not counted. P pairs in the text; S and T are lengths, B the number of pairs of a batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class BatchList:
     """The batches of an epoch.
 
     Attributes:
-        rows: numbers of the pairs, batch after batch.
+        rows: (pairs kept,) numbers of the pairs in the text, batch after batch.
         starts: (batches + 1,) where each batch begins, and the end.
     """
 
@@ -41,12 +41,12 @@ class BatchList:
         return len(self.starts) - 1
 
     def __getitem__(self, index: int) -> IntArray:
-        """Pairs of a batch."""
+        """Numbers of the pairs of a batch, (B,)."""
         return self.rows[self.starts[index] : self.starts[index + 1]]
 
 
 def shuffled(size: int) -> IntArray:
-    """The order of the lines in the shuffled file."""
+    """Numbers (P,) of the pairs of a text of `size`, as they lie in the shuffled file."""
     keys = np.random.PCG64(np.random.SeedSequence(SHUFFLE_SEED)).random_raw(size)
     return np.argsort(keys, kind="stable")
 
@@ -63,9 +63,9 @@ def make_batches(
     """All batches of an epoch.
 
     Args:
-        order: pairs in the order of the file.
-        source: words of every source sentence.
-        target: words of every target sentence.
+        order: (P,) numbers of the pairs in the order of the file.
+        source: (P,) words of every source sentence, its end not counted.
+        target: (P,) words of every target sentence.
         batch_size: pairs of a batch before the length filter.
         read_ahead: batches of a block.
         max_length: pairs with both sides longer are not read; in training only pairs with both
@@ -86,8 +86,17 @@ def make_batches(
     return BatchList(np.concatenate([np.empty(0, np.int64), *kept]), np.cumsum(sizes))
 
 
-def readable(source: IntArray, target: IntArray, max_length: int) -> Any:
-    """Which pairs the iterator does not drop: one side at least has `max_length` words or fewer."""
+def readable(source: IntArray, target: IntArray, max_length: int) -> npt.NDArray[np.bool_]:
+    """Which pairs the iterator does not drop: one side at least has `max_length` words or fewer.
+
+    Args:
+        source: (N,) words of source sentences.
+        target: (N,) words of their translations.
+        max_length: words.
+
+    Returns:
+        (N,), true for a pair that is read.
+    """
     return (source <= max_length) | (target <= max_length)
 
 
@@ -112,7 +121,7 @@ class Batch(NamedTuple):
 
 
 def pad(sentences: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Sentences as columns of (T, B), each with one end, and their lengths with it (B,)."""
+    """Sentences of ids as columns of (T, B), each with one end, and their lengths with it (B,)."""
     lengths = [len(sentence) + 1 for sentence in sentences]
     padded = np.zeros((len(sentences), max(lengths)), dtype=np.int64)
     for row, sentence in zip(padded, sentences, strict=True):
@@ -121,10 +130,10 @@ def pad(sentences: Sequence[Any]) -> tuple[Tensor, Tensor]:
 
 
 def take(source: Side, target: Side, rows: Sequence[int] | IntArray) -> Batch:
-    """The pairs `rows` as a batch."""
+    """The pairs of these numbers, (B,), as a batch."""
     return Batch(*pad([source[row] for row in rows]), *pad([target[row] for row in rows]))
 
 
 def mask_of(lengths: Tensor, steps: int) -> Tensor:
-    """(B, steps) bool, true at the words and the end of a sentence."""
+    """(B, steps) bool, true at the words and the end of a sentence; lengths (B,) count the end."""
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(1)

@@ -95,15 +95,14 @@ def _test_set(
     )
 
 
-def generate(train: int, held_out: int, vocab_size: int) -> Corpus:
-    """The toy language: `train` pairs to train on, `held_out` to validate and to test.
+def generate(train: int, held_out: tuple[int, int], vocab_size: int) -> Corpus:
+    """The toy language: `train` pairs to train on, `held_out` to validate on and to test on.
 
     The same for every seed, as real data is. The target has 2.75 words a noun and ten others.
     """
     nouns = max(2, int((vocab_size - 10) / 2.75))
-    splits = [
-        generate_pairs(size, nouns, split) for split, size in enumerate((train, held_out, held_out))
-    ]
+    sizes = (train, *held_out)
+    splits = [generate_pairs(size, nouns, split) for split, size in enumerate(sizes)]
     digest = hashlib.sha256(repr(splits).encode("utf-8")).hexdigest()
     source, target = (encode_lines(list(side), vocab_size) for side in zip(*splits[0], strict=True))
     sets = []

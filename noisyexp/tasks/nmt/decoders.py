@@ -112,7 +112,12 @@ class SingleDecoder(Decoder):
         return self.cell(torch.cat([word, context], 1), state), context, weights
 
     def reset_weights(self, initial: Initial) -> None:
-        """Draw all weights anew, p of the units apart."""
+        """Draw all weights anew, p of the units apart.
+
+        The original draws the word's matrices by themselves: those to the gates and the candidate
+        would be orthogonal with E = H, the one to the attention with E = 2 H. Here the word's part
+        of `cell.weight_ih` and `attention.query` is Gaussian at every size.
+        """
         super().reset_weights(initial)
         initial.gru(self.cell)
         initial.context_gates(self.cell.weight_ih[:, self.embedding_size :], self.hidden_size)

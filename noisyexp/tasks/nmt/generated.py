@@ -36,7 +36,8 @@ def generate_pairs(count: int, nouns: int, split: int) -> list[tuple[str, str]]:
 
 def _numbers(generator: np.random.PCG64) -> Iterator[int]:
     while True:
-        # The lower bits of the product matter less than that nobody depends on numpy's own rules.
+        # Upper bits and a remainder: numpy may change its own draws below a limit, and these few
+        # limits are so far below 2^31 that all remainders are as likely.
         yield from (generator.random_raw(1024) >> np.uint64(33)).tolist()
 
 

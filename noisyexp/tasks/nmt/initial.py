@@ -12,7 +12,7 @@ from noisyexp.nn.initial import gaussian_, orthogonal_blocks_
 
 @dataclass(frozen=True)
 class Initial:
-    """Draws of initial weights; biases are zero.
+    """Draws of initial weights, in place; biases are zero.
 
     Attributes:
         std: standard deviation of Gaussian weights.
@@ -23,19 +23,22 @@ class Initial:
     scale: float = 1.0
 
     def gaussian(self, layer: nn.Linear | nn.Embedding) -> None:
-        """Gaussian weights, whatever their shape."""
+        """Gaussian weights (out, in) or (words, size), square ones too."""
         gaussian_(layer.weight, self.std)
         bias = getattr(layer, "bias", None)
         if bias is not None:
             nn.init.zeros_(bias)
 
     def general(self, layer: nn.Linear) -> None:
-        """Gaussian weights, but orthogonal ones where the matrix happens to be square."""
+        """Gaussian weights (out, in), but orthogonal ones where out = in."""
         self.gaussian(layer)
         self._if_square(layer.weight, 1)
 
     def gru(self, layer: nn.Module) -> None:
-        """A GRU, or a cell: recurrent weights orthogonal gate by gate, input weights general."""
+        """A GRU or a cell: recurrent weights (3 H, H) orthogonal gate by gate.
+
+        Input weights (3 H, in) are Gaussian, but orthogonal gate by gate where in = H.
+        """
         for name, weight in layer.named_parameters():
             if name.startswith("weight_hh"):
                 orthogonal_blocks_(weight, 3, self.scale)

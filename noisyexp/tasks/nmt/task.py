@@ -97,7 +97,7 @@ class NMT(Task):
                 workers=config.workers,
             )
         else:
-            held_out = config.test_sentences or 200
+            held_out = (config.valid_sentences or 200, config.test_sentences or 200)
             self.corpus = generate(config.train_pairs, held_out, config.vocab_size)
         source, target = self.corpus.source.lengths, self.corpus.target.lengths
         self.batches = make_batches(
