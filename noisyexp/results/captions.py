@@ -56,6 +56,15 @@ CAPTIONS = {
         "line is one run, as the mean would hide when learning sets in. Inferred: the unit of the "
         "paper's validation error, and which controller it has."
     ),
+    "table3": (
+        "Captions for Flickr8k with soft attention: negative log-likelihood of a caption of the "
+        "validation images and of the training images, there with noise and dropout, after each "
+        "pass. The paper has no such picture."
+    ),
+    "table4": (
+        "English to French with attention: negative log-likelihood of a sentence of newstest2010 "
+        "and of the training text, there with noise, over updates. The paper has no such picture."
+    ),
     "table5": (
         "Counting the distinct values of a sequence: validation error, c of the noise and length "
         "of the training sequences, for the rows of Table 5. The paper has no such picture. Flat "

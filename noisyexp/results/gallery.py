@@ -75,6 +75,8 @@ CURVES = {
         levels=recall_levels,
         seeds=True,
     ),
+    "table3": Curves("table3", ("valid_nll", "train_nll"), "epoch"),
+    "table4": Curves("table4", ("valid_nll", "train_nll")),
     "table5": Curves("table5", ("valid_error", "c", "train_length"), levels=counting_levels),
 }
 
@@ -130,7 +132,8 @@ def draw_curves(name: str, root: Path) -> list[Picture]:
     by_name = {row.experiment: row for row in rows}
     drawn = []
     for suffix, records in by_scale(rows, load_records(root / "results" / "records")).items():
-        for part, experiments in parts(rows).items():
+        run = {record.experiment for record in records}
+        for part, experiments in parts([row for row in rows if row.experiment in run]).items():
             chosen = [record for record in records if record.experiment in experiments]
             if not chosen:
                 continue
