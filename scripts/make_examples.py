@@ -23,9 +23,10 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 
 import torch  # noqa: E402
 
+from noisyexp.cli.scripts import exit_code_of  # noqa: E402
 from noisyexp.data.flickr8k import open_images  # noqa: E402
 from noisyexp.data.moses import detokenise  # noqa: E402
-from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
+from noisyexp.errors import RecordError  # noqa: E402
 from noisyexp.fileio import atomic_write_bytes, atomic_write_text  # noqa: E402
 from noisyexp.results.attention import draw_caption_maps  # noqa: E402
 from noisyexp.results.records import Record, load_record, record_path  # noqa: E402
@@ -120,36 +121,42 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folder of a run")
-    options = parser.parse_args(arguments)
-    try:
-        records = [published(folder, root / "results") for folder in options.folders]
-        kinds = {(r.task, r.scale, r.seed) for r in records}
-        if len(kinds) != 1 or records[0].task not in ("nmt", "captioning"):
-            raise RecordError(
-                "the runs have to be of nmt or of captioning, all of one scale and seed; these are "
-                + ", ".join(f"{r.task} {r.scale} seed {r.seed}" for r in records)
-            )
-        runs = [load_run(folder, "best") for folder in options.folders]
-        names = [r.act for r in records]
-        with torch.no_grad():
-            if records[0].task == "nmt":
-                lines = translations(runs, names)
-            else:
-                lines = captions(runs, names, root)
-    except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def make_page(folders: Sequence[Path], root: Path) -> Path:
+    """Write the page of these runs below `root`/results/examples.
+
+    Raises:
+        NoisyexpError: the runs do not belong together, or one of them cannot be loaded.
+    """
+    records = [published(folder, root / "results") for folder in folders]
+    kinds = {(r.task, r.scale, r.seed) for r in records}
+    if len(kinds) != 1 or records[0].task not in ("nmt", "captioning"):
+        raise RecordError(
+            "the runs have to be of nmt or of captioning, all of one scale and seed; these are "
+            + ", ".join(f"{r.task} {r.scale} seed {r.seed}" for r in records)
+        )
+    runs = [load_run(folder, "best") for folder in folders]
+    names = [r.act for r in records]
+    with torch.no_grad():
+        if records[0].task == "nmt":
+            lines = translations(runs, names)
+        else:
+            lines = captions(runs, names, root)
     made = ", ".join(record_path(r, Path()).as_posix() for r in records)
     title = f"# Examples, scale {records[0].scale}, seed {records[0].seed}"
     note = f"By the weights of {made}, at their best validation."
     path = root / "results" / "examples" / f"{records[0].task}.md"
     atomic_write_text(path, "\n".join([title, "", note, "", *lines, ""]))
-    print(f"wrote {path.relative_to(root)}")
-    return 0
+    return path
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folder of a run")
+    options = parser.parse_args(arguments)
+    return exit_code_of(
+        lambda: print(f"wrote {make_page(options.folders, root).relative_to(root)}")
+    )
 
 
 if __name__ == "__main__":
