@@ -19,6 +19,7 @@ from torch import Tensor  # noqa: E402
 
 from noisyexp.cli.pairs import read_pairs  # noqa: E402
 from noisyexp.errors import DataError, NoisyexpError, RecordError  # noqa: E402
+from noisyexp.fileio import read_json  # noqa: E402
 from noisyexp.results.attention import draw_caption_maps  # noqa: E402
 from noisyexp.schema import option  # noqa: E402
 from noisyexp.tasks.captioning import Captioning  # noqa: E402
@@ -39,6 +40,24 @@ class Arguments:
     beam: int = option("hypotheses", low=1)
     picture: str | None = option("where to draw what each word looked at")
     weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
+
+
+def check_run(folder: Path) -> None:
+    """Before the data of a run are prepared, see that it is one that can caption a picture.
+
+    Raises:
+        RecordError: it is not.
+    """
+    try:
+        config = read_json(folder / "run.json")["config"]
+        found = config["task"]["name"], config["data"]["source"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{folder} is not the folder of a run: {error}") from error
+    if found != ("captioning", "real"):
+        raise RecordError(
+            f"{folder} is not a run of task=captioning on photographs, but of task={found[0]} on "
+            f"{found[1]} data"
+        )
 
 
 def caption(
@@ -69,13 +88,12 @@ def main(arguments: list[str]) -> int:
         given = read_pairs(Arguments, arguments, DEFAULTS)
         image = Path(given.image)
         try:
-            pixels = prepare_image(image.read_bytes())
+            pixels = prepare_image(image.read_bytes(), upright=True)
         except (OSError, ValueError) as error:
             raise DataError(f"{image} cannot be read as a picture: {error}") from error
+        check_run(Path(given.run))
         run = load_run(Path(given.run), given.weights)
-        if not isinstance(run.task, Captioning) or run.task.source != "real":
-            raise RecordError(f"{given.run} is not a run of task=captioning on photographs")
-        assert isinstance(run.model, Captioner)
+        assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
         with torch.no_grad():
             words, nats, maps = caption(run.task, run.model, pixels, given.beam)
         print(f"{' '.join(words)}  ({nats:.1f} nats)")

@@ -1,4 +1,4 @@
-"""Get one data file: the local copy first, then a list of mirrors; always checked by SHA-256.
+"""Get one data file: the local copy first, then a list of mirrors; always checked by its sum.
 
 The same rules for every data set: a file is used only when its size and checksum are right, the
 user's own files are never changed, and a failed or interrupted download leaves no half a file.
@@ -44,12 +44,19 @@ class RemoteFile:
         sha256: checksum of the content, 64 hexadecimal digits.
         size: length in bytes, None where only the checksum is known.
         mirrors: where it can be had, best first: addresses, or a `Source`.
+        md5: what `download` checks where no SHA-256 is published; not for `resolve`.
     """
 
     name: str
     sha256: str
     size: int | None
     mirrors: tuple[str | Source, ...]
+    md5: str | None = None
+
+    @property
+    def checksum(self) -> tuple[str, str]:
+        """Name and value of the sum that a download is checked by."""
+        return ("MD5", self.md5) if self.md5 else ("SHA-256", self.sha256)
 
 
 class _MirrorFailedError(Exception):
@@ -99,16 +106,22 @@ def resolve(
         return target
     if is_offline() if offline is None else offline:
         raise DataError(f"{target}: the file is missing and downloads are off.\n{_advice(file)}")
-    _download(file, target, timeout_s, progress)
+    download(file, target, timeout_s=timeout_s, progress=progress)
     return target
 
 
-def _download(
+def download(
     file: RemoteFile,
     target: Path,
-    timeout_s: float,
-    progress: Callable[[int, int | None], None] | None,
+    *,
+    timeout_s: float = 30,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> None:
+    """Put `file` at `target`, checked, in place of what is there. Arguments as in `resolve`.
+
+    Raises:
+        DataError: no mirror gave the right content, or the folder cannot be written.
+    """
     failures = []
     for mirror in file.mirrors:
         try:
@@ -141,7 +154,8 @@ def _download_from(
             os.fdopen(descriptor, "wb") as out,
             contextlib.closing(_blocks(mirror, timeout_s)) as blocks,
         ):
-            digest, received = hashlib.sha256(), 0
+            digest = hashlib.md5(usedforsecurity=False) if file.md5 else hashlib.sha256()
+            received = 0
             for block in blocks:
                 received += len(block)
                 if file.size is not None and received > file.size:
@@ -154,9 +168,10 @@ def _download_from(
             os.fsync(out.fileno())
         if file.size is not None and received < file.size:
             raise _MirrorFailedError(f"stopped after {received:,} of {file.size:,} bytes")
-        if digest.hexdigest() != file.sha256:
+        kind, expected = file.checksum
+        if digest.hexdigest() != expected:
             raise _MirrorFailedError(
-                f"sent another file: SHA-256 {digest.hexdigest()}, expected {file.sha256}"
+                f"sent another file: {kind} {digest.hexdigest()}, expected {expected}"
             )
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, target)
@@ -168,16 +183,21 @@ def _download_from(
 
 def _blocks(mirror: str | Source, timeout_s: float) -> Generator[bytes, None, None]:
     """Content of a mirror. Any failure of the mirror, and none of ours, is _MirrorFailedError."""
+    received = promised = 0
     try:
         if isinstance(mirror, Source):
             yield mirror.fetch()
             return
         request = urllib.request.Request(mirror, headers={"User-Agent": "noisyexp"})
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            promised = int(response.headers.get("Content-Length", 0))
             while block := response.read(_BLOCK):
+                received += len(block)
                 yield block
     except Exception as error:
         raise _MirrorFailedError(_reason(error)) from error
+    if received < promised:
+        raise _MirrorFailedError(f"stopped after {received:,} of {promised:,} bytes")
 
 
 def _reason(error: BaseException) -> str:
@@ -192,7 +212,7 @@ def _where(mirror: str | Source) -> str:
 
 def _identity(file: RemoteFile) -> str:
     size = "" if file.size is None else f"{file.size:,} bytes, "
-    return f"{size}SHA-256 {file.sha256}"
+    return f"{size}{' '.join(file.checksum)}"
 
 
 def _wrong_file(file: RemoteFile, target: Path, size: int, sha256: str) -> str:

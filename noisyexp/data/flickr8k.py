@@ -7,19 +7,17 @@ recorded rather than demanded, and only a download of the public one is compared
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import io
-import os
-import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from noisyexp.data.download import RemoteFile, Source, is_offline, resolve
+from noisyexp.data.download import RemoteFile, Source, download, is_offline, resolve
+from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
 from noisyexp.fileio import sha256_file
 
@@ -142,7 +140,7 @@ class ImageArchive:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return [archive.read(self.members[name]) for name in names]
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise DataError(f"{self.path}: {error}; delete it and run again") from error
 
 
@@ -185,27 +183,11 @@ def _advice() -> str:
 
 
 def _download(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    address = f"{ADDRESS}/Flickr8k_Dataset.zip"
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as out,
-            urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response,
-        ):
-            while block := response.read(1 << 20):
-                digest.update(block)
-                out.write(block)
-        if digest.hexdigest() != ARCHIVE_MD5:
-            raise DataError(
-                f"{address} sent another file: MD5 {digest.hexdigest()}, expected {ARCHIVE_MD5}.\n"
-                f"{_advice()}"
-            )
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: no mirror gave the file ({error}).\n{_advice()}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    file = RemoteFile(ARCHIVE, "", None, (f"{ADDRESS}/Flickr8k_Dataset.zip",), md5=ARCHIVE_MD5)
+    with Counter(f"{ARCHIVE} (1.1 GB)", "MB") as counter:
+        download(
+            file,
+            path,
+            timeout_s=_TIMEOUT_S,
+            progress=lambda received, _: counter.add(received // 10**6 - counter.done),
+        )

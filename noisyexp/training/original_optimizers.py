@@ -84,7 +84,9 @@ class GravesRMSprop(_Rule):
         decay = group["decay"]
         square.mul_(decay).addcmul_(gradient, gradient, value=1.0 - decay)
         mean.mul_(decay).add_(gradient, alpha=1.0 - decay)
-        scale = torch.addcmul(square, mean, mean, value=-1.0).add_(group["eps"]).rsqrt_()
+        # By rounding, n - m^2 of large gradients that hardly change can be far below zero.
+        variance = torch.addcmul(square, mean, mean, value=-1.0).clamp_(min=0)
+        scale = variance.add_(group["eps"]).rsqrt_()
         velocity.mul_(group["momentum"]).addcmul_(gradient, scale, value=-group["lr"])
         parameter.add_(velocity)
 

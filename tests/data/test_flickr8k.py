@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 
 from noisyexp.data import flickr8k as module
+from noisyexp.data import progress
 from noisyexp.data.flickr8k import load_flickr8k, open_images, parse_captions
 from noisyexp.errors import DataError
 
 NAMES = ["b.jpg", "a.jpg", "c.jpg"]
 
 
-def archive_bytes(names: list[str]) -> bytes:
+def archive_bytes(names: list[str], method: int = zipfile.ZIP_STORED) -> bytes:
     """A zip file whose members hold their own names; the folder that the Mac adds as well."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name in names:
-            archive.writestr(zipfile.ZipInfo(f"Flicker8k_Dataset/{name}"), name)
+            archive.writestr(zipfile.ZipInfo(f"Flicker8k_Dataset/{name}"), name, method)
             archive.writestr(zipfile.ZipInfo(f"__MACOSX/Flicker8k_Dataset/._{name}"), "?")
     return out.getvalue()
 
@@ -71,6 +72,11 @@ def test_wrong_archives(small: bytes, tmp_path: Path) -> None:
     put(tmp_path, small.replace(b"a.jpg", b"z.jpg", 2).replace(b"z.jpg", b"a.jpg", 1))
     with pytest.raises(DataError, match="CRC"):
         open_images(tmp_path).read(["a.jpg"])
+    packed = archive_bytes(["d.jpg" * 50, *NAMES[:2]], zipfile.ZIP_DEFLATED)
+    start = packed.index(b"d.jpg" * 50) + 250
+    put(tmp_path, packed[:start] + b"\xff\xff" + packed[start + 2 :])
+    with pytest.raises(DataError, match="while decompressing"):
+        open_images(tmp_path).read(["d.jpg" * 50])
 
 
 def test_offline_says_which_file_to_put_where(tmp_path: Path) -> None:
@@ -82,8 +88,9 @@ def test_offline_says_which_file_to_put_where(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(small: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sends the small archive and one of captions."""
+def server(small: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Sends the small archive and one of captions; what it yields are headers."""
+    headers: dict[str, str] = {}
     text = io.BytesIO()
     with zipfile.ZipFile(text, "w") as archive:
         archive.writestr("Flickr8k.token.txt", "x")
@@ -92,6 +99,8 @@ def server(small: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(pages[self.path])
 
@@ -103,21 +112,49 @@ def server(small: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield
+    yield headers
     http.shutdown()
     thread.join()
     http.server_close()
 
 
 def test_download(
-    server: None, small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: dict[str, str], small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match="sent another file: MD5"):
         open_images(tmp_path, offline=False)
+    server["Content-Length"] = str(len(small) + 5)
+    with pytest.raises(DataError, match=f"stopped after {len(small)} of {len(small) + 5} bytes"):
+        open_images(tmp_path, offline=False)
+    del server["Content-Length"]
+    server["Transfer-Encoding"] = "chunked"  # which this is not
+    with pytest.raises(DataError, match="IncompleteRead"):
+        open_images(tmp_path, offline=False)
     assert list((tmp_path / "flickr8k").iterdir()) == []  # nothing half-written
+    server.clear()
     monkeypatch.setattr(module, "ARCHIVE_MD5", hashlib.md5(small).hexdigest())
     assert open_images(tmp_path, offline=False).path.read_bytes() == small
     assert module._text_bytes("Flickr8k.token.txt") == b"x"
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written.*NOISYEXP_DATA"):
+        open_images(tmp_path / "file", offline=False)
+
+
+def test_progress_of_what_is_slow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0.4 images a second are not 0; from 10 on a second whole ones will do."""
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.Counter("x", "images", 1000) as counter:
+        now += 5
+        counter.add(2)
+        now += 5
+        counter.add(138)
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "x: 2 of 1,000 images, 0.4 images/s, 2,495 s left",
+        "x: 140 of 1,000 images, 14 images/s, 61 s left",
+    ]
 
 
 def test_a_server_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,12 @@ def test_table_2_has_the_papers_numbers() -> None:
         "table2/nah_released": (112.6, 108.7),
     }
     assert rows["table2/hard"].source == "ours"
-    assert {row.seeds for row in rows.values()} == {(0, 1, 2)}
+    # What takes the released settings apart has one seed.
+    parts = {f"table2/{n}" for n in ("nah_released_clip", "nan_released_clip", "leak",
+                                     "nah_released_fixed_p")}  # fmt: skip
+    assert {name: row.seeds for name, row in rows.items()} == {
+        name: (0,) if name in parts else (0, 1, 2) for name in rows
+    }
 
 
 @pytest.mark.parametrize("path", LEDGERS, ids=lambda path: path.parent.name)

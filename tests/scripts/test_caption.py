@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def network(images: Tensor) -> Tensor:
     return red.expand(-1, generated.CHANNELS, generated.SIDE, generated.SIDE)
 
 
+def record(folder: Path, task: str, source: str) -> None:
+    """As much of a run's record as says what it was."""
+    config = {"task": {"name": task}, "data": {"source": source}}
+    (folder / "run.json").write_text(json.dumps({"config": config}))
+
+
 @pytest.fixture
 def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A picture, and in place of a run a model that always says its third word."""
@@ -44,6 +51,7 @@ def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return LoadedRun(task, model.eval(), 7)
 
     monkeypatch.setattr(script, "load_run", load)
+    record(tmp_path, "captioning", "real")
     extractor = Extractor(generated.SIDE, generated.CHANNELS, "tiny", lambda: network)
     monkeypatch.setitem(EXTRACTORS, task.config.features, extractor)
     path = tmp_path / "red.png"
@@ -52,10 +60,17 @@ def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_caption_and_its_picture(
-    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    prepare = script.prepare_image
+    monkeypatch.setattr(  # a photograph is turned as its camera noted
+        script, "prepare_image", lambda content, *, upright: prepare(content, upright=upright)
+    )
     drawn = tmp_path / "out.png"
-    assert script.main(["run=x", f"image={picture}", "beam=2", f"picture={drawn}"]) == 0
+    assert script.main([f"run={tmp_path}", f"image={picture}", "beam=2", f"picture={drawn}"]) == 0
     shown = capsys.readouterr().out
     word = generated.generate(24, 8).vocab.lookup_token(3)
     assert shown.startswith(f"{' '.join([word] * 4)}  (")
@@ -81,8 +96,19 @@ def test_mistakes_are_explained(
 
 
 def test_a_run_of_another_task(
-    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    script.load_run(tmp_path, "best").task.source = "generated"
-    assert script.main(["run=x", f"image={picture}"]) != 0
-    assert "is not a run of task=captioning on photographs" in capsys.readouterr().err
+    """It is refused before its data are prepared."""
+    monkeypatch.delattr(script, "load_run")
+    for task, source in (("captioning", "generated"), ("nmt", "real")):
+        record(tmp_path, task, source)
+        assert script.main([f"run={tmp_path}", f"image={picture}"]) != 0
+        assert (
+            "is not a run of task=captioning on photographs, but of "
+            f"task={task} on {source} data" in capsys.readouterr().err
+        )
+    assert script.main(["run=nowhere", f"image={picture}"]) != 0
+    assert "nowhere is not the folder of a run" in capsys.readouterr().err

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from noisyexp.data.flickr8k import load_flickr8k
+from noisyexp.data import flickr8k
+from noisyexp.data.flickr8k import Flickr8k, load_flickr8k
+from noisyexp.errors import DataError
+from noisyexp.tasks.captioning import data as module
 from noisyexp.tasks.captioning import generated
 from noisyexp.tasks.captioning.data import (
     Batches,
     build_vocabulary,
     encode,
+    load_real,
     make_batch,
     words_of,
 )
+from noisyexp.tasks.captioning.extractors import EXTRACTORS, Extractor
 
 
 def test_words_and_ids() -> None:
@@ -89,6 +97,63 @@ def test_the_stand_in() -> None:
         assert set(captions) <= {generated.sentence(things, way) for way in range(4)}
     assert torch.equal(generated.generate(40, 10).annotations(rows), made.annotations(rows))
     assert generated.sentence(["red dog", "blue cat"], 2) == "one red dog near one blue cat ."
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Splits of six images under `tmp_path`: shades of red, that captions tell in one to six words.
+
+    A seventh is in no split. The order is another in the archive, by name, and in the splits.
+    """
+    shades = {f"{name}.jpg": 30 * k for k, name in enumerate("dbgafce", 1)}
+    path = tmp_path / "flickr8k" / "Flickr8k_Dataset.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, shade in shades.items():
+            picture = io.BytesIO()
+            Image.new("RGB", (224, 224), (shade, 0, 0)).save(picture, "PNG")
+            archive.writestr(f"images/{name}", picture.getvalue())
+    splits = {"train": ["g.jpg", "a.jpg", "d.jpg"], "valid": ["e.jpg"], "test": ["b.jpg", "c.jpg"]}
+    captions = {
+        name: [f"Red {shade} " + "very " * ((k + shade) % 5) + "." for k in range(5)]
+        for name, shade in shades.items()
+    }
+    flickr = Flickr8k(captions, splits, {"flickr8k/tokens": "0"})
+
+    def network(images: Tensor) -> Tensor:
+        return images[:, :1, :1, :1] + torch.arange(4.0).view(1, 1, 2, 2)
+
+    monkeypatch.setattr(flickr8k, "IMAGES", len(shades))
+    monkeypatch.setattr(module, "load_flickr8k", lambda root: flickr)
+    monkeypatch.setitem(EXTRACTORS, "tiny", Extractor(2, 1, "tiny", lambda: network))
+    monkeypatch.setenv("NOISYEXP_CACHE", str(tmp_path / "cache"))
+    return splits
+
+
+def test_captions_come_with_their_own_image(tiny: dict[str, list[str]], tmp_path: Path) -> None:
+    """From pictures in an archive to the rows of a batch; mixed up it would train, only badly."""
+    made = load_real(tmp_path, "tiny", 2)
+    assert (made.side, made.channels) == (2, 1)
+    for split, captions in made.splits.items():
+        assert captions.names == [name for name in tiny[split][:2] for _ in range(5)]
+        seen = 0
+        for which in Batches(captions.lengths, 4, 0).in_order():
+            batch = make_batch(captions, which, made.annotations, 1000)
+            for words, annotation in zip(batch.targets, batch.annotations, strict=True):
+                red, told = made.vocab.lookup_tokens(words[:2].tolist())
+                assert red == "red"
+                assert annotation[:, 0].tolist() == [int(told) + k for k in range(4)]
+                seen += 1
+        assert seen == len(captions.names)
+    assert {"flickr8k/tokens", "flickr8k/Flickr8k_Dataset.zip", "features/tiny"} == set(made.files)
+    assert made.files["features/tiny"] == made.facts["sha256"]
+
+
+def test_images_of_other_names(tiny: dict[str, list[str]], tmp_path: Path) -> None:
+    tiny["valid"][0] = "f_renamed.jpg"
+    with pytest.raises(DataError, match=r"lacks 1 images of the splits, f_renamed\.jpg first"):
+        load_real(tmp_path, "tiny", None)
+    assert not (tmp_path / "cache").exists()  # before hours of extraction
 
 
 def test_the_real_captions(data_root: Path) -> None:

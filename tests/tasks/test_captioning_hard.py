@@ -63,6 +63,18 @@ def test_samples() -> None:
     assert Sampler(False)(alpha) is alpha
 
 
+@pytest.mark.parametrize("seed", [SAMPLING, LEAVING])
+def test_weights_of_nan_give_a_loss_of_nan(seed: int) -> None:
+    """A draw from them would be an error of torch; a loss ends the run as diverged."""
+    model = captioner()
+    with torch.no_grad():
+        model.attention.v.weight[0, 0] = torch.nan
+    torch.manual_seed(seed)
+    assert bool(training_cost(model, a_batch(), 0.0).loss.isnan())
+    found = caption_nll(model.eval(), a_batch(), torch.Generator().manual_seed(seed))
+    assert bool(found.isnan().all())
+
+
 def test_the_gradient_at_the_weights_by_hand() -> None:
     """(R_b - baseline) / 10 * s / alpha + 0.002 (ln alpha + 1), with R_b the mean over steps."""
     alpha = torch.tensor([[[0.2, 0.8], [0.6, 0.4]]], requires_grad=True)

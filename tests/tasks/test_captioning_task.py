@@ -13,7 +13,7 @@ import torch
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.cli.compose import CONFIG_DIR, check
-from noisyexp.errors import NoisyexpError
+from noisyexp.errors import DataError, NoisyexpError
 from noisyexp.results.rows import load_row
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
@@ -124,16 +124,20 @@ def test_meteor_is_checked_before_training(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_metrics() -> None:
-    """At first (words + 1) ln V; the training mean is over captions."""
+    """At first (words + 1) ln V of each split; means are over captions, not over batches."""
     task, model = prepared()
-    lengths = task.data.splits["valid"].lengths
-    expected = float((lengths + 1).double().mean()) * math.log(len(task.data.vocab))
+    expected = {
+        split: float((captions.lengths + 1).double().mean()) * math.log(len(task.data.vocab))
+        for split, captions in task.data.splits.items()
+    }
+    # Another split, or a mean over batches (of one length each), is off by 4 %.
+    assert abs(expected["test"] / expected["valid"] - 1) > 0.03
     with torch.no_grad():
         found = task.validate(model.eval(), CPU)
-        assert found["valid_nll"] == pytest.approx(expected, rel=1e-3)
+        assert found["valid_nll"] == pytest.approx(expected["valid"], rel=1e-3)
         assert found["saturated"] == 0.0
         out = task.test(model, CPU)
-    assert out["test_nll"] == pytest.approx(expected, rel=0.1)
+    assert out["test_nll"] == pytest.approx(expected["test"], rel=1e-3)
     assert set(out) == {"test_nll"} | {
         f"test_bleu{n}{s}" for n in (1, 2, 3, 4) for s in ("", "_plain")
     }
@@ -161,6 +165,9 @@ def test_long_captions_are_left_out() -> None:
     assert seen == {9}  # of 8, 10, 12, 14 words those of 8, with their end
     count = sum(len(task.batch(step).targets) for step in range(task.steps_per_epoch))
     assert count == int((task.data.splits["train"].lengths == 8).sum())
+    shortest = int(task.data.splits["train"].lengths.min())
+    with pytest.raises(DataError, match=rf"max_words={shortest} .* take {shortest + 1} or more"):
+        prepared(max_words=shortest)
 
 
 def test_findings_and_look() -> None:

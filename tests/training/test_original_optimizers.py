@@ -47,6 +47,20 @@ def test_rmsprop_by_hand() -> None:
     assert run(own, q) != pytest.approx(expected, rel=1e-6)
 
 
+def test_rounding_makes_no_variance_negative() -> None:
+    """Equal gradients of 1e4: n - m^2 is 0, by rounding below -1e-4, of which there is no root."""
+    p = nn.Parameter(torch.full((64,), 1.0))
+    optimizer = GravesRMSprop([p])
+    lowest = 0.0
+    for step in range(600):
+        p.grad = torch.linspace(1e4, 2e4, 64)
+        optimizer.step()
+        n, m = (optimizer.state[p][name] for name in ("square", "mean"))
+        lowest = min(lowest, float((n - m * m).min()))
+        assert bool(p.isfinite().all()), step
+    assert lowest < -1e-4
+
+
 def test_adam_by_hand() -> None:
     theta, m, v, expected = 1.0, 0.0, 0.0, []
     for t, g in enumerate(GRADIENTS, 1):

@@ -15,6 +15,7 @@ from torch import Tensor
 from noisyexp.activations import derive_seed
 from noisyexp.data.flickr8k import load_flickr8k, open_images
 from noisyexp.data.vocab import Vocab, build_vocab_from_iterator
+from noisyexp.errors import DataError
 from noisyexp.tasks.captioning.features import load_features
 
 END, UNKNOWN = 0, 1
@@ -197,10 +198,17 @@ def load_real(root: Path, features: str, train_images: int | None) -> CaptionDat
 
     Raises:
         NoisyexpError: files, or the network that makes the annotations, are missing.
+        DataError: images of a split are not in the archive.
     """
     flickr, archive = load_flickr8k(root), open_images(root)
-    found = load_features(archive, features)
     splits = {name: list(images) for name, images in flickr.splits.items()}
+    lost = sorted({n for images in splits.values() for n in images} - set(archive.members))
+    if lost:
+        raise DataError(
+            f"{archive.path} lacks {len(lost):,} images of the splits, {lost[0]} first: its files "
+            "have to have the names that the captions use"
+        )
+    found = load_features(archive, features)
     everything = [words_of(c) for images in splits.values() for n in images
                   for c in flickr.captions[n]]  # fmt: skip
     vocab = build_vocabulary(everything)

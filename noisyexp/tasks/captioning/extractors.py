@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 from noisyexp.data.download import is_offline
 from noisyexp.errors import NoisyexpError
 from noisyexp.fileio import sha256_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SIDE = 224
 """Pixels of a prepared image along one side."""
@@ -50,9 +54,10 @@ def _vgg19() -> Network:
     """Output of conv5_4 after its ReLU; torchvision's weights differ from Caffe's."""
     try:
         from torchvision.models import VGG19_Weights, vgg19
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
         raise NoisyexpError(
-            "task.features=vgg19 needs torchvision: pip install 'noisyexp[vgg]'. Without it, "
+            f"task.features=vgg19 needs torchvision: pip install 'noisyexp[vgg]' ({error}; it has "
+            "to be the build for the torch that is installed). Without it, "
             "task.features=efficientnet_lite0 is a smaller network."
         ) from error
     kept = Path(torch.hub.get_dir()) / "checkpoints" / "vgg19-dcbb9e9d.pth"
@@ -113,28 +118,40 @@ EXTRACTORS = {
 }
 
 
-def prepare_image(content: bytes) -> Tensor:
+def prepare_image(content: bytes, *, upright: bool = False) -> Tensor:
     """A picture as the networks take it: uint8 RGB (3, 224, 224).
 
     The shorter side is made 256 pixels long and the middle is cut out; a picture that has 224 by
     224 pixels already is taken as it is.
 
+    Args:
+        content: of an image file.
+        upright: whether to turn it as its camera noted (EXIF); Flickr8k's are upright.
+
     Raises:
-        ValueError: not a picture.
+        ValueError: not a picture, or too large a one.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    except OSError as error:
+        opened = Image.open(io.BytesIO(content))
+        image = (ImageOps.exif_transpose(opened) if upright else opened).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
     if image.size != (SIDE, SIDE):
+        # Of a very thin picture the ends, which are cut off below, are not scaled first.
+        longest = 8 * min(image.size)
+        image = _middle(image, min(image.width, longest), min(image.height, longest))
         scale = 256 / min(image.size)
         width, height = (max(256, round(scale * length)) for length in image.size)
-        left, top = (width - SIDE) // 2, (height - SIDE) // 2
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = image.crop((left, top, left + SIDE, top + SIDE))
+        image = _middle(image, SIDE, SIDE)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _middle(image: Image, width: int, height: int) -> Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 @torch.no_grad()

@@ -7,16 +7,16 @@ Its name is a hash of the images, the network, its weights and the preparation o
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -71,44 +71,91 @@ def load_features(archive: ImageArchive, name: str, folder: Path | None = None) 
 
     Raises:
         NoisyexpError: the network or its weights are not installed, or the cache has no room.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or the cached file is damaged.
     """
     extractor = EXTRACTORS[name]
     folder = cache_folder() / "features" if folder is None else folder
     path = folder / f"{name}-{feature_key(archive.sha256, extractor)}.npy"
-    facts = path.with_suffix(".json")
-    if not facts.is_file():
+    if not _is_there(path):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(path.with_suffix(".lock")):
-                if not facts.is_file():  # another process may have made it while we waited
+                if not _is_there(path):  # another process may have made it while we waited
                     _extract(archive, name, path)
         except OSError as error:
             raise NoisyexpError(
                 f"{path} cannot be written ({error}). What was extracted is kept: make room, or "
                 "set the environment variable NOISYEXP_CACHE to a folder with room."
             ) from error
+    shutil.rmtree(path.with_suffix(".pieces"), ignore_errors=True)  # a kill may have left them
     rows = {image: row for row, image in enumerate(archive.members)}
-    values = np.load(path, mmap_mode="r")
-    if values.shape != (len(rows), extractor.locations, extractor.channels):
-        raise DataError(f"{path} has shape {values.shape}: delete it and {facts}, and run again")
-    return FeatureFile(values, rows, read_json(facts))
+    return _read(path, rows, (len(rows), extractor.locations, extractor.channels))
 
 
-@contextmanager
+def _is_there(path: Path) -> bool:
+    return path.is_file() and path.with_suffix(".json").is_file()
+
+
+def _read(path: Path, rows: dict[str, int], shape: tuple[int, int, int]) -> FeatureFile:
+    facts = path.with_suffix(".json")
+    try:
+        found = FeatureFile(np.load(path, mmap_mode="r"), rows, read_json(facts))
+        if found.values.shape != shape:
+            raise ValueError(f"its shape is {found.values.shape} and not {shape}")
+        if sha256_file(path) != found.facts["sha256"]:
+            raise ValueError("its SHA-256 is not the one recorded")
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be used ({error}). Delete it and {facts} and run again: its "
+            "annotations are then extracted once more."
+        ) from error
+    return found
+
+
+@contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Wait until no other process extracts the same; the lock goes with its process."""
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process extracts {path.stem}: waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is `path` once all of it is on the disk."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _is_piece(path: Path, shape: tuple[int, int, int]) -> bool:
+    try:
+        return bool(np.load(path).shape == shape)
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _extract(archive: ImageArchive, name: str, path: Path) -> None:
     extractor, images = EXTRACTORS[name], list(archive.members)
-    pieces = path.with_suffix(".pieces")
+    pieces, place = path.with_suffix(".pieces"), (extractor.locations, extractor.channels)
     pieces.mkdir(exist_ok=True)
     starts = range(0, len(images), PIECE)
-    missing = [start for start in starts if not (pieces / f"{start}.npy").is_file()]
+    missing = [
+        start for start in starts
+        if not _is_piece(pieces / f"{start}.npy", (len(images[start : start + PIECE]), *place))
+    ]  # fmt: skip
     network = extractor.load() if missing else None
     with Counter(f"annotations by {name}", "images", len(images)) as counter:
         counter.add(
@@ -117,20 +164,18 @@ def _extract(archive: ImageArchive, name: str, path: Path) -> None:
         for start in missing:
             assert network is not None
             values = _piece(archive, network, images[start : start + PIECE])
-            temporary = pieces / f"{start}.tmp"
-            with temporary.open("wb") as file:
+            with _whole_or_nothing(pieces / f"{start}.npy") as file:
                 np.save(file, values)
-            os.replace(temporary, pieces / f"{start}.npy")
             counter.add(len(values))
         rate = counter.rate
-    temporary = path.with_suffix(".tmp")
-    shape = (len(images), extractor.locations, extractor.channels)
-    whole = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-    for start in starts:
-        piece = np.load(pieces / f"{start}.npy")
-        whole[start : start + len(piece)] = piece
-    whole.flush()
-    sample = whole[::16].astype(np.float32)
+    shape = (len(images), *place)
+    # Written piece by piece and not through a map, which on a full disk ends the process.
+    with _whole_or_nothing(path) as file:
+        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in starts:
+            file.write(np.load(pieces / f"{start}.npy").tobytes())
+    sample = np.load(path, mmap_mode="r")[::16].astype(np.float32)
     facts = {
         "extractor": name,
         "weights": extractor.weights,
@@ -140,11 +185,9 @@ def _extract(archive: ImageArchive, name: str, path: Path) -> None:
         "mean": float(sample.mean(dtype=np.float64)),
         "percentile_99": float(np.percentile(sample, 99)),
         "images_per_s": round(rate, 2),
-        "sha256": sha256_file(temporary),
+        "sha256": sha256_file(path),
     }
-    os.replace(temporary, path)
     write_json(path.with_suffix(".json"), facts)
-    shutil.rmtree(pieces)
     print(
         f"{name}: mean {facts['mean']:.4f}, 99th percentile {facts['percentile_99']:.4f} (of every "
         f"16th image), {rate:.1f} images/s, kept in {path}",
@@ -153,14 +196,11 @@ def _extract(archive: ImageArchive, name: str, path: Path) -> None:
 
 
 def _piece(archive: ImageArchive, network: Network, images: Sequence[str]) -> np.ndarray:
-    found = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        pictures = []
-        for image, content in zip(batch, archive.read(batch), strict=True):
-            try:
-                pictures.append(prepare_image(content))
-            except ValueError as error:
-                raise DataError(f"{archive.path}: {image} cannot be read ({error})") from error
-        found.append(annotate(network, torch.stack(pictures)).half().numpy())
-    return np.concatenate(found)
+    pictures = []
+    for image, content in zip(images, archive.read(images), strict=True):
+        try:
+            pictures.append(prepare_image(content))
+        except ValueError as error:
+            raise DataError(f"{archive.path}: {image} cannot be read ({error})") from error
+    batches = torch.split(torch.stack(pictures), BATCH)
+    return np.concatenate([annotate(network, batch).half().numpy() for batch in batches])

@@ -115,7 +115,8 @@ class Sampler:
 
     def __call__(self, alpha: Tensor) -> Tensor:
         """Weights to use in place of `alpha`, (B, S): one-hot without a gradient, or `alpha`."""
-        if not self.sample:
+        # Weights that are not finite are left as they are, so that the loss is not finite either.
+        if not self.sample or not bool(alpha.isfinite().all()):
             return alpha
         chances = alpha.detach().float()
         if self.generator is not None:

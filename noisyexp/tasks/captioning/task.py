@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, derive_seed
+from noisyexp.errors import DataError
 from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
@@ -47,7 +48,9 @@ class CaptioningConfig:
     ctx2out: bool = option("the readout sees the context")
     selector: bool = option("a gate scales the context")
     dropout: bool = option("dropout with probability 0.5 at the original's sites")
-    penalty: float = option("weight of the doubly stochastic penalty", low=0)
+    penalty: float = option(
+        "weight of the doubly stochastic penalty; without effect on hard attention", low=0
+    )
     orthogonal_scale: float | None = option(
         "factor of matrices that start orthogonal; null: 1 for act=reference, else 0.01", low=0
     )
@@ -108,6 +111,11 @@ class Captioning(Task):
         self.limit = config.n_words or len(self.data.vocab)
         lengths = self.data.splits["train"].lengths
         self.kept = torch.nonzero(lengths < config.max_words).view(-1)
+        if not len(self.kept):
+            raise DataError(
+                f"task.max_words={config.max_words} leaves out every training caption: the "
+                f"shortest has {int(lengths.min())} words, so take {int(lengths.min()) + 1} or more"
+            )
         self.batches = data.Batches(lengths[self.kept], config.batch_size, self.seed)
         return self.data.files
 
