@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,11 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
         raise RecordError(f"no table {name!r}; there are {', '.join(known) or 'none'}")
     rows = load_rows(experiments / name)
     # A configuration file such as ptb_medium may belong to the folder of another name.
-    tasks = {row.task: compose(row.experiment, "paper")["task"]["name"] for row in rows}
+    firsts = {row.task: row.experiment for row in reversed(rows)}
+    tasks = {
+        task: compose(firsts[task], "paper")["task"]["name"]
+        for task in dict.fromkeys(row.task for row in rows)
+    }
     ledgers = {
         task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
         for task, folder in tasks.items()
@@ -135,8 +140,9 @@ def between_marks(readme: str, name: str, block: str) -> str:
     return re.sub(marks, lambda match: f"{match[1]}\n{block}\n{match[2]}", readme, flags=re.S)
 
 
+@cache
 def compose_experiment(experiment: str, scale: str) -> Mapping[str, Any]:
-    """Resolved config of `experiment` at `scale`, composed by Hydra."""
+    """Resolved config of `experiment` at `scale`, composed by Hydra, which takes its time."""
     from noisyexp.cli.compose import compose_config
 
     config: Mapping[str, Any] = compose_config([f"experiment={experiment}", f"scale={scale}"])

@@ -57,7 +57,9 @@ class Groups:
         return self._options[group]
 
     def _list(self, group: str, kind: ObjectType) -> list[str]:
-        return list(self.loader.get_group_options(group, kind, ROOT_FILE, self.searchpath))
+        # The root file is read only for a search path, which without an override is ours alone.
+        root = ROOT_FILE if self.searchpath else None
+        return list(self.loader.get_group_options(group, kind, root, self.searchpath))
 
 
 @contextmanager
