@@ -38,6 +38,7 @@ from noisyexp.tasks.nmt import NMT  # noqa: E402
 from noisyexp.tasks.nmt.decoding import read  # noqa: E402
 from noisyexp.tasks.nmt.model import Translator  # noqa: E402
 from noisyexp.training.load import LoadedRun, load_run  # noqa: E402
+from scripts.make_table import between_marks  # noqa: E402
 
 SENTENCES, WORDS = 10, 12
 """The first so many test sentences of at most so many words."""
@@ -122,7 +123,7 @@ def _cell(text: str) -> str:
 
 
 def make_page(folders: Sequence[Path], root: Path) -> Path:
-    """Write the page of these runs below `root`/results/examples.
+    """Write the page of these runs below `root`/results/examples, and its copy in the README.
 
     Raises:
         NoisyexpError: the runs do not belong together, or one of them cannot be loaded.
@@ -146,6 +147,11 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
     note = f"By the weights of {made}, at their best validation."
     path = root / "results" / "examples" / f"{records[0].task}.md"
     atomic_write_text(path, "\n".join([title, "", note, "", *lines, ""]))
+    readme = root / "README.md"
+    if readme.exists():
+        block = "\n".join(["", *lines, ""]).replace("](../", "](results/")
+        text = between_marks(readme.read_text("utf-8"), f"examples-{records[0].task}", block)
+        atomic_write_text(readme, text)
     return path
 
 

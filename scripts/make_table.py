@@ -1,4 +1,4 @@
-"""Write results/<table>.md and results/<table>.csv from the committed run records.
+"""Write results/<table>.md and .csv, and the tables of results/README.md, from committed records.
 
 A figure's series are kept and printed like the rows of a table.
 
@@ -69,7 +69,7 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     more += image_blocks(rows, used)
     text = to_markdown(table, more)
     files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
-    readme = root / "README.md"
+    readme = root / "results" / "README.md"
     if readme.exists():
         run = [s for s in table.sections if any(line.records for line in s.lines)]
         shown = to_markdown(replace(table, sections=tuple(run) or table.sections), more)
@@ -119,7 +119,7 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
 
 
 def with_summary(readme: str, name: str, table: str) -> str:
-    """The README with the first tables of each scale between its marks for `name`, if it has them.
+    """The page with the first tables of each scale between its marks for `name`, if it has them.
 
     That are the final numbers and, where the page has them, the first metric while learning. What
     is given has the scales that have been run.
@@ -135,7 +135,7 @@ def with_summary(readme: str, name: str, table: str) -> str:
 
 
 def between_marks(readme: str, name: str, block: str) -> str:
-    """The README with `block` between its marks for `name`, if it has them."""
+    """The page with `block` between its marks for `name`, if it has them."""
     marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     return re.sub(marks, lambda match: f"{match[1]}\n{block}\n{match[2]}", readme, flags=re.S)
 

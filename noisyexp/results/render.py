@@ -86,6 +86,8 @@ def _section(table: Table, section: Section) -> list[str]:
         values = []
         for metric, cell in line.cells.items():
             values += [_optional(cell.paper, ""), _estimate(cell.ours, cell.ours)]
+            if not line.records:
+                continue  # the first grid says that the row was not run
             verdicts.append((
                 marks, table.metrics[metric].label, cell.absolute,
                 _estimate(cell.difference, cell.ours, "+"),
@@ -99,11 +101,10 @@ def _section(table: Table, section: Section) -> list[str]:
     blocks = [
         title,
         grid(("row", *heads, "n", "converged", "s/step", "hours, all runs"), numbers),
-        grid(
-            ("row", "metric", "absolute", "our difference to the baseline", "paper's", "effect"),
-            verdicts,
-        ),
     ]
+    if verdicts:
+        heads = ["row", "metric", "absolute", "our difference to the baseline", "paper's", "effect"]
+        blocks.append(grid(heads, verdicts))
     heads, rows = by_seed(table, section.lines)
     if rows:
         blocks += ["Seed by seed:", grid(heads, rows)]

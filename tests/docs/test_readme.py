@@ -21,8 +21,11 @@ from noisyexp.results.records import load_records
 from noisyexp.tasks import find_task
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "noisyexp").rglob("README.md"))]
+RESULTS = ROOT / "results" / "README.md"
+DOCUMENTS = [ROOT / "README.md", RESULTS, *sorted((ROOT / "noisyexp").rglob("README.md"))]
 README = DOCUMENTS[0].read_text("utf-8")
+MARKED = [(p, name) for p in DOCUMENTS[:2]
+          for name in re.findall(r"<!-- /(\w+) -->", p.read_text("utf-8"))]  # fmt: skip
 
 
 def commands(program: str) -> list[str]:
@@ -89,15 +92,20 @@ def test_the_benchmark_page_is_that_of_its_numbers(name: str, page: Callable[...
     assert not result["code"]["dirty"]
 
 
-@pytest.mark.parametrize("name", re.findall(r"<!-- /(\w+) -->", README))
-def test_result_numbers_are_those_of_the_table(name: str) -> None:
-    """The summary in the README is the block that the table's file has."""
+@pytest.mark.parametrize(("path", "name"), MARKED, ids=[name for _, name in MARKED])
+def test_result_numbers_are_those_of_the_table(path: Path, name: str) -> None:
+    """What stands between marks is what the file of that name has."""
     table = (ROOT / "results" / f"{name}.md").read_text("utf-8")
-    block = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.S)
+    block = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", path.read_text("utf-8"), re.S)
     assert block is not None
     rows = [line for line in block[1].splitlines() if line.startswith("|")]
     assert rows
     assert all(row in table for row in rows)
+
+
+def test_every_result_is_on_the_page() -> None:
+    names = {name for path, name in MARKED if path == RESULTS}
+    assert names == {p.stem for p in RESULTS.parent.glob("*.csv")}
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,10 @@ def test_rows_of_table_3() -> None:
         "nah_no_dropout": (64.9, 44.2, 30.7, 20.9, 20.3, 39.8),
         "nani": (66, 45.0, 30.6, 20.7, 20.5, 40.0), "nanil": (66, 44.6, 30.1, 20.0, 20.5, 39.9),
         "hard_attention": (67, 45.7, 31.4, 21.3, 19.5, None), "hard": (),
+        "reference_small_orthogonal": (),
     }  # fmt: skip
-    units = {"nah_no_dropout": "nah", "hard_attention": "reference"}
+    units = {"nah_no_dropout": "nah", "hard_attention": "reference",
+             "reference_small_orthogonal": "reference"}  # fmt: skip
     for order, (name, numbers) in enumerate(printed.items(), 1):
         row = load_row(CONFIG_DIR / "experiment" / "table3" / f"{name}.yaml")
         assert (row.order, row.task, row.act) == (order, "captioning", units.get(name, name))
@@ -99,6 +101,8 @@ def test_rows_of_table_3() -> None:
     assert (spec.task_config.dropout, spec.task_config.attention) == (False, "soft")
     (spec,) = check(["experiment=table3/hard_attention"])
     assert (spec.task_config.dropout, spec.task_config.attention) == (True, "hard")
+    (spec,) = check(["experiment=table3/reference_small_orthogonal"])
+    assert spec.task_config.orthogonal_scale == 0.01
 
 
 def test_orthogonal_scale_goes_with_the_units() -> None:
