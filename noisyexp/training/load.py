@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import nn
 
 from noisyexp.activations import SCHEDULES, set_noise_level
@@ -18,6 +19,7 @@ from noisyexp.training import checkpoint
 from noisyexp.training.config import ActConfig, AnnealConfig
 from noisyexp.training.run import check_same_files
 
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 WEIGHTS = ("last", "best")
 
 
@@ -56,8 +58,8 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
         raise RecordError(f"{folder} is not the folder of a run: {error}") from error
     problems: list[str] = []
     kind = find_task(name)
-    task_config = build(kind.config_type, config["task"], "task", problems)
-    act = build(ActConfig, config["act"], "act", problems)
+    task_config = build(kind.config_type, _filled(config, f"task/{name}", "task"), "task", problems)
+    act = build(ActConfig, _filled(config, "config", "act"), "act", problems)
     anneal = build(AnnealConfig, config["anneal"], "anneal", problems)
     if task_config is None or act is None or anneal is None or problems:
         raise RecordError(f"{folder} was made by another version: {'; '.join(problems)}")
@@ -79,6 +81,21 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
         schedule = SCHEDULES[anneal.schedule](anneal.start, anneal.floor, anneal.every)
         set_noise_level(model, schedule(max(step - 1, 0)))
     return LoadedRun(task, model.eval(), step)
+
+
+def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:
+    """A section of a record with the keys that came after it, whose defaults change nothing.
+
+    Args:
+        config: of the record.
+        file: in the folder of configuration files, where the section has its defaults.
+        section: its name.
+    """
+    path = CONFIG_DIR / f"{file}.yaml"
+    if not path.is_file():  # a task of somebody's own
+        return dict(config[section])
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path)[section], resolve=False)
+    return {**defaults, **config[section]}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

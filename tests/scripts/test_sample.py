@@ -12,7 +12,7 @@ import torch
 import scripts.sample as sample
 from noisyexp.activations import activations
 from noisyexp.cli.compose import check
-from noisyexp.errors import CheckpointError
+from noisyexp.errors import CheckpointError, RecordError
 from noisyexp.training import checkpoint, execute
 from noisyexp.training.load import load_run
 
@@ -95,6 +95,22 @@ def test_a_run_that_was_killed(run: Path, tmp_path: Path) -> None:
     record["config"]["task"]["hidden_size"] = 13
     (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="of another model"):
+        load_run(tmp_path)
+
+
+def test_a_run_from_before_a_key_was_there(run: Path, tmp_path: Path) -> None:
+    """The key's default changes nothing; a key that is known no more is an error."""
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    record = json.loads((run / "run.json").read_text())
+    del record["config"]["act"]["learn_p"], record["config"]["task"]["test_size"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    found, same = load_run(tmp_path), load_run(run)
+    weights, expected = found.model.state_dict(), same.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    record["config"]["act"]["gone"] = 1
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RecordError, match=r"another version: act\.gone=1"):
         load_run(tmp_path)
 
 
