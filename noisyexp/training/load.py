@@ -94,8 +94,8 @@ def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:
     path = CONFIG_DIR / f"{file}.yaml"
     if not path.is_file():  # a task of somebody's own
         return dict(config[section])
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(path)[section], resolve=False)
-    return {**defaults, **config[section]}
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return {**defaults[section], **config[section]}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
