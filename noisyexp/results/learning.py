@@ -128,9 +128,15 @@ def compare(own: Mapping[int, float], other: Mapping[int, float], ratio: bool) -
     if found is None:
         return "-"
     if found.half_width is None:
-        return f"{math.exp(found.mean):.3g}"
-    low, high = (math.exp(found.mean + sign * found.half_width) for sign in (-1, 1))
-    return f"{math.exp(found.mean):.3g} ({low:.3g} to {high:.3g})"
+        return _ratio(found.mean)
+    low, high = (_ratio(found.mean + sign * found.half_width) for sign in (-1, 1))
+    return f"{_ratio(found.mean)} ({low} to {high})"
+
+
+def _ratio(logarithm: float) -> str:
+    """Three digits, and around 1, where the third says on which side, three decimals."""
+    value = math.exp(logarithm)
+    return f"{value:.3f}" if 0.1 <= value < 10 else f"{value:.3g}"
 
 
 def show(found: Estimate | None, sign: str = "") -> str:

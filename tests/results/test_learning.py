@@ -51,8 +51,8 @@ def test_ratio_is_a_geometric_mean() -> None:
     """log ratios 0 and log 4: mean log 2, half width 12.706 log 4 / 2."""
     found = compare({0: 3.0, 1: 8.0, 2: 1.0}, {0: 3.0, 1: 2.0}, ratio=True)
     half = 12.7062 * math.log(4) / 2
-    assert found == f"2 ({2 * math.exp(-half):.3g} to {2 * math.exp(half):.3g})"
-    assert compare({0: 3.0}, {0: 6.0}, ratio=True) == "0.5"
+    assert found == f"2.000 ({2 * math.exp(-half):.3g} to {2 * math.exp(half):.3g})"
+    assert compare({0: 3.0}, {0: 6.0}, ratio=True) == "0.500"
     assert compare({0: 3.0}, {1: 6.0}, ratio=True) == "-"
 
 
@@ -76,5 +76,5 @@ def test_blocks(make_record: Any) -> None:
     assert blocks[1].splitlines()[2:] == [
         "| reference | 1.5 ± 6.4 | - |", "| nah * | 0.8 ± 3.2 | - |"
     ]  # fmt: skip
-    assert blocks[3].splitlines()[2:] == ["| nah * | 0.5 (0.5 to 0.5) | - |"]
+    assert blocks[3].splitlines()[2:] == ["| nah * | 0.500 (0.500 to 0.500) | - |"]
     assert blocks[4].splitlines()[2:] == ["| nah * | -1 | - |"]
