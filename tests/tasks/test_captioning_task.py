@@ -88,10 +88,10 @@ def test_rows_of_table_3() -> None:
         "nah_no_dropout": (64.9, 44.2, 30.7, 20.9, 20.3, 39.8),
         "nani": (66, 45.0, 30.6, 20.7, 20.5, 40.0), "nanil": (66, 44.6, 30.1, 20.0, 20.5, 39.9),
         "hard_attention": (67, 45.7, 31.4, 21.3, 19.5, None), "hard": (),
-        "reference_small_orthogonal": (),
+        "reference_small_orthogonal": (), "nah_released": (),
     }  # fmt: skip
     units = {"nah_no_dropout": "nah", "hard_attention": "reference",
-             "reference_small_orthogonal": "reference"}  # fmt: skip
+             "reference_small_orthogonal": "reference", "nah_released": "nah"}  # fmt: skip
     for order, (name, numbers) in enumerate(printed.items(), 1):
         row = load_row(CONFIG_DIR / "experiment" / "table3" / f"{name}.yaml")
         assert (row.order, row.task, row.act) == (order, "captioning", units.get(name, name))
