@@ -40,6 +40,7 @@ bench: setup  ## layers against torch's (time, memory, growth), import time, the
 	$(BIN)/python scripts/bench_layers.py
 	$(BIN)/python scripts/bench_tasks.py
 	$(BIN)/python scripts/bench_attention.py
+	$(BIN)/python scripts/bench_data.py
 	$(BIN)/python scripts/bench.py
 
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1

@@ -21,12 +21,10 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from noisyexp.activations import ActivationSpec  # noqa: E402
-from noisyexp.fileio import atomic_write_text, write_json  # noqa: E402
 from noisyexp.nn.attention import AdditiveAttention  # noqa: E402
 from noisyexp.results.bench import attention_page  # noqa: E402
 from noisyexp.training.memory import keep_freed_memory  # noqa: E402
-from noisyexp.training.record import code_version, describe_machine  # noqa: E402
-from scripts.held import held_mib  # noqa: E402
+from scripts.measuring import held_mib, write_result  # noqa: E402
 
 SIZES = {
     "translation": {"batch": 32, "positions": 30, "units": 512, "steps": 30, "learned": True},
@@ -126,19 +124,12 @@ def main(rounds: int = 7) -> int:
     """Measure, print and write results/bench/attention.{json,md}."""
     keep_freed_memory()  # as a run does
     torch.set_num_threads(1)
-    result: dict[str, Any] = {
-        "command": "make bench",
-        "code": code_version(),
-        "machine": describe_machine(torch.device("cpu")),
-        "torch": torch.__version__,
-        "rounds": {"plain": PLAIN_ROUNDS, "others": rounds},
-        "sizes": {name: measure(size, rounds) for name, size in SIZES.items()},
-    }
-    folder = ROOT / "results" / "bench"
-    write_json(folder / "attention.json", result)
-    page = attention_page(result)
-    atomic_write_text(folder / "attention.md", page)
-    print(page)
+    write_result(
+        "attention",
+        attention_page,
+        rounds={"plain": PLAIN_ROUNDS, "others": rounds},
+        sizes={name: measure(size, rounds) for name, size in SIZES.items()},
+    )
     return 0
 
 

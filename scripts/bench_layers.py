@@ -25,11 +25,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from noisyexp import NoisyGRU, NoisyLSTM  # noqa: E402
 from noisyexp.activations import ActivationSpec  # noqa: E402
-from noisyexp.fileio import atomic_write_bytes, write_json  # noqa: E402
 from noisyexp.nn.language_model import LanguageModel  # noqa: E402
 from noisyexp.results.bench import draw_growth, layers_page  # noqa: E402
-from noisyexp.training.record import code_version, describe_machine  # noqa: E402
-from scripts.held import held_mib  # noqa: E402
+from scripts.measuring import held_mib, write_result  # noqa: E402
 
 SIZES = [
     (20, 20, 200, 2, "lstm"),
@@ -226,22 +224,15 @@ def main(rounds: int = 21) -> int:
     if sys.argv[1:2] == ["--peak"]:
         report_peak(json.loads(sys.argv[2]))
         return 0
-    result = {
-        "command": "make bench",
-        "code": code_version(),
-        "machine": describe_machine(torch.device("cpu")),
-        "torch": torch.__version__,
-        "settings": {"rounds": rounds, "units": SETTINGS, "gain": GAIN},
-        "sizes": measure_sizes(rounds),
-        "growth": measure_growth(rounds),
-        "ptb": measure_ptb(rounds),
-    }
-    folder = ROOT / "results" / "bench"
-    write_json(folder / "layers.json", result)
-    page = layers_page(result)
-    atomic_write_bytes(folder / "layers.md", page.encode("utf-8"))
-    draw_growth(result, folder / "layers.svg")
-    print(page)
+    result = write_result(
+        "layers",
+        layers_page,
+        settings={"rounds": rounds, "units": SETTINGS, "gain": GAIN},
+        sizes=measure_sizes(rounds),
+        growth=measure_growth(rounds),
+        ptb=measure_ptb(rounds),
+    )
+    draw_growth(result, ROOT / "results" / "bench" / "layers.svg")
     return 0
 
 

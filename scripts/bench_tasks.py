@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
@@ -22,13 +21,11 @@ import torch  # noqa: E402
 
 from noisyexp.cli.compose import check  # noqa: E402
 from noisyexp.errors import DataError  # noqa: E402
-from noisyexp.fileio import atomic_write_text, write_json  # noqa: E402
 from noisyexp.results.bench import tasks_page  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
-from noisyexp.training.record import code_version, describe_machine  # noqa: E402
 from noisyexp.training.run import build_trainer, setup_torch  # noqa: E402
 from noisyexp.training.trainer import Trainer  # noqa: E402
-from scripts.held import held_mib  # noqa: E402
+from scripts.measuring import held_mib, write_result  # noqa: E402
 
 ARMS = ("reference", "hard", "nan_normal", "nah", "nani", "nanil")
 MODELS: dict[str, list[str]] = {
@@ -101,20 +98,7 @@ def measure_all(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
 
 def main(rounds: int = 15) -> int:
     """Measure, print and write results/bench/tasks.{json,md}."""
-    result: dict[str, Any] = {
-        "command": "make bench",
-        "code": code_version(),
-        "machine": describe_machine(torch.device("cpu")),
-        "torch": torch.__version__,
-        "rounds": rounds,
-        "long": LONG,
-        "models": measure_all(rounds),
-    }
-    folder = ROOT / "results" / "bench"
-    write_json(folder / "tasks.json", result)
-    page = tasks_page(result)
-    atomic_write_text(folder / "tasks.md", page)
-    print(page)
+    write_result("tasks", tasks_page, rounds=rounds, long=LONG, models=measure_all(rounds))
     return 0
 
 

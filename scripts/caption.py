@@ -18,8 +18,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from noisyexp.cli.pairs import read_pairs  # noqa: E402
+from noisyexp.cli.scripts import check_task, exit_code_of  # noqa: E402
 from noisyexp.errors import DataError, NoisyexpError, RecordError  # noqa: E402
-from noisyexp.fileio import read_json  # noqa: E402
 from noisyexp.results.attention import draw_caption_maps  # noqa: E402
 from noisyexp.schema import option  # noqa: E402
 from noisyexp.tasks.captioning import Captioning  # noqa: E402
@@ -40,24 +40,6 @@ class Arguments:
     beam: int = option("hypotheses", low=1)
     picture: str | None = option("where to draw what each word looked at")
     weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
-
-
-def check_run(folder: Path) -> None:
-    """Before the data of a run are prepared, see that it is one that can caption a picture.
-
-    Raises:
-        RecordError: it is not.
-    """
-    try:
-        config = read_json(folder / "run.json")["config"]
-        found = config["task"]["name"], config["data"]["source"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{folder} is not the folder of a run: {error}") from error
-    if found != ("captioning", "real"):
-        raise RecordError(
-            f"{folder} is not a run of task=captioning on photographs, but of task={found[0]} on "
-            f"{found[1]} data"
-        )
 
 
 def caption(
@@ -82,28 +64,33 @@ def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
         raise NoisyexpError(f"picture={path} cannot be written: {error}") from error
 
 
+def describe(given: Arguments) -> None:
+    """Print the caption of a picture, and draw what it looked at if that is asked for.
+
+    Raises:
+        NoisyexpError: the picture cannot be read, or the run cannot caption it.
+    """
+    folder, image = Path(given.run), Path(given.image)
+    try:
+        pixels = prepare_image(image.read_bytes(), upright=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{image} cannot be read as a picture: {error}") from error
+    check_task(folder, "captioning")
+    run = load_run(folder, given.weights)
+    if run.task.source != "real":
+        raise RecordError(f"{folder} is a run on generated data, which knows no photographs")
+    assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
+    with torch.no_grad():
+        words, nats, maps = caption(run.task, run.model, pixels, given.beam)
+    print(f"{' '.join(words)}  ({nats:.1f} nats)")
+    if given.picture:
+        draw(pixels, words, maps, Path(given.picture))
+        print(f"picture: {given.picture}")
+
+
 def main(arguments: list[str]) -> int:
     """Command line; returns the exit code."""
-    try:
-        given = read_pairs(Arguments, arguments, DEFAULTS)
-        image = Path(given.image)
-        try:
-            pixels = prepare_image(image.read_bytes(), upright=True)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{image} cannot be read as a picture: {error}") from error
-        check_run(Path(given.run))
-        run = load_run(Path(given.run), given.weights)
-        assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
-        with torch.no_grad():
-            words, nats, maps = caption(run.task, run.model, pixels, given.beam)
-        print(f"{' '.join(words)}  ({nats:.1f} nats)")
-        if given.picture:
-            draw(pixels, words, maps, Path(given.picture))
-            print(f"picture: {given.picture}")
-    except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: describe(read_pairs(Arguments, arguments, DEFAULTS)))
 
 
 if __name__ == "__main__":

@@ -68,13 +68,10 @@ def _ptb_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def layers_page(result: Mapping[str, Any]) -> str:
     """The tables of `scripts/bench_layers.py` in Markdown."""
-    machine, code = result["machine"], result["code"]
-    dirty = ", with changes" if code["dirty"] else ""
     lines = [
         "# Speed and memory of the noisy layers",
         "",
-        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
-        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}. Medians of "
+        f"{_origin(result)}. Medians of "
         f"{result['settings']['rounds']} rounds in which all take turns (2 for the plain loop).",
         "",
         "## Forward and backward, milliseconds (in brackets: against torch's layer)",
@@ -111,8 +108,6 @@ def layers_page(result: Mapping[str, Any]) -> str:
 
 def tasks_page(result: Mapping[str, Any]) -> str:
     """The tables of `scripts/bench_tasks.py` in Markdown."""
-    machine, code = result["machine"], result["code"]
-    dirty = ", with changes" if code["dirty"] else ""
     time_rows: list[list[str]] = []
     held_rows: list[list[str]] = []
     for name, found in result["models"].items():
@@ -125,8 +120,7 @@ def tasks_page(result: Mapping[str, Any]) -> str:
     lines = [
         "# Time and memory of an update by task",
         "",
-        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
-        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}, one thread. At the paper's "
+        f"{_origin(result)}, one thread. At the paper's "
         "sizes but where another scale is named. In brackets: against the reference arm, which has "
         "torch's own LSTM, GRU or tanh.",
         "",
@@ -143,11 +137,47 @@ def tasks_page(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def data_page(result: Mapping[str, Any]) -> str:
+    """The tables of `scripts/bench_data.py` in Markdown."""
+    fed = [
+        [
+            name,
+            f"{t['batch_ms']:.2f}",
+            f"{t['update_ms']:.0f}",
+            f"{t['batch_ms'] / t['update_ms']:.2%}",
+        ]
+        for name, t in result["feeding"].items()
+    ]
+    lines = [
+        "# Preparing and feeding the data of the attention models",
+        "",
+        f"{_origin(result)}, one process and one thread, processor time. The first "
+        f"{result['lines']:,} lines of Europarl and {result['images']} pictures of Flickr8k.",
+        "",
+        *_table(["once, before the first run", "rate"],
+                [[name, f"{rate:,.0f}"] for name, rate in result["rates"].items()]),
+        "",
+        "At scale cpu, reference arm, milliseconds:",
+        "",
+        *_table(["task", "making a batch", "the update that uses it", "share"], fed),
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _origin(result: Mapping[str, Any]) -> str:
+    """Command, machine and code version of a result."""
+    machine, code = result["machine"], result["code"]
+    dirty = ", with changes" if code["dirty"] else ""
+    return (
+        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
+        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}"
+    )
+
+
 def attention_page(result: Mapping[str, Any]) -> str:
     """The tables of `scripts/bench_attention.py` in Markdown."""
-    machine, code, rounds = result["machine"], result["code"], result["rounds"]
-    dirty = ", with changes" if code["dirty"] else ""
-    sizes = result["sizes"]
+    rounds, sizes = result["rounds"], result["sizes"]
     arms = list(next(iter(sizes.values()))["times"])
     time_rows, held_rows, shares = [], [], []
     for name, size in sizes.items():
@@ -162,8 +192,7 @@ def attention_page(result: Mapping[str, Any]) -> str:
     lines = [
         "# Attention with noise in its score",
         "",
-        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
-        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}, one thread. Medians of "
+        f"{_origin(result)}, one thread. Medians of "
         f"{rounds['others']} rounds in which the arms take turns, {rounds['plain']} for the plain "
         f"form of NAH. The reference is torch.tanh. Annotations are learned in translation, given "
         f"in captioning. Saturated units: {', '.join(shares)}.",
