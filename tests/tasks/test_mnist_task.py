@@ -255,6 +255,7 @@ def test_series_of_figure_5() -> None:
     expected = {
         "nan_normal": ("nan", 1.0, 0.5), "nani": ("nani", 1.0, 0.05),
         "nanis": ("nanis", 1.0, 0.25), "nah_alpha115": ("nah", 1.15, 0.5),
+        "leak": ("nan", 1.15, 0.0),
     }  # fmt: skip
     specs = check([f"experiment={','.join(f'fig5/{row}' for row in expected)}"])
     acts = [spec.config.act for spec in specs]
