@@ -40,7 +40,9 @@ SUMMARY_RULE = (
     "Made by `python scripts/make_table.py summary` from `results/claims.yaml` and the run "
     "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
-    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0."
+    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0. Points of "
+    "curves were chosen when curves had been seen, and nothing is corrected for the number of "
+    "lines. The commands make what is missing and the table; `scripts/verify.py` repeats a run."
 )
 
 

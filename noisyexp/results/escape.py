@@ -214,27 +214,30 @@ def draw_fig2(result: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
 
 
 def caption_fig2(result: Mapping[str, Any]) -> str:
-    """Text under Figure 2, with the shares of `result` at its largest learning rate."""
+    """Text under Figure 2, with the shares of every arm at every learning rate of `result`."""
     settings = result["settings"]
-    rate = settings["learning_rates"][-1]
-    found = {r["label"]: r for r in result["rates"] if r["learning_rate"] == rate}
-    labels = [arm.label for arm in ARMS if arm.variant in ("reference", "hard", "nan")]
-    everywhere, escaped = (
-        "; ".join(
-            f"{label} {found[label][group]['global']:.2f} "
-            f"({found[label][group]['standard_error']:.2f})"
-            for label in labels
-        )
-        for group in ("all", "from_poor")
-    )
+    everywhere, escaped = (_shares(result, group) for group in ("all", "from_poor"))
+    rates = " / ".join(f"{rate:g}" for rate in settings["learning_rates"])
+    error = max(r[g]["standard_error"] for r in result["rates"] for g in ("all", "from_poor"))
     return (
         "The paper's figure is a drawing without data; this is an experiment of ours in its place. "
         "Gradient descent on the one parameter of a network of four units, "
         f"{settings['starts']} starts, {settings['updates']} updates, the same starts and draws in "
-        f"every arm, no arm tuned. Share that ends within 1 of the global minimum at learning "
-        f"rate {rate:g} (standard error), all starts: {everywhere}. Those that start in the "
-        f"poor well: {escaped}. NAN draws w to where its noise is weak; the deeper minimum of this "
+        "every arm, no arm tuned. Share that ends within 1 of the global minimum at learning rates "
+        f"{rates} (standard errors up to {error:.2f}), all starts: {everywhere}. Those that start "
+        "in the poor well: "
+        f"{escaped}. NAN draws w to where its noise is weak; the deeper minimum of this "
         "objective belongs to the units of larger weight, which may favour it."
+    )
+
+
+def _shares(result: Mapping[str, Any], group: str) -> str:
+    """Shares of every arm, one a learning rate."""
+    found = {(r["label"], r["learning_rate"]): r[group]["global"] for r in result["rates"]}
+    rates = result["settings"]["learning_rates"]
+    return "; ".join(
+        f"{arm.label}: " + " / ".join(f"{found[arm.label, rate]:.2f}" for rate in rates)
+        for arm in ARMS
     )
 
 

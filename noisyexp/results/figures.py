@@ -58,7 +58,7 @@ def plot_curves(
 ) -> tuple[Path, Path]:
     """Draw metrics over training, one line a row or activation, as SVG and PNG.
 
-    The line is the mean over the runs that converged, the band goes from the lowest to the highest
+    The line is the mean over the runs that finished, the band goes from the lowest to the highest
     of them. Runs that diverged are counted in the legend and not drawn.
 
     Args:
@@ -215,10 +215,10 @@ def _draw_runs(
 
 
 def _legend(key: str, runs: Sequence[Record]) -> str:
-    converged = sum(run.complete for run in runs)
-    seeds = f"{converged} seed{'s' if converged != 1 else ''}"
-    if converged < len(runs):
-        seeds = f"{converged} of {len(runs)} converged"
+    finished = sum(run.complete for run in runs)
+    seeds = f"{finished} seed{'s' if finished != 1 else ''}"
+    if finished < len(runs):
+        seeds = f"{finished} of {len(runs)} finished"
     name = _act_label(runs[0])
     if key not in (runs[0].act, "reference"):
         name += f", row {key}"

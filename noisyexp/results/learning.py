@@ -34,8 +34,9 @@ class Learning:
 
 
 LEARNING = {
+    # After 30 epochs the training NLL is a few roundings of float32 away from 0.
     "fig5": Learning(
-        "epoch", (1, 5, 20, 50), ("train_nll", "train_nll_clean", "valid_nll"), ("saturated",),
+        "epoch", (1, 5, 10, 20), ("train_nll", "train_nll_clean", "valid_nll"), ("saturated",),
         ("reference", "hard"),
     ),
     "fig8": Learning(

@@ -61,7 +61,8 @@ class Record:
     `name` is the path of the file below the folder it was loaded from, for messages and footnotes.
     `best` and `final` map metric names to values; a null value means it was not finite. `floor`
     has the best value that any model can reach, where it is known (generated data), `findings` what
-    a task keeps of the final model beside metrics.
+    a task keeps of the final model beside metrics, `environments` code, torch, device and threads
+    of its sessions, each once.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Record:
     cost: Mapping[str, Any]
     floor: Mapping[str, float]
     findings: Mapping[str, Any]
+    environments: tuple[Mapping[str, Any], ...]
 
     @property
     def complete(self) -> bool:
@@ -125,6 +127,7 @@ def load_record(path: Path, name: str | None = None) -> Record:
     fields["command"], fields["curve"] = tuple(raw["command"]), tuple(raw["curve"])
     fields["floor"] = raw.get("floor") or {}
     fields["findings"] = raw.get("findings") or {}
+    fields["environments"] = tuple(raw.get("environments") or ())
     fields["best"], fields["final"] = raw.get("best") or {}, raw.get("final") or {}
     return Record(name=name or path.name, **fields)
 

@@ -19,7 +19,7 @@ from noisyexp.results.verdict import RULES
 
 CSV_COLUMNS = (
     "scale", "data", "experiment", "label", "source", "metric", "unit", "direction", "paper",
-    "ours", "half_width", "seeds", "n", "converged", "baseline", "difference",
+    "ours", "half_width", "seeds", "n", "finished", "baseline", "difference",
     "difference_half_width", "common_seeds", "paper_difference", "absolute", "effect",
     "s_per_step_min", "s_per_step_max", "hours",
 )  # fmt: skip
@@ -64,7 +64,7 @@ def to_csv(table: Table) -> str:
                     section.scale, section.data, row.experiment, row.label, row.source, metric,
                     info.unit, info.direction, cell.paper, *_pair(cell.ours),
                     " ".join(str(r.seed) for r in line.records), len(line.records),
-                    line.converged, row.baseline, *_pair(diff), diff.n if diff else 0,
+                    line.finished, row.baseline, *_pair(diff), diff.n if diff else 0,
                     _rounded(cell.paper_difference), cell.absolute, cell.effect, *steps,
                     _rounded(line.hours),
                 ])  # fmt: skip
@@ -95,12 +95,12 @@ def _section(table: Table, section: Section) -> list[str]:
                 cell.effect,
             ))  # fmt: skip
         n = len(line.records)
-        ends = f"{line.converged} of {n}" if n else "-"
+        ends = f"{line.finished} of {n}" if n else "-"
         numbers.append((marks, *values, n, ends, _steps(line), _optional(line.hours, ".2f")))
     heads = [part for i in table.metrics.values() for part in (f"{i.title}: paper", "ours")]
     blocks = [
         title,
-        grid(("row", *heads, "n", "converged", "s/step", "hours, all runs"), numbers),
+        grid(("row", *heads, "n", "finished", "s/step", "hours, all runs"), numbers),
     ]
     if verdicts:
         heads = ["row", "metric", "absolute", "our difference to the baseline", "paper's", "effect"]
@@ -128,11 +128,7 @@ def _section(table: Table, section: Section) -> list[str]:
 
 def _provenance(records: Sequence[Record]) -> list[str]:
     """Commits, versions and hardware of the records, each with its number of runs."""
-    commits = Counter(
-        f"commit {str(r.code.get('commit') or 'unknown')[:12]}"
-        + (" with uncommitted changes (dirty working tree)" if r.code.get("dirty") else "")
-        for r in records
-    )
+    commits = Counter(_commits(r) for r in records)
     machines = Counter(
         f"torch {r.versions.get('torch', 'unknown')} on {r.machine.get('name', 'unknown')} "
         f"({r.machine.get('device', 'unknown')}, {r.machine.get('threads', '?')} threads)"
@@ -140,6 +136,16 @@ def _provenance(records: Sequence[Record]) -> list[str]:
     )
     found = [*sorted(commits.items()), *sorted(machines.items())]
     return [f"{what}: {runs} run{'s' if runs > 1 else ''}" for what, runs in found]
+
+
+def _commits(record: Record) -> str:
+    """The commits of all sessions of a run, in order."""
+    codes = record.environments or (record.code,)
+    names = dict.fromkeys(str(code.get("commit") or "unknown")[:12] for code in codes)
+    dirty = record.code.get("dirty")
+    return f"commit {' then '.join(names)}" + (
+        " with uncommitted changes (dirty working tree)" if dirty else ""
+    )
 
 
 def _commands(lines: Iterable[Line]) -> list[str]:

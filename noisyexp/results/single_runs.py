@@ -29,13 +29,13 @@ def first_solved(record: Record, limits: Mapping[str, float]) -> int | None:
 def by_seed(table: Table, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of a grid of the final values seed by seed; a dash for a run that diverged.
 
-    c at the end is there when some run was annealed, the update of the solution when the task has
+    c is there when some run was annealed, the update of the solution when the task has
     limits.
     """
     run = [line for line in lines if line.records]
     annealed = any("c" in record.final for line in run for record in line.records)
     heads = ["row", "seeds", *(info.title for info in table.metrics.values())]
-    heads += ["c at the end"] * annealed
+    heads += ["c of the chosen weights"] * annealed
     heads += ["solved", "after so many updates"] * bool(table.limits)
     rows = []
     for line in run:
@@ -44,8 +44,7 @@ def by_seed(table: Table, lines: Sequence[Line]) -> tuple[list[str], list[list[s
             values = [record.value(metric) for record in line.records]
             cells.append(_join("-" if v is None else f"{v:.4g}" for v in values))
         if annealed:
-            levels = {str(_level(record)) for record in line.records}
-            cells.append(_join(sorted(levels)))
+            cells.append(_join(_level(record) for record in line.records))
         if table.limits:
             steps = [first_solved(record, table.limits) for record in line.records]
             cells.append(f"{sum(step is not None for step in steps)} of {len(steps)}")
@@ -73,8 +72,8 @@ def order_of_rows(lines: Sequence[Line], metric: str, direction: str) -> list[st
         direction: "min" or "max", whichever is better.
 
     Returns:
-        One sentence a pair of neighbours that both have runs; rows with the same paper number are
-        readings of one row and not compared with each other.
+        One sentence a pair of neighbours among the rows that have runs; rows with the same paper
+        number are readings of one row and not compared with each other.
     """
     known = [(line, paper) for line in lines if (paper := line.row.paper.get(metric)) is not None]
     if len({paper for _, paper in known}) < 3:
@@ -83,17 +82,17 @@ def order_of_rows(lines: Sequence[Line], metric: str, direction: str) -> list[st
         line.row.experiment: [v for r in line.records if (v := r.value(metric)) is not None]
         for line, _ in known
     }
+    known = [(line, paper) for line, paper in known if values[line.row.experiment]]
     levels = sorted({paper for _, paper in known}, reverse=direction == "max")
     sentences = []
     for better, worse in pairwise(levels):
         for line in (line for line, paper in known if paper == better):
             for other in (other for other, paper in known if paper == worse):
                 ours, theirs = values[line.row.experiment], values[other.row.experiment]
-                if ours and theirs:
-                    sentences.append(
-                        f"{line.row.label} ({better:g}) before {other.row.label} ({worse:g}): "
-                        + _compare(ours, theirs, direction)
-                    )
+                sentences.append(
+                    f"{line.row.label} ({better:g}) before {other.row.label} ({worse:g}): "
+                    + _compare(ours, theirs, direction)
+                )
     return sentences
 
 
@@ -101,5 +100,8 @@ def _compare(ours: Sequence[float], theirs: Sequence[float], direction: str) -> 
     one, two = sum(ours) / len(ours), sum(theirs) / len(theirs)
     agrees = (one < two) == (direction == "min")
     apart = max(ours) < min(theirs) or max(theirs) < min(ours)
-    seeds = "seeds apart" if apart else "seeds overlap"
+    if len(ours) == len(theirs) == 1:
+        seeds = "one seed each"
+    else:
+        seeds = "seeds apart" if apart else "seeds overlap"
     return f"{one:.4g} and {two:.4g} here, {'the same' if agrees else 'the other'} order, {seeds}."

@@ -17,6 +17,8 @@ from noisyexp.results.verdict import PAPER_SCALE
 from noisyexp.results.yamlfile import read_yaml
 from noisyexp.schema import build, option
 
+EVIDENCE = (PAPER_SCALE, "cpu")
+"""Scales that say something about a claim; the others show that the code runs."""
 HEADS = ("claim", "where", "run", "paper", "ours", "difference", "verdict", "command")
 
 
@@ -30,7 +32,7 @@ class Claim:
     against: str = option("experiment of the same table")
     metric: str = option("name of the metric")
     at: dict[str, int] | None = option("point of the curve, as epoch: 5; null for final numbers")
-    command: str = option("what makes the table or figure")
+    command: str = option("what makes the table or figure at the paper's scale")
 
 
 def load_claims(path: Path) -> list[Claim]:
@@ -64,35 +66,27 @@ def claim_cells(claim: Claim, table: Table) -> list[str]:
         RecordError: the table has no such row.
     """
     section = _best_section(claim, table)
-    sides = [_runs(section, name) for name in (claim.against, claim.row)]
-    numbers = [_numbers(claim, runs) for runs in sides]
-    lines = [_line(section, name).row for name in (claim.against, claim.row)]
-    papers = [row.paper.get(claim.metric) for row in lines]
+    lines = [_line(section, name) for name in (claim.against, claim.row)]
+    runs = [[record for record in line.records if record.complete] for line in lines]
+    numbers = [_numbers(claim, side) for side in runs]
+    papers = [line.row.paper.get(claim.metric) for line in lines]
     paper = " → ".join(f"{p:g}" for p in papers if p is not None) if None not in papers else "-"
     common = sorted(numbers[0].keys() & numbers[1].keys())
-    info = next((r.metrics[claim.metric] for runs in sides for r in runs), None)
+    info = next((r.metrics[claim.metric] for side in runs for r in side), None)
+    scale = "" if section.scale == PAPER_SCALE else f" SCALE={section.scale}"
     if not common or info is None:
-        return [
-            claim.text,
-            claim.where,
-            "not run",
-            paper,
-            "-",
-            "-",
-            "not run",
-            f"`{claim.command}`",
-        ]
-    ours = " → ".join(
-        f"{mean_interval([side[seed] for seed in common]).mean:.4g}" for side in numbers
-    )
-    found, shown = _difference(claim, *numbers)
-    seeds = f"{len(common)} seed{'s' if len(common) > 1 else ''}"
-    at = "".join(f", {key} {place:,}" for key, place in (claim.at or {}).items())
-    verdict = judge(found, info.direction, section.where)
-    return [
-        claim.text, claim.where, f"scale {section.scale}, {seeds}", paper,
-        f"{ours} ({info.title}{at})", shown, verdict, f"`{claim.command}`",
-    ]  # fmt: skip
+        where, ours, shown, verdict, scale = "not run", "-", "-", "not run", ""
+    else:
+        found, shown = _difference(claim, *numbers)
+        lost = sum(not record.complete for line in lines for record in line.records)
+        where = f"scale {section.scale}, {len(common)} seed{'s' if len(common) > 1 else ''}"
+        where += f", {lost} diverged" if lost else ""
+        means = (mean_interval([side[seed] for seed in common]).mean for side in numbers)
+        at = "".join(f", {key} {place:,}" for key, place in (claim.at or {}).items())
+        ours = f"{' → '.join(f'{mean:.4g}' for mean in means)} ({info.title}{at})"
+        verdict = judge(found, info.direction, section.where)
+    command = f"`{claim.command}{scale}`"
+    return [claim.text, claim.where, where, paper, ours, shown, verdict, command]
 
 
 def judge(difference: Estimate | None, direction: str, where: str) -> str:
@@ -132,8 +126,9 @@ def _best_section(claim: Claim, table: Table) -> Section:
         sides = [_numbers(claim, _runs(section, n)).keys() for n in (claim.row, claim.against)]
         return len(sides[0] & sides[1])
 
-    full = [s for s in table.sections if s.scale == PAPER_SCALE and not s.where and common(s) > 1]
-    return full[0] if full else max(table.sections, key=common)
+    real = [s for s in table.sections if s.scale in EVIDENCE]
+    full = [s for s in real if s.scale == PAPER_SCALE and not s.where and common(s) > 1]
+    return full[0] if full else max(real, key=common)
 
 
 def _line(section: Section, experiment: str) -> Line:

@@ -50,7 +50,7 @@ class Line:
     hours: float | None
 
     @property
-    def converged(self) -> int:
+    def finished(self) -> int:
         """Runs that reached the end with finite numbers."""
         return sum(record.complete for record in self.records)
 

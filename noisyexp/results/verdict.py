@@ -15,8 +15,10 @@ WIDEST = 0.05
 PAPER_SCALE = "paper"
 
 RULES = (
-    f"Ours: mean over the runs that converged ± half the width of the {CONFIDENCE:.0%} Student-t "
-    "interval over seeds (none for a single seed). Runs that diverged count in n, not in the mean.",
+    f"Ours: mean over the runs that finished ± half the width of the {CONFIDENCE:.0%} Student-t "
+    "interval over seeds (none for a single seed). Runs that diverged count in n, not in the mean; "
+    "one that finished need not have learned its task. Nothing is corrected for the number of "
+    "comparisons: of twenty differences that are zero, one is expected to look like one.",
     f"Absolute: 'agrees' if the paper's number is within {MARGIN:.0%} of our mean, or inside our "
     f"interval while that is no wider than ±{WIDEST:.0%} of the mean ('undecided' if it is wider); "
     "otherwise 'better' or 'worse' with the distance. The margin is a choice: the paper gives "
@@ -40,7 +42,7 @@ def absolute(ours: Estimate | None, paper: float | None, direction: str, where: 
     """Verdict (a).
 
     Args:
-        ours: mean and interval of the metric, None when no run converged.
+        ours: mean and interval of the metric, None when no run finished.
         paper: the paper's number, None for a row of ours.
         direction: "min" or "max", whichever is better.
         where: `off_paper` of the runs.

@@ -132,8 +132,8 @@ def test_record_and_picture(
     check_same_drawing(svg, draw_fig2(record, tmp_path / "b")[0])
     assert png.stat().st_size > 10_000
     assert "<!-- 40 starts everywhere -->" in svg.read_text()
-    hard = next(r for r in record["rates"] if r["label"] == "hard-tanh")
-    assert f"hard-tanh {hard['all']['global']:.2f} (" in caption_fig2(record)
+    hard = [r["all"]["global"] for r in record["rates"] if r["label"] == "hard-tanh"]
+    assert f"hard-tanh: {hard[0]:.2f} / {hard[1]:.2f}; " in caption_fig2(record)
     assert "drawing without data" in caption_fig2(record)
 
 

@@ -73,7 +73,7 @@ def test_diverged_runs_count_in_n_and_not_in_the_mean(
     table = _build(table_root, compose)
     line = table.sections[0].lines[1]
     cell = line.cells["test_ppl"]
-    assert (len(line.records), line.converged, line.missing_seeds) == (3, 2, ())
+    assert (len(line.records), line.finished, line.missing_seeds) == (3, 2, ())
     assert cell.ours is not None and cell.ours.mean == 101.0
     assert cell.difference is not None and cell.difference.n == 2
     assert "| 3 | 2 of 3 |" in to_markdown(table)
@@ -83,7 +83,7 @@ def test_all_runs_diverged(table_root: Path, make_record: Any, compose: Any) -> 
     _fill(table_root, make_record, {"nah": [1.0, 1.0]}, status="diverged")
     line = _build(table_root, compose).sections[0].lines[1]
     assert line.cells["test_ppl"].absolute == "no result"
-    assert line.converged == 0
+    assert line.finished == 0
 
 
 def test_scales_and_data_are_never_mixed(table_root: Path, make_record: Any, compose: Any) -> None:
@@ -182,7 +182,7 @@ def test_csv_holds_every_number(table_root: Path, make_record: Any, compose: Any
     assert (nah["scale"], nah["metric"], nah["direction"]) == ("paper", "test_ppl", "min")
     assert [float(nah[key]) for key in ("paper", "ours", "difference")] == [100.0, 101.5, -8.5]
     assert float(nah["difference_half_width"]) == pytest.approx(1.242069, abs=1e-6)
-    assert [nah[key] for key in ("seeds", "n", "converged")] == ["0 1 2", "3", "3"]
+    assert [nah[key] for key in ("seeds", "n", "finished")] == ["0 1 2", "3", "3"]
     assert nah["common_seeds"] == "3"
     assert lines[2]["ours"] == "" and lines[2]["n"] == "0"
 

@@ -63,6 +63,7 @@ def test_two_numbers_are_no_order(table: Table) -> None:
         ([1.0, 4.0], [3.0, 4.0], "min", "2.5 and 3.5 here, the same order, seeds overlap."),
         ([5.0], [3.0, 4.0], "min", "5 and 3.5 here, the other order, seeds apart."),
         ([5.0], [3.0, 4.0], "max", "5 and 3.5 here, the same order, seeds apart."),
+        ([5.0], [3.0], "max", "5 and 3 here, the same order, one seed each."),
     ],
 )
 def test_comparison_of_neighbours(
