@@ -36,7 +36,8 @@ def to_markdown(table: Table, more: Sequence[str] = ()) -> str:
     used = [r for section in table.sections for line in section.lines for r in line.records]
     if used:
         blocks += ["## Where the numbers come from", _bullets(_provenance(used))]
-    blocks += ["## Commands", _bullets(_commands(table.sections[0].lines))]
+    blocks += ["## Commands", "At the paper's scale; `scale=cpu` at the end gives the smaller one."]
+    blocks.append(_bullets(_commands(table.sections[0].lines)))
     if table.left_out:
         blocks += ["## Records left out", _bullets(table.left_out)]
     for task, entries in table.deviations.items():
