@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from noisyexp.activations import functional as F
 from noisyexp.activations.noise import KEY_LIMIT, NoiseSource
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DrawKey, blocks_rows_units
 
 if TYPE_CHECKING:
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 
 def is_fusible(unit: Activation) -> bool:
-    """Whether the kernels know this unit; a subclass may compute anything and is not known."""
-    return "kernel_forms" in type(unit).__dict__
+    """Whether the kernels know this unit.
+
+    Not a subclass, which may compute anything, nor one whose alpha or c is a tensor, which may want
+    a gradient.
+    """
+    numbers = isinstance(unit.alpha, float | int) and isinstance(unit.c, float | int)
+    return numbers and "kernel_forms" in type(unit).__dict__
 
 
 def _form(unit: Activation) -> tuple[int, int]:
@@ -128,7 +133,6 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
     ) -> Tensor:
-        x = x.contiguous()
         value = torch.empty_like(x)
         ctx.size = K.Shape(*blocks_rows_units(x.shape), K.threads_for(x.numel(), K.CHUNKS))
         ctx.site = site
@@ -138,7 +142,7 @@ class _Unit(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:
         x, p, given = ctx.saved_tensors
         d_value, d_x = d_value.contiguous(), torch.empty_like(x)
@@ -179,6 +183,6 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
         (draws,) = draw_for([unit], tuple(x.shape), x)
     given = draws if isinstance(draws, Tensor) else None
     value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
-        x, used_p(unit), make_site(unit, draws), given
+        x.contiguous(), used_p(unit), make_site(unit, draws), given
     )
     return value

@@ -137,9 +137,14 @@ class Activation(nn.Module):
 
         Returns:
             The unit's value, shape and dtype of x.
+
+        Raises:
+            TypeError: x is not of a floating dtype.
         """
         if can_fuse(self, x, noise):
             return fused_unit(self, x, noise)
+        if not x.is_floating_point():
+            raise TypeError(f"x must be floating, not {x.dtype}; use x.float()")
         if not (self.training and self.has_noise):
             value = self.expected(x)
         else:

@@ -126,9 +126,13 @@ def runs(*tensors: torch.Tensor | None) -> bool:
     """Whether the kernels can be had and take these tensors, with one notice a reason why not.
 
     They take tensors that are all float32 or all float64, on the CPU, outside autocast. No notice
-    where they are switched off, and none within `torch.compile`, which traces the plain code.
+    where they are switched off, and none within `torch.compile`, `torch.jit.trace` and the
+    transforms of `torch.func`, which go through the plain code.
     """
-    if os.environ.get(SWITCH) == "0" or torch.compiler.is_compiling():
+    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if tracing or os.environ.get(SWITCH) == "0":
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     given = [tensor for tensor in tensors if tensor is not None]
     dtypes, devices = {t.dtype for t in given}, {t.device.type for t in given}

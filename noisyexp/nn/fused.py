@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from noisyexp.activations import Activation
 from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, point_to_p, used_p
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.derivatives import first_derivatives
 
 TRANSPOSE_ROWS = 1500
 """From so many rows on the transposed weight gradient is the faster product, copy included."""
@@ -116,7 +116,7 @@ class _Recurrence(torch.autograd.Function):
         return output, output[last].clone(), cells[last].clone() if lstm else None
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(
         ctx: Any, d_output: Tensor | None, d_h: Tensor | None, d_c: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -167,7 +167,8 @@ def _backward(
     d_flat = d_gates.view(steps * batch, -1)
     d_x = d_flat.mm(w_ih).view(steps, batch, -1) if ctx.needs_input_grad[1] else None
     d_b = d_flat.sum(0) if b_ih is not None else None
-    d_b_hh = d_recurrent.view(steps * batch, -1).sum(0) if b_ih is not None and not lstm else d_b
+    # One tensor twice would be scaled twice by what works in place on gradients.
+    d_b_hh = None if d_b is None else d_b.clone() if lstm else d_recurrent.flatten(0, 1).sum(0)
     return (
         None, d_x, d_h, d_c if lstm else None, _weight_grad(d_flat, flat),
         _recurrent_weight_grad(plan, d_recurrent, h_start, output), d_b, d_b_hh,
@@ -216,7 +217,12 @@ def _recurrent_weight_grad(plan: Plan, d: Tensor, h_start: Tensor, output: Tenso
 
 def _runs_as_is(unit: Activation) -> bool:
     """Whether nothing asks for the unit itself to be called: hooks, or its own backend."""
-    hooked = unit._forward_hooks or unit._forward_pre_hooks or unit._backward_hooks
+    hooked = (
+        unit._forward_hooks
+        or unit._forward_pre_hooks
+        or unit._backward_hooks
+        or unit._backward_pre_hooks
+    )
     return is_fusible(unit) and unit.backend == "auto" and not hooked and fits(unit, unit.num_units)
 
 

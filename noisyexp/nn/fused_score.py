@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from noisyexp.activations import Activation
 from noisyexp.activations.fused import draw_for, make_site, point_to_p, used_p
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.derivatives import MESSAGE, first_derivatives
 
 _NAME = "_noisyexp_key_gradient"
 
@@ -56,8 +56,9 @@ class _Gather(torch.autograd.Function):
         return keys.new_empty(0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, None]:
+        if torch.is_grad_enabled():  # nothing is saved here that could tell later
+            raise RuntimeError(MESSAGE)
         return ctx.gradient.take(), None
 
 
@@ -92,7 +93,6 @@ class _Score(torch.autograd.Function):
         given: Tensor | None,
         gradient: _KeyGradient | None,
     ) -> Tensor:
-        q, v = q.contiguous(), v.contiguous()
         scores = keys.new_empty(keys.shape[:2])
         ctx.site, ctx.gradient = site, gradient
         ctx.save_for_backward(keys, q, v, p, given)
@@ -103,7 +103,7 @@ class _Score(torch.autograd.Function):
         return scores
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
         keys, q, v, p, given = ctx.saved_tensors
         d_scores, d_q = d_scores.contiguous(), torch.zeros_like(q)
@@ -156,6 +156,13 @@ def fused_score(unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:
     keys = keys if keys.stride(-1) == 1 else keys.contiguous()
     token, gradient = _shared(keys)
     scores: Tensor = _Score.apply(  # type: ignore[no-untyped-call]
-        keys, token, q, v, used_p(unit), make_site(unit, draws), given, gradient
+        keys,
+        token,
+        q.contiguous(),
+        v.contiguous(),
+        used_p(unit),
+        make_site(unit, draws),
+        given,
+        gradient,
     )
     return scores

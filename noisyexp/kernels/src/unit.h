@@ -13,7 +13,7 @@ INLINE REAL NAME(half_tanh)(REAL z) {
 INLINE void NAME(output_noise)(const site *s, int grad, const REAL *x, const REAL *p,
                                const REAL *xi, REAL *v, REAL *dx, REAL *dp) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
-    const REAL alpha = s->alpha, c = s->c, side = s->side;
+    const REAL alpha = s->alpha, rest = 1 - alpha, c = s->c, side = s->side;
     REAL push[TILE];
     if (s->multiplier == MULTIPLIER_MEAN)
         for (int l = 0; l < TILE; l++) push[l] = c * s->mean;
@@ -27,7 +27,8 @@ INLINE void NAME(output_noise)(const site *s, int grad, const REAL *x, const REA
         REAL delta = h - u;
         REAL q = NAME(half_tanh)(p[l] * delta);
         REAL pushed = x[l] >= 0 ? side * push[l] : -side * push[l];
-        v[l] = alpha * h + (1 - alpha) * u + pushed * q * q;
+        REAL leak = rest == 0 ? 0 : u; /* u may be infinite */
+        v[l] = alpha * h + rest * leak + pushed * q * q;
         if (grad) {
             REAL k = 2 * pushed * q * ((REAL)0.25 - q * q);
             dx[l] = h == u ? slope : slope * (1 - alpha - k * p[l]);
@@ -43,7 +44,8 @@ INLINE void NAME(noiseless)(const site *s, int grad, const REAL *x, REAL *v, REA
     for (int l = 0; l < TILE; l++) {
         REAL u = slope * x[l] + offset;
         REAL h = u < low ? low : (u > high ? high : u);
-        v[l] = alpha * h + rest * u;
+        REAL leak = rest == 0 ? 0 : u;
+        v[l] = alpha * h + rest * leak;
         if (grad) {
             dx[l] = h == u ? slope : slope * rest;
             dp[l] = 0;
