@@ -6,6 +6,7 @@ Examples:
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -52,4 +53,5 @@ def main(path: Path | None = None, settings: Settings | None = None) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args()
     sys.exit(main())

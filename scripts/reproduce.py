@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 from noisyexp.cli.compose import check  # noqa: E402
 from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
 from noisyexp.results.matching import mismatches  # noqa: E402
-from noisyexp.results.records import Record, load_records, publish  # noqa: E402
+from noisyexp.results.records import Record, load_record, load_records, publish  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
 from scripts.make_table import main as make_table  # noqa: E402
 
@@ -27,6 +27,18 @@ def _fits(record: Record) -> bool:
     """Whether a record was made with the settings that its row file has now."""
     experiment = f"experiment={record.experiment}"
     return not mismatches(record, check([experiment, f"scale={record.scale}"])[0].plain)
+
+
+def _publish(run: Path, row: Row) -> Path:
+    """Publish a run of `row`, in the place of an older record.
+
+    Raises:
+        RecordError: it is a run of something else, or with other settings than the row's.
+    """
+    record = load_record(run, str(run))
+    if record.experiment != row.experiment or not _fits(record):
+        raise RecordError(f"{run} is not a run of {row.experiment} with the settings of its file")
+    return publish(run, ROOT / "results", replace=True)
 
 
 def missing_runs(rows: list[Row], scale: str, seeds: list[int] | None) -> list[tuple[Row, int]]:
@@ -86,9 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return code
             if run.exists():
                 try:
-                    print(
-                        f"record: {publish(run, ROOT / 'results', replace=True).relative_to(ROOT)}"
-                    )
+                    print(f"record: {_publish(run, row).relative_to(ROOT)}")
                 except RecordError as error:
                     failed.append(str(error))
     except NoisyexpError as error:

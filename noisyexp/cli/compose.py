@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
 from noisyexp.errors import ConfigError
@@ -125,10 +126,26 @@ def spec_from_config(
         act=str(choices.get("act")),
         scale=run.scale,
         data=run.data.source,
-        experiment=choices.get("experiment"),
+        experiment=_own_experiment(choices),
         seed=run.seed,
     )
+    if names.experiment is None:
+        plain["row"] = None
     return RunSpec(run, task, plain, names, command)
+
+
+def _own_experiment(choices: Mapping[str, Any]) -> str | None:
+    """The experiment, unless the command line has put another task or unit into its row."""
+    name = choices.get("experiment")
+    path = CONFIG_DIR / "experiment" / f"{name}.yaml"
+    if name is None or not path.is_file():  # a file of the user's own folder
+        return None if name is None else str(name)
+    defaults = OmegaConf.to_container(OmegaConf.load(path)).get("defaults", [])  # type: ignore[union-attr]
+    for entry in defaults:
+        for key, value in entry.items():
+            if choices.get(key.removeprefix("override /")) != value:
+                return None
+    return str(name)
 
 
 def _task_section(values: Any, problems: list[str]) -> Any:
@@ -210,7 +227,7 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         config = compose(
             ROOT_FILE, overrides=[*groups.searchpath, *choices], return_hydra_config=True
         )
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         problems.append(_first_line(error))
         return []
     names = list(_dotted(config))
@@ -276,7 +293,7 @@ def _jobs(parsed: list[Override], problems: list[str]) -> list[list[str]]:
 def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:
     try:
         config = compose(ROOT_FILE, overrides=job, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         problems.append(_first_line(error))
         return None
     choices = dict(config.hydra.runtime.choices)
@@ -291,5 +308,7 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, YAMLError):  # what, and in which file and line
+        return " ".join(str(error).split())
     key = getattr(error, "full_key", None)
     return (f"{key}: " if key else "") + str(error).strip().splitlines()[0]

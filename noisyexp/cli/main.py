@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -29,7 +30,10 @@ HYDRA_FLAGS = (
     "--shell-completion",
     "-sc",
 )
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
 """What the machine refuses; every other OSError is a bug of ours."""
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
@@ -141,6 +145,12 @@ def _overrides() -> list[str]:
 
 def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
     """All runs by Hydra's launcher; then what became of each, from its record."""
+    root = Path(specs[0].config.run_root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"run_root={root}: {error.strerror or error}; choose another", file=sys.stderr)
+        return 1
     sys.stdout.flush()
     launched = True
     try:

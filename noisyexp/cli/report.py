@@ -101,14 +101,18 @@ def sweep_report(specs: list[RunSpec]) -> tuple[str, int]:
         own = " ".join(part for part in spec.command if part not in shared)
         lines.append(f"  {own or _short(spec.names)}: {text}")
     path = Path(specs[0].config.run_root) / "sweep.json"
-    write_json(path, entries)
+    try:
+        write_json(path, entries)
+        where = f"list in {path}"
+    except OSError as error:  # the runs' own messages say more
+        where = f"no list: {path}: {error.strerror or error}"
     counts = Counter(entry["status"] for entry in entries)
     failed = len(specs) - counts.pop("complete", 0)
     head = f"{len(specs) - failed} of {len(specs)} runs complete"
     head += "".join(f", {count} {status}" for status, count in counts.items())
     if any(status not in FINISHED for status in counts):
         head += "; the same command goes on with what is not finished"
-    return "\n".join([f"{head} (list in {path})", *lines]), failed
+    return "\n".join([f"{head} ({where})", *lines]), failed
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from noisyexp.schema import build
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
 from noisyexp.training.config import ActConfig, AnnealConfig
-from noisyexp.training.run import check_same_files
+from noisyexp.training.sessions import check_same_files
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 WEIGHTS = ("last", "best")

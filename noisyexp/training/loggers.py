@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisyexp.errors import NoisyexpError
-from noisyexp.fileio import atomic_write_text
+from noisyexp.fileio import atomic_write_text, finite
 from noisyexp.tasks import StepOutput
 from noisyexp.training.callbacks import Callback
 
@@ -77,7 +77,7 @@ class MetricsFiles(StepLogger):
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line."""
         with self.jsonl.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite(row)) + "\n")
 
     def _write_csv(self, trainer: Trainer) -> None:
         if not trainer.curve:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import errno
+import math
 import os
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from noisyexp.activations import (
     noise_parameters,
     set_noise_level,
 )
-from noisyexp.errors import CheckpointError, DataError, DivergedError, NoisyexpError
+from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import read_json, write_json
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
@@ -48,6 +48,7 @@ from noisyexp.training.record import (
     peak_memory_mb,
     start_record,
 )
+from noisyexp.training.sessions import Sessions
 from noisyexp.training.trainer import Trainer
 
 FINISHED = ("complete", "diverged")
@@ -99,83 +100,6 @@ class Outcome:
     folder: Path
     record: dict[str, Any]
     skipped: bool
-
-
-class Sessions(Callback):
-    """Wall time of a run over all its processes, and what each of them ran with.
-
-    Args:
-        environment: code, torch, device and threads of this process.
-        files: SHA-256 of the data by file name; a run stays with the data that it began with.
-    """
-
-    def __init__(self, environment: dict[str, Any], files: Mapping[str, str]) -> None:
-        self.environment, self.files = environment, dict(files)
-        self.before, self.environments = 0.0, [environment]
-        self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        self._began = time.monotonic()
-
-    def seconds(self) -> float:
-        """Wall time so far."""
-        return self.before + time.monotonic() - self._began
-
-    def state_dict(self) -> dict[str, Any]:
-        """Time, environments, start and data of the run."""
-        kept = {"environments": self.environments, "started": self.started, "files": self.files}
-        return {"seconds": self.seconds(), **kept}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting, and warn if this process is not like the one before.
-
-        Raises:
-            DataError: it has other data.
-        """
-        check_same_files(state, self.files)
-        self.before, self.started = float(state["seconds"]), str(state["started"])
-        before = state["environments"][-1]
-        changed = [
-            f"{key} was {before[key]}, is {value}"
-            for key, value in self.environment.items()
-            if before.get(key) != value
-        ]
-        if changed:
-            print(
-                f"this session differs from the one before it ({'; '.join(changed)}): the last "
-                "bits of the result may too",
-                file=sys.stderr,
-            )
-        self.environments = [*state["environments"], self.environment]
-
-    def describe(self, record: dict[str, Any]) -> None:
-        """Put the environments that were used, each once, and the time into the record."""
-        used: list[dict[str, Any]] = []
-        for environment in self.environments:
-            if environment not in used:
-                used.append(environment)
-        record["environments"] = used
-        record["code"]["dirty"] = any(environment["dirty"] for environment in used)
-        record["cost"].update(
-            wall_s=round(self.seconds(), 3), sessions=len(self.environments), started=self.started
-        )
-
-
-def check_same_files(sessions: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Compare the data at hand with those of a checkpoint.
-
-    Args:
-        sessions: state of `Sessions`.
-        files: SHA-256 by name.
-
-    Raises:
-        DataError: they differ, so that ids of words, for example, may mean something else.
-    """
-    before = sessions.get("files", files)  # older checkpoints do not say
-    if before != files:
-        names = sorted(k for k in {*before, *files} if before.get(k) != files.get(k))
-        raise DataError(
-            f"the data are not those that the run began with: {', '.join(names)} changed. Put the "
-            "former files back, or delete the run's folder to begin anew."
-        )
 
 
 def execute(spec: RunSpec) -> Outcome:
@@ -271,10 +195,17 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
     record.update(describe_task(task, trainer.model))
     state = checkpoint.load_newest(folder, device)
     if state is not None:
-        trainer.load_state_dict(state)
+        try:
+            trainer.load_state_dict(state)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {folder} does not fit this version of the code: {error}. "
+                "Delete the folder to start this run from the beginning."
+            ) from error
         print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
     try:
         trainer.fit()
+        _check_measured(trainer, trainer.curve[-1])
         record["final"] = _final_metrics(trainer, folder)
         findings = trainer.evaluate(task.findings)
         if findings:
@@ -292,6 +223,14 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
             "finished": finished,
         }
         sessions.describe(record)
+
+
+def _check_measured(trainer: Trainer, last: Mapping[str, Any]) -> None:
+    """Weights with which nothing can be measured have diverged, though every loss was finite."""
+    best = next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
+    value = last.get(trainer.task.selection, math.nan)
+    if not best or (trainer.config.use_weights == "last" and not math.isfinite(value)):
+        raise DivergedError(trainer.step, trainer.learning_rate, math.nan, None)
 
 
 def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from noisyexp.cli.main import main
 from noisyexp.tasks.ptb.task import PTB
 from noisyexp.training.trainer import Trainer
 
@@ -187,3 +188,13 @@ def test_two_processes_give_the_same_bits_as_one(
     serial = outcomes(records())
     assert outcomes(records("parallel")) == serial
     assert serial["nan_normal 0"] != serial["nan_normal 1"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "file"
+    root.write_text("")
+    words = ["-m", "task=unique_count", "scale=smoke", "seed=0,1", "progress=off"]
+    assert main([*words, f"run_root={root}"]) == 1
+    assert capsys.readouterr() == ("", f"run_root={root}: File exists; choose another\n")

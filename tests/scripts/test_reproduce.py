@@ -9,6 +9,7 @@ import pytest
 
 import scripts.reproduce as reproduce
 from noisyexp.cli.main import main as run_main
+from noisyexp.errors import RecordError
 from noisyexp.results.rows import load_rows
 
 ROWS = load_rows(reproduce.ROOT / "configs" / "experiment" / "table2")
@@ -53,6 +54,20 @@ def test_runs_with_a_record_of_the_scale_are_left_out(root: Path) -> None:
     assert ("table2/nah", 1) not in todo("smoke", [0, 1])
     assert ("table2/nah", 0) in todo("smoke", [0, 1])
     assert ("table2/nah", 1) in todo("paper", [0, 1])
+
+
+def test_a_run_with_other_settings_is_not_published_as_the_row(root: Path) -> None:
+    arguments = ["experiment=fig6/nah", "scale=smoke", "progress=off", f"run_root={root}/runs"]
+    assert run_main([*arguments, "training.lr=0.5"]) == 0
+    (run,) = (root / "runs").rglob("run.json")
+    row = next(
+        row
+        for row in load_rows(root / "configs" / "experiment" / "fig6")
+        if row.experiment == "fig6/nah"
+    )
+    with pytest.raises(RecordError, match="is not a run of fig6/nah with the settings of its file"):
+        reproduce._publish(run, row)
+    assert not (root / "results").exists()
 
 
 def test_wrong_seeds_and_tables_are_explained(

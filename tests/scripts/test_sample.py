@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     options = [f"run_root={root}", "threads=1", "progress=off", "act=nah"]
     (spec,) = check(
-        ["task=unique_count", "scale=smoke", "anneal.schedule=interval", "anneal.every=7", *options]
+        ["task=unique_count", "scale=smoke", "anneal.schedule=interval", "anneal.every=8", *options]
     )
     return execute(spec).folder
 
@@ -37,7 +37,7 @@ def test_loaded_model_scores_what_the_run_recorded(run: Path) -> None:
         found = loaded.task.validate(loaded.model, torch.device("cpu"))
     assert found["valid_loss"] == record["valid_loss"]
     levels = [unit.c for unit in activations(loaded.model)]
-    assert levels == [record["c"]] * 5 and record["c"] == pytest.approx(30 / 6**0.5)
+    assert levels == [record["c"]] * 5 and record["c"] == pytest.approx(30 / 5**0.5)
 
 
 def test_best_weights_are_those_of_the_best_epoch(run: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_run_that_was_killed(run: Path, tmp_path: Path) -> None:
         del record[key]
     (tmp_path / "run.json").write_text(json.dumps(record))
     levels = [unit.c for unit in activations(load_run(tmp_path).model)]
-    assert levels == pytest.approx([30 / 6**0.5] * 5)
+    assert levels == pytest.approx([30 / 5**0.5] * 5)
     record["config"]["task"]["hidden_size"] = 13
     (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="of another model"):

@@ -92,6 +92,17 @@ def test_a_learning_rate_far_too_large(tmp_path: Path) -> None:
     assert "learning rate 1e+30" in record["reason"]
 
 
+@pytest.mark.parametrize("kept", ["best", "last"])
+def test_weights_with_which_nothing_can_be_measured(tmp_path: Path, kept: str) -> None:
+    """One update with a finite loss and a rate at which the weights overflow."""
+    arguments = ["task=ptb", "act=nah", "scale=smoke", "data=generated", f"run_root={tmp_path}"]
+    rate = ["training.lr=1e38", "training.max_grad_norm=null", "training.max_steps=1"]
+    assert main([*arguments, *rate, "progress=off", f"training.use_weights={kept}"]) == 1
+    (path,) = tmp_path.rglob("run.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "diverged" and record["curve"][-1]["valid_ppl"] is None
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_are_those_before_the_bad_step(
     value: float, toy_trainer: Callable[..., Trainer]

@@ -142,6 +142,23 @@ def test_an_experiment_adopts_a_run_made_by_hand(
     assert other.record["experiment"] == "table2/reference"
 
 
+@pytest.mark.parametrize(
+    ("words", "experiment"),
+    [
+        ([], "table5/reference"),
+        (["seed=3", "scale=cpu", "threads=1"], "table5/reference"),
+        (["act=nan_normal"], None),
+        (["task=ptb"], None),
+    ],
+)
+def test_a_row_with_other_units_or_task_is_no_run_of_the_row(
+    words: list[str], experiment: str | None
+) -> None:
+    (spec,) = check(["experiment=table5/reference", *words])
+    assert spec.names.experiment == experiment
+    assert (spec.plain["row"] is None) == (experiment is None)
+
+
 def test_an_unreadable_record_is_made_again(
     tmp_path: Path, make_spec: Callable[..., RunSpec]
 ) -> None:

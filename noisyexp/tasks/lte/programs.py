@@ -209,8 +209,7 @@ def programs(
     """
     uniform = random.Random(key).random
     draw = level_draw(strategy, current, target, uniform)
-    wanted = SPLITS.index(split)
     while True:
         program = compose(_constant(draw()) if per_program else draw, uniform)
-        if text_hash(program.source + program.target) % 3 == wanted:
+        if split_of(program) == split:
             yield program
