@@ -141,11 +141,9 @@ def _own_experiment(choices: Mapping[str, Any]) -> str | None:
     if name is None or not path.is_file():  # a file of the user's own folder
         return None if name is None else str(name)
     defaults = OmegaConf.to_container(OmegaConf.load(path)).get("defaults", [])  # type: ignore[union-attr]
-    for entry in defaults:
-        for key, value in entry.items():
-            if choices.get(key.removeprefix("override /")) != value:
-                return None
-    return str(name)
+    own = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    changed = any(choices.get(key.removeprefix("override /")) != value for key, value in own)
+    return None if changed else str(name)
 
 
 def _task_section(values: Any, problems: list[str]) -> Any:
