@@ -43,6 +43,9 @@ def draws_apart() -> Iterator[None]:
 class NoiseSource:
     """Standard normal draws keyed by (seed, step, site, call within the step).
 
+    A forward pass that is computed again (torch.utils.checkpoint) counts as another call and draws
+    other noise, so that gradients are wrong: leave checkpointed modules without a source.
+
     Args:
         seed: seed of the run.
     """

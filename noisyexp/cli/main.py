@@ -62,7 +62,11 @@ def main(argv: list[str]) -> int:
         return error.exit_code
     if any(argument in HYDRA_FLAGS for argument in argv):
         try:
+            check([argument for argument in argv if "=" in argument])
             _hydra(argv)
+        except NoisyexpError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
         except ValueError as error:  # two flags that exclude each other, or act=null
             print(error, file=sys.stderr)
             return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -25,12 +26,25 @@ def read_pairs(
 
     Raises:
         ConfigError: all mistakes of the line, each with the closest name.
+        SystemExit: the line asked for help, which has been printed.
     """
+    if {"-h", "--help"} & set(arguments):
+        print("\n".join(["key=value arguments:", *help_lines(cls, defaults)]))
+        raise SystemExit(0)
     problems: list[str] = []
     section = build(cls, {**defaults, **read_values(cls, arguments, problems)}, "", problems)
     if section is None or problems:
         raise ConfigError(problems)
     return section
+
+
+def help_lines(cls: type, defaults: Mapping[str, Any]) -> list[str]:
+    """A line a key: what it means, and its default unless it has to be given."""
+    lines = []
+    for field in dataclasses.fields(cls):
+        ending = f" (default {defaults[field.name]})" if field.name in defaults else ""
+        lines.append(f"  {field.name:12s} {field.metadata['help']}{ending}")
+    return lines
 
 
 def read_values(cls: type, arguments: Sequence[str], problems: list[str]) -> dict[str, Any]:

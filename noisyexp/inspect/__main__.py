@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from noisyexp.activations import Activation, variants
+from noisyexp.cli.pairs import help_lines
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.inspect.equations import describe
@@ -103,9 +104,7 @@ def save_page(drawings: Sequence[Drawing], kind: str, path: Path) -> list[Path]:
 
 def usage() -> str:
     """What can be given."""
-    lines = [__doc__ or "", "Arguments"]
-    for field in dataclasses.fields(Settings):
-        lines.append(f"  {field.name:12s} {field.metadata['help']}")
+    lines = [__doc__ or "", "Arguments", *help_lines(Settings, {})]
     return "\n".join([*lines, "", f"Units: {', '.join(variants())}"])
 
 

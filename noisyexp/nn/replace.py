@@ -10,6 +10,7 @@ from torch import nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.nn.cells import NoisyGRUCell, NoisyLSTMCell
 from noisyexp.nn.gru import NoisyGRU
+from noisyexp.nn.initial import drop_bias
 from noisyexp.nn.lstm import NoisyLSTM
 
 _UNITS = {nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
@@ -108,6 +109,9 @@ def _noisy(module: nn.Module, spec: ActivationSpec, like: dict[str, Any]) -> nn.
                     f"off weight_norm and the like first"
                 )
             setattr(new, name, parameter)
+        for name in own.keys() - dict(module.named_parameters()).keys():
+            if name in dict(module.named_buffers()):  # taken away by drop_bias
+                drop_bias(new, name)
     return new.train(module.training)
 
 

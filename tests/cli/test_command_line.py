@@ -16,11 +16,12 @@ import pytest
 from noisyexp.cli import help as help_texts
 from noisyexp.cli import report
 from noisyexp.cli.compose import GROUPS, check
-from noisyexp.cli.main import spell_nan
+from noisyexp.cli.main import main, spell_nan
 from noisyexp.cli.report import paper_numbers, run_line, show
 from noisyexp.errors import DataError
 from noisyexp.tasks.ptb.task import PTB
 from noisyexp.training.run import Outcome
+from scripts.sample import main as sample
 
 Run = Callable[..., Any]
 Records = Callable[..., dict[str, dict[str, Any]]]
@@ -339,3 +340,18 @@ def test_a_run_that_did_not_get_there() -> None:
 )  # fmt: skip
 def test_show(value: float | None, text: str) -> None:
     assert show(value) == text
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job", "sed=1"], ["sed=1", "--info"]])
+def test_hydras_own_pages_are_checked_like_runs(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert "sed=1: no such key. Did you mean seed?" in capsys.readouterr().err
+
+
+def test_scripts_with_pairs_say_what_they_take(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        sample(["--help"])
+    out = capsys.readouterr().out
+    assert "  run          folder of a run" in out and "(default last)" in out

@@ -10,6 +10,7 @@ from torch import nn
 
 from noisyexp import ActivationSpec, NoisyGRU, NoisyLSTM, NoisyLSTMCell, replace_activations
 from noisyexp.activations import activations
+from noisyexp.nn.initial import drop_bias
 
 
 class Model(nn.Module):
@@ -97,3 +98,16 @@ def test_cells_keep_their_interface() -> None:
     assert isinstance(model[0], NoisyLSTMCell)
     h, c = model[0](torch.randn(2, 3))
     assert h.shape == c.shape == (2, 4)
+
+
+@pytest.mark.parametrize("variant", ["reference", "hard"])
+def test_a_bias_that_was_taken_away_stays_away(variant: str) -> None:
+    model = nn.Sequential(nn.GRU(4, 6))
+    drop_bias(model[0], "bias_hh_l0")
+    x = torch.randn(3, 2, 4)
+    before, _ = model(x)
+    replace_activations(model, variant)
+    assert "bias_hh_l0" not in dict(model[0].named_parameters())
+    assert torch.equal(model[0].bias_hh_l0, torch.zeros(18))
+    if variant == "reference":
+        torch.testing.assert_close(model(x)[0], before)
