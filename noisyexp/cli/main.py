@@ -30,6 +30,9 @@ HYDRA_FLAGS = (
     "--shell-completion",
     "-sc",
 )
+SHOWS_RUN = {"--cfg", "-c", "--info", "-i"}
+"""Those that show a run, so that its overrides are checked; the others have words of their own."""
+
 DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENOTDIR, errno.EEXIST,
@@ -62,7 +65,8 @@ def main(argv: list[str]) -> int:
         return error.exit_code
     if any(argument in HYDRA_FLAGS for argument in argv):
         try:
-            check([argument for argument in argv if "=" in argument])
+            if SHOWS_RUN & set(argv):
+                check([word for word in argv if "=" in word and not word.startswith("-")])
             _hydra(argv)
         except NoisyexpError as error:
             print(error, file=sys.stderr)

@@ -39,10 +39,11 @@ def read_pairs(
 
 
 def help_lines(cls: type, defaults: Mapping[str, Any]) -> list[str]:
-    """A line a key: what it means, and its default unless it has to be given."""
+    """A line a key: what it means, and its default if that is a value."""
     lines = []
     for field in dataclasses.fields(cls):
-        ending = f" (default {defaults[field.name]})" if field.name in defaults else ""
+        default = defaults.get(field.name)
+        ending = "" if default in (None, "") else f" (default {default})"
         lines.append(f"  {field.name:12s} {field.metadata['help']}{ending}")
     return lines
 

@@ -212,8 +212,7 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
             record["findings"] = findings
         record["status"] = "complete"
     finally:
-        best = next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
-        record["curve"], record["best"] = trainer.curve, best
+        record["curve"], record["best"] = trainer.curve, _best(trainer)
         record["progress"] = {"step": trainer.step, "total_steps": trainer.total_steps}
         finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         record["cost"] = {
@@ -225,11 +224,15 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
         sessions.describe(record)
 
 
+def _best(trainer: Trainer) -> dict[str, float]:
+    """The best epoch so far, empty when none could be measured."""
+    return next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
+
+
 def _check_measured(trainer: Trainer, last: Mapping[str, Any]) -> None:
     """Weights with which nothing can be measured have diverged, though every loss was finite."""
-    best = next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
     value = last.get(trainer.task.selection, math.nan)
-    if not best or (trainer.config.use_weights == "last" and not math.isfinite(value)):
+    if not _best(trainer) or (trainer.config.use_weights == "last" and not math.isfinite(value)):
         raise DivergedError(trainer.step, trainer.learning_rate, math.nan, None)
 
 

@@ -350,6 +350,13 @@ def test_hydras_own_pages_are_checked_like_runs(
     assert "sed=1: no such key. Did you mean seed?" in capsys.readouterr().err
 
 
+def test_hydras_words_are_no_overrides(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cfg", "job", "--package=act", "act=nah"]) == 0
+    assert "variant: nah" in capfd.readouterr().out
+    assert main(["-sc", "install=bash"]) == 0
+    assert "complete" in capfd.readouterr().out
+
+
 def test_scripts_with_pairs_say_what_they_take(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         sample(["--help"])
