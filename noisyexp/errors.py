@@ -6,6 +6,7 @@ The command line prints them without a traceback; anything else is a bug and kee
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class NoisyexpError(Exception):
@@ -51,28 +52,36 @@ class RecordError(NoisyexpError):
 
 
 class DivergedError(NoisyexpError):
-    """Training met a non-finite loss or gradient.
+    """Training met a non-finite loss or gradient, or weights with which nothing can be measured.
 
     Attributes:
         step: the update that failed, counted from 1.
         learning_rate: learning rate of that update.
         loss: value of the loss.
-        grad_norm: global L2 norm of the gradient, or None when the loss itself was not finite.
+        grad_norm: global L2 norm of the gradient, or None when it was not computed.
+        metric: name of the validation metric that is not finite, when loss and gradient were.
     """
 
     def __init__(
-        self, step: int, learning_rate: float, loss: float, grad_norm: float | None
+        self,
+        step: int,
+        learning_rate: float,
+        loss: float,
+        grad_norm: float | None,
+        metric: str | None = None,
     ) -> None:
-        self.step, self.learning_rate, self.loss, self.grad_norm = (
-            step, learning_rate, loss, grad_norm,
+        self.step, self.learning_rate, self.loss, self.grad_norm, self.metric = (
+            step, learning_rate, loss, grad_norm, metric,
         )  # fmt: skip
-        what = "loss" if grad_norm is None else "gradient"
+        what = metric or ("loss" if grad_norm is None else "gradient")
         norm = "not computed" if grad_norm is None else f"{grad_norm:g}"
+        measured = "" if metric else f"loss {loss:g}, gradient norm {norm}, "
         super().__init__(
-            f"non-finite {what} at step {step}: loss {loss:g}, gradient norm {norm}, "
-            f"learning rate {learning_rate:g}"
+            f"non-finite {what} at step {step}: {measured}learning rate {learning_rate:g}"
         )
 
-    def __reduce__(self) -> tuple[type[DivergedError], tuple[int, float, float, float | None]]:
-        """Pickle by the four numbers, so that it survives a worker process."""
-        return type(self), (self.step, self.learning_rate, self.loss, self.grad_norm)
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[Any, ...]]:
+        """Pickle by the attributes, so that it survives a worker process."""
+        return type(self), (
+            self.step, self.learning_rate, self.loss, self.grad_norm, self.metric,
+        )  # fmt: skip

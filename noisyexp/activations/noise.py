@@ -43,8 +43,8 @@ def draws_apart() -> Iterator[None]:
 class NoiseSource:
     """Standard normal draws keyed by (seed, step, site, call within the step).
 
-    A forward pass that is computed again (torch.utils.checkpoint) counts as another call and draws
-    other noise, so that gradients are wrong: leave checkpointed modules without a source.
+    A forward pass that is computed again during backward (torch.utils.checkpoint) would count as
+    another call and draw other noise; it is refused. Leave checkpointed modules without a source.
 
     Args:
         seed: seed of the run.
@@ -61,7 +61,18 @@ class NoiseSource:
         self._calls.clear()
 
     def draw_key(self, site: str) -> DrawKey:
-        """What names the draws of the next call of `site` in this step."""
+        """What names the draws of the next call of `site` in this step.
+
+        Raises:
+            RuntimeError: called during a backward pass, where the draws would not be those of the
+                forward pass and gradients wrong without a word.
+        """
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                f"{site or 'a unit'} is computed again during backward (torch.utils.checkpoint?), "
+                "which a NoiseSource cannot give the same noise: detach it with "
+                "attach_noise(module, None), then torch's generator gives it"
+            )
         call = self._calls.get(site, 0)
         self._calls[site] = call + 1
         return DrawKey(derive_seed(self.seed, self.step, site), call)

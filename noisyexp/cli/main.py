@@ -16,6 +16,7 @@ from noisyexp.cli.compose import CONFIG_DIR, ROOT_FILE, check, spec_from_config
 from noisyexp.cli.help import long_text, short_text
 from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.report import run_line, sweep_report
+from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.training.callbacks import Interrupted
 from noisyexp.training.run import RunSpec, execute
@@ -142,7 +143,8 @@ def run_job(config: DictConfig) -> int:
     )
     if spec is None:
         raise ConfigError(problems)
-    return run_one(spec)
+    with tied_to_sweep():
+        return run_one(spec)
 
 
 def _overrides() -> list[str]:
@@ -160,6 +162,7 @@ def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
         print(f"run_root={root}: {error.strerror or error}; choose another", file=sys.stderr)
         return 1
     sys.stdout.flush()
+    announce_sweep()
     launched = True
     try:
         _hydra(argv)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +243,10 @@ class StopOnSignal(Callback):
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signum
+        # Not print: the handler may stand in the middle of another print to the same stream.
+        with suppress(OSError):
+            name = signal.Signals(signum).name
+            os.write(2, f"\n{name}: stopping after this step; once more stops at once\n".encode())
 
     def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
         """Leave the loop if a signal has come."""

@@ -233,7 +233,8 @@ def _check_measured(trainer: Trainer, last: Mapping[str, Any]) -> None:
     """Weights with which nothing can be measured have diverged, though every loss was finite."""
     value = last.get(trainer.task.selection, math.nan)
     if not _best(trainer) or (trainer.config.use_weights == "last" and not math.isfinite(value)):
-        raise DivergedError(trainer.step, trainer.learning_rate, math.nan, None)
+        metric = trainer.task.selection
+        raise DivergedError(trainer.step, trainer.learning_rate, math.nan, None, metric)
 
 
 def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from itertools import combinations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from noisyexp.activations import (
     ActivationSpec,
@@ -174,3 +175,29 @@ def test_a_copied_model_goes_on_with_the_same_draws() -> None:
     gate(x)
     twin = copy.deepcopy(model).get_submodule("gate")
     assert torch.equal(twin(x), gate(x))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("kernels", ["0", "1"])
+def test_checkpointing_is_right_or_refused(
+    kernels: str, reentrant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same noise in the second forward pass, or an error; never other noise without a word."""
+    torch.manual_seed(0)
+    monkeypatch.setenv("NOISYEXP_KERNELS", kernels)
+    unit = make_activation("tanh", "nah", num_units=6)
+    x = torch.randn(9, 6).mul(3).requires_grad_()
+
+    def gradient(checkpointed: bool) -> Tensor:
+        torch.manual_seed(1)
+        x.grad = None
+        y = checkpoint(unit, x, use_reentrant=reentrant) if checkpointed else unit(x)
+        y.square().sum().backward()
+        assert x.grad is not None
+        return x.grad
+
+    assert torch.equal(gradient(True), gradient(False))
+    attach_noise(unit, NoiseSource(0))
+    gradient(False)
+    with pytest.raises(RuntimeError, match="computed again during backward"):
+        gradient(True)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,27 @@ def test_two_processes_give_the_same_bits_as_one(
     serial = outcomes(records())
     assert outcomes(records("parallel")) == serial
     assert serial["nan_normal 0"] != serial["nan_normal 1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_stop_with_the_command_that_started_them(
+    signum: signal.Signals, settings: Callable[..., list[str]], records: Records, tmp_path: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["-m", "seed=0,1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    endless = ["training.epochs=100000", "training.max_steps=null"]
+    command = [sys.executable, str(ROOT / "run.py"), *words, *settings(), *endless]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as sweep:
+        while len([*(tmp_path / "runs").rglob("last.pt")]) < 2:
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        sweep.send_signal(signum)
+        # Ends when the last process that holds the pipe has ended, so the workers are gone, too.
+        sweep.communicate(timeout=60)
+    found = [record for record in records().values() if record["status"] == "interrupted"]
+    assert [record["reason"] for record in found] == ["SIGTERM", "SIGTERM"]
+    assert len(records()) == 2  # the two that waited were not begun
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(

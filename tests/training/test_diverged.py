@@ -101,6 +101,7 @@ def test_weights_with_which_nothing_can_be_measured(tmp_path: Path, kept: str) -
     (path,) = tmp_path.rglob("run.json")
     record = json.loads(path.read_text())
     assert record["status"] == "diverged" and record["curve"][-1]["valid_ppl"] is None
+    assert record["reason"] == "non-finite valid_ppl at step 1: learning rate 1e+38"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

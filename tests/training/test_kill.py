@@ -108,6 +108,8 @@ def test_asked_to_stop(
     process.send_signal(signal.SIGCONT)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
+    asked, written = (messages.index(f"{signum.name}: {said}") for said in ("stopping", "checkp"))
+    assert asked < written
     assert f"{signum.name}: checkpoint written; the same command goes on from it" in messages
     record = json.loads((spec.folder / "run.json").read_text())
     assert (record["status"], record["reason"]) == ("interrupted", signum.name)
