@@ -119,14 +119,16 @@ class NoisyModule(nn.Module):
     ) -> None:
         """Accept the state dict of torch's layer: without any p in it, every p keeps its value.
 
-        With some p in it, a missing one is an error as usual.
+        With some p in it, a missing one is an error as usual, and so is a p on the meta device,
+        which has no value to keep: `to_empty(device=...)` and `reset_parameters()` come first then.
         """
         own = [
             f"{prefix}{name}" for name, _ in self.named_parameters() if name.startswith("units.")
         ]
         if own and not any(key in state_dict for key in own):
             for key, value in zip(own, self._noise_parameters(), strict=True):
-                state_dict[key] = value.detach()
+                if not value.is_meta:
+                    state_dict[key] = value.detach()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _noise_parameters(self) -> Sequence[nn.Parameter]:

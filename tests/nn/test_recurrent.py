@@ -225,6 +225,26 @@ def test_weights_of_torch_load_and_p_stays(cell: str, nested: bool) -> None:
 
 
 @cells
+def test_a_layer_on_meta_has_no_p_to_keep(cell: str) -> None:
+    theirs: nn.Module = TORCH[cell](3, 4)
+    with torch.device("meta"):
+        ours: nn.Module = NOISY[cell](3, 4, variant="nah")
+    with pytest.raises(RuntimeError, match=r"Missing key.*units\.l0\..\.p"):
+        ours.load_state_dict(theirs.state_dict(), assign=True)
+    ours.to_empty(device="cpu")
+    ours.reset_parameters()  # type: ignore[operator]
+    p = {k: v.clone() for k, v in ours.state_dict().items() if k.startswith("units.")}
+    ours.load_state_dict(theirs.state_dict(), assign=True)
+    assert all(torch.equal(ours.state_dict()[k], v) and -1 <= v.min() < 1 for k, v in p.items())
+    own: nn.Module = NOISY[cell](3, 4, variant="nah")
+    with torch.device("meta"):
+        ours = NOISY[cell](3, 4, variant="nah")
+    ours.load_state_dict(own.state_dict(), assign=True)
+    x = torch.randn(5, 2, 3)
+    assert torch.equal(ours.eval()(x)[0], own.eval()(x)[0])
+
+
+@cells
 def test_a_state_dict_with_some_p_missing_is_an_error(cell: str) -> None:
     layer = NOISY[cell](3, 4, 2, variant="nan")
     state = layer.state_dict()
