@@ -31,7 +31,7 @@ from noisyexp.results.learning import LEARNING, learning_blocks  # noqa: E402
 from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
-from noisyexp.results.summary import load_claims, summary  # noqa: E402
+from noisyexp.results.summary import headlines, load_claims, summary  # noqa: E402
 from noisyexp.results.table import Compose, Table, build_table  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
 
@@ -80,13 +80,14 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
 
 
 def make_summary(root: Path, compose: Compose) -> dict[Path, str]:
-    """results/summary.md and its copy in the README, from results/claims.yaml and all records."""
+    """results/summary.md and its main claims in the README, from all claims and records."""
     claims = load_claims(root / "results" / "claims.yaml")
     names = dict.fromkeys(claim.row.split("/")[0] for claim in claims)
-    shown = summary(claims, {name: compute(name, root, compose)[0] for name in names})
+    tables = {name: compute(name, root, compose)[0] for name in names}
+    shown, short = summary(claims, tables), headlines(claims, tables)
     page = f"# What the paper claims and what we found\n\n{SUMMARY_RULE}\n\n{shown}\n"
     readme = root / "README.md"
-    text = between_marks(readme.read_text(encoding="utf-8"), SUMMARY, shown + "\n")
+    text = between_marks(readme.read_text(encoding="utf-8"), SUMMARY, short + "\n")
     return {root / "results" / "summary.md": page, readme: text}
 
 

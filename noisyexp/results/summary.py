@@ -20,6 +20,7 @@ from noisyexp.schema import build, option
 EVIDENCE = (PAPER_SCALE, "cpu")
 """Scales that say something about a claim; the others show that the code runs."""
 HEADS = ("claim", "where", "run", "paper", "ours", "difference", "verdict", "command")
+SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict", "command")
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,46 @@ class Claim:
     metric: str = option("name of the metric")
     at: dict[str, int] | None = option("point of the curve, as epoch: 5; null for final numbers")
     command: str = option("what makes the table or figure at the paper's scale")
+    headline: bool = option("one of the main claims of its table or figure, for the README")
 
 
 def load_claims(path: Path) -> list[Claim]:
-    """Read `results/claims.yaml`; `at` may be left out.
+    """Read `results/claims.yaml`; `at` and `headline` may be left out.
 
     Raises:
         RecordError: a key or value is wrong.
     """
     raw = read_yaml(path)
     problems: list[str] = []
-    claims = [build(Claim, {"at": None, **entry}, "", problems) for entry in raw or []]
+    claims = [
+        build(Claim, {"at": None, "headline": False, **entry}, "", problems) for entry in raw or []
+    ]
     if problems:
         raise RecordError(f"{path}: {'; '.join(problems)}")
     return [claim for claim in claims if claim is not None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the records say of a claim, in words and rounded numbers; "-" where they say nothing.
+
+    Attributes:
+        run: scale and number of common seeds.
+        paper: the paper's two numbers.
+        ours: our two means over the common seeds.
+        metric: its title, and the point of the curve; "" when there are no numbers.
+        difference: with its interval.
+        verdict: of `judge`.
+        command: what makes the table at this scale.
+    """
+
+    run: str
+    paper: str
+    ours: str
+    metric: str
+    difference: str
+    verdict: str
+    command: str
 
 
 def summary(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
@@ -56,11 +83,31 @@ def summary(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
         claims: in the order of the page.
         tables: by name, "table2", of all claims.
     """
-    return grid(HEADS, [claim_cells(claim, tables[claim.row.split("/")[0]]) for claim in claims])
+    rows = []
+    for claim in claims:
+        found = examine(claim, tables[claim.row.split("/")[0]])
+        ours = f"{found.ours} ({found.metric})" if found.metric else found.ours
+        rows.append([claim.text, claim.where, found.run, found.paper, ours, found.difference,
+                     found.verdict, found.command])  # fmt: skip
+    return grid(HEADS, rows)
 
 
-def claim_cells(claim: Claim, table: Table) -> list[str]:
-    """The cells of one claim.
+def headlines(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
+    """The main claims in fewer and narrower columns; arguments as of `summary`."""
+    rows = []
+    for claim in claims:
+        if claim.headline:
+            found = examine(claim, tables[claim.row.split("/")[0]])
+            more = f" ({found.difference}, {found.metric})" if found.metric else ""
+            run = f"{claim.where}, {found.run}"
+            rows.append(
+                [claim.text, run, found.paper, found.ours + more, found.verdict, found.command]
+            )
+    return grid(SHORT_HEADS, rows)
+
+
+def examine(claim: Claim, table: Table) -> Finding:
+    """What the records of `table` say of `claim`.
 
     Raises:
         RecordError: the table has no such row.
@@ -73,20 +120,23 @@ def claim_cells(claim: Claim, table: Table) -> list[str]:
     paper = " → ".join(f"{p:g}" for p in papers if p is not None) if None not in papers else "-"
     common = sorted(numbers[0].keys() & numbers[1].keys())
     info = next((r.metrics[claim.metric] for side in runs for r in side), None)
-    scale = "" if section.scale == PAPER_SCALE else f" SCALE={section.scale}"
     if not common or info is None:
-        where, ours, shown, verdict, scale = "not run", "-", "-", "not run", ""
-    else:
-        found, shown = _difference(claim, *numbers)
-        lost = sum(not record.complete for line in lines for record in line.records)
-        where = f"scale {section.scale}, {len(common)} seed{'s' if len(common) > 1 else ''}"
-        where += f", {lost} diverged" if lost else ""
-        means = (mean_interval([side[seed] for seed in common]).mean for side in numbers)
-        at = "".join(f", {key} {place:,}" for key, place in (claim.at or {}).items())
-        ours = f"{' → '.join(f'{mean:.4g}' for mean in means)} ({info.title}{at})"
-        verdict = judge(found, info.direction, section.where)
-    command = f"`{claim.command}{scale}`"
-    return [claim.text, claim.where, where, paper, ours, shown, verdict, command]
+        return Finding("not run", paper, "-", "", "-", "not run", f"`{claim.command}`")
+    difference, shown = _difference(claim, *numbers)
+    lost = sum(not record.complete for line in lines for record in line.records)
+    means = (mean_interval([side[seed] for seed in common]).mean for side in numbers)
+    at = "".join(f", {key} {place:,}" for key, place in (claim.at or {}).items())
+    scale = "" if section.scale == PAPER_SCALE else f" SCALE={section.scale}"
+    return Finding(
+        run=f"scale {section.scale}, {len(common)} seed{'s' if len(common) > 1 else ''}"
+        + (f", {lost} diverged" if lost else ""),
+        paper=paper,
+        ours=" → ".join(f"{mean:.4g}" for mean in means),
+        metric=info.title + at,
+        difference=shown,
+        verdict=judge(difference, info.direction, section.where),
+        command=f"`{claim.command}{scale}`",
+    )
 
 
 def judge(difference: Estimate | None, direction: str, where: str) -> str:
