@@ -41,8 +41,9 @@ CAPTIONS = {
     ),
     "fig9": (
         "Word-level Penn Treebank LSTM: validation perplexity by the formula of the 2015 code "
-        "after each epoch. Diamonds, where there are any: the paper's end points in Table 2, for "
-        "13 epochs. Inferred: which rows the paper draws, epochs as x."
+        "after each epoch, and the mean of the epoch's training perplexity, noise on. Values above "
+        "150 are cut off. Diamonds, where there are any: the paper's end points in Table 2, for "
+        "13 epochs. Inferred: which rows the paper draws, epochs as x. Ours: the lower panel."
     ),
     "fig10": (
         "Learning to execute: accuracy per character on validation programs of the last level, on "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def plot_curves(
     x: str = "epoch",
     levels: Mapping[str, Mapping[str, float]] | None = None,
     seeds: bool = False,
+    tops: Mapping[str, float] | None = None,
 ) -> tuple[Path, Path]:
     """Draw metrics over training, one line a row or activation, as SVG and PNG.
 
@@ -72,6 +74,8 @@ def plot_curves(
         x: what to draw it over, "epoch" or "step".
         levels: horizontal lines by metric: label to value, as the chance level.
         seeds: draw every run instead of mean and range, which hide sudden changes.
+        tops: upper ends of axes by metric, where a steep beginning would hide the rest; without
+            effect where all values are higher.
 
     Returns:
         Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
@@ -103,7 +107,7 @@ def plot_curves(
         raise RecordError(f"nothing to draw: no complete run has {wanted[0]!r} over {x!r}")
     with figure_style():
         return save_figure(
-            _draw(groups, drawn, reference_lines or {}, x, levels or {}, seeds), path
+            _draw(groups, drawn, reference_lines or {}, x, levels or {}, seeds, tops or {}), path
         )
 
 
@@ -139,6 +143,7 @@ def _draw(
     x: str,
     levels: Mapping[str, Mapping[str, float]],
     seeds: bool,
+    tops: Mapping[str, float],
 ) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -168,6 +173,9 @@ def _draw(
         info = record.metrics.get(metric, MetricInfo("", "min", _WORDS.get(metric, metric)))
         axes.set_ylabel(textwrap.fill(info.title, 36 if axes is every[0] else 18))
         axes.grid(True, linewidth=0.4, alpha=0.5)
+        low, top = axes.dataLim.ymin, tops.get(metric, -math.inf)
+        if low < top < axes.dataLim.ymax:
+            axes.set_ylim(low - 0.05 * (top - low), top)
     _draw_ends(every[0], panels, groups, ends, styles)
     every[-1].set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
     every[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -226,7 +234,11 @@ def _legend(key: str, runs: Sequence[Record]) -> str:
 
 
 def _act_label(record: Record) -> str:
-    return str((record.config.get("act") or {}).get("label") or record.act)
+    act = record.config.get("act") or {}
+    kinds = [act.get(kind) or {} for kind in ("tanh", "sigmoid")]
+    scales = [act.get("c") if kind.get("c") is None else kind["c"] for kind in kinds]
+    quiet = ", c = 0" if all(c == 0 for c in scales) else ""
+    return str(act.get("label") or record.act) + quiet
 
 
 def _draw_ends(

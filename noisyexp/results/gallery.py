@@ -8,7 +8,7 @@ noisy row is complete beside the baseline gives the picture its plain name, `fig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Curves:
             paper only.
         levels: horizontal lines by metric, from the section `task` of the configuration.
         seeds: every run as a line of its own.
+        tops: upper ends of axes by metric.
     """
 
     rows: str
@@ -61,11 +62,18 @@ class Curves:
     end: str = ""
     levels: Callable[[Mapping[str, Any]], Levels] = lambda task: {}
     seeds: bool = False
+    tops: Mapping[str, float] = field(default_factory=dict)
 
 
 CURVES = {
     "fig8": Curves("fig8", ("train_bpc", "valid_bpc", "saturated")),
-    "fig9": Curves("table2", ("valid_ppl_zaremba",), "epoch", end="valid_ppl_zaremba"),
+    "fig9": Curves(
+        "table2",
+        ("valid_ppl_zaremba", "train_ppl"),
+        "epoch",
+        end="valid_ppl_zaremba",
+        tops={"valid_ppl_zaremba": 150.0, "train_ppl": 150.0},
+    ),
     "fig10": Curves(
         "table1", ("target_acc", "train_acc", "level"), end="test_acc", levels=program_levels
     ),
@@ -147,7 +155,7 @@ def draw_curves(name: str, root: Path) -> list[Picture]:
             levels = curves.levels(chosen[0].config["task"])
             plot_curves(
                 chosen, curves.metrics, root / "results" / "figures" / stem, ends, curves.x,
-                levels, curves.seeds,
+                levels, curves.seeds, curves.tops,
             )  # fmt: skip
             drawn.append(Picture(stem, f"{CAPTIONS[name]} {made_of(chosen)}"))
     return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,31 @@ def test_single_runs_are_drawn_apart(make_record: Any, tmp_path: Path) -> None:
     assert "FillBetweenPolyCollection" not in text
     band, _ = plot_curves(records, "valid_ppl", tmp_path / "y")
     assert "FillBetweenPolyCollection" in band.read_text()
+
+
+def test_a_steep_beginning_is_cut_off(make_record: Any, tmp_path: Path) -> None:
+    """Ticks end at the top, unless all is above it or another metric is meant."""
+    curve = [{"epoch": e, "valid_ppl": v} for e, v in ((1, 900.0), (2, 20.0), (3, 10.0))]
+    records = [load_record(make_record(act="nah", curve=curve))]
+
+    def highest(top: float, metric: str = "valid_ppl") -> float:
+        svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x", tops={metric: top})
+        return max(map(float, re.findall(r"<!-- ([\d.]+) -->", svg.read_text())))
+
+    assert 20 < highest(30.0) <= 30
+    assert highest(5.0) >= 800 and highest(30.0, "train_ppl") >= 800
+
+
+@pytest.mark.parametrize(
+    ("c", "words"), [((0.5, 0.0, None), "NAH"), ((0.5, 0.0, 0.0), "NAH, c = 0")]
+)
+def test_a_unit_whose_noise_is_off_says_so(
+    c: tuple[float | None, ...], words: str, make_record: Any, tmp_path: Path
+) -> None:
+    """The scale of a kind of unit is its own, else the one of all."""
+    both, tanh, sigmoid = c
+    act = {"label": "NAH", "c": both, "tanh": {"c": tanh}, "sigmoid": {"c": sigmoid}}
+    curve = [{"epoch": e, "valid_ppl": 9.0 - e} for e in (1, 2)]
+    records = [load_record(make_record(act="nah", config={"act": act}, curve=curve))]
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x")
+    assert f"<!-- {words} (1 seed) -->" in svg.read_text()

@@ -24,8 +24,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-TABLE_2 = ["reference", "nan_normal", "nah", "hard", "nan_released", "nah_released"]
-ONE_SEED = ["nah_released_clip", "nan_released_clip", "leak", "nah_released_fixed_p"]
+TABLE_2 = ["reference", "nan_normal", "nah", "hard", "nan_released", "nah_released", "leak"]
+ONE_SEED = ["nah_released_clip", "nan_released_clip", "nah_released_fixed_p"]
 FIGURE_6 = ["reference", "nan_normal", "nah"]
 
 
