@@ -7,6 +7,7 @@ without training; it names the records.
 Examples:
     python scripts/make_examples.py runs/nmt/reference-cpu-s0-* runs/nmt/nah-cpu-s0-*
     python scripts/make_examples.py runs/captioning/reference-cpu-s0-* runs/captioning/nah-cpu-s0-*
+    python scripts/make_examples.py runs/ptb/reference-paper-s0-* runs/ptb/nah-paper-s0-*
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from noisyexp.data.flickr8k import open_images  # noqa: E402
 from noisyexp.data.moses import detokenise  # noqa: E402
 from noisyexp.errors import RecordError  # noqa: E402
 from noisyexp.fileio import atomic_write_bytes, atomic_write_text  # noqa: E402
+from noisyexp.nn.language_model import LanguageModel  # noqa: E402
 from noisyexp.results.attention import draw_caption_maps  # noqa: E402
+from noisyexp.results.figures import line_name  # noqa: E402
 from noisyexp.results.records import Record, load_record, record_path  # noqa: E402
 from noisyexp.tasks.captioning import Captioning  # noqa: E402
 from noisyexp.tasks.captioning.decoding import caption_all, spell  # noqa: E402
@@ -37,6 +40,10 @@ from noisyexp.tasks.captioning.model import Captioner  # noqa: E402
 from noisyexp.tasks.nmt import NMT  # noqa: E402
 from noisyexp.tasks.nmt.decoding import read  # noqa: E402
 from noisyexp.tasks.nmt.model import Translator  # noqa: E402
+from noisyexp.tasks.ptb import PTB  # noqa: E402
+from noisyexp.tasks.ptb.look import TEMPERATURE, write  # noqa: E402
+from noisyexp.tasks.ptb.look import WORDS as AMOUNTS  # noqa: E402
+from noisyexp.tasks.ptb.task import WATCHED  # noqa: E402
 from noisyexp.training.load import LoadedRun, load_run  # noqa: E402
 from scripts.make_table import between_marks  # noqa: E402
 
@@ -118,8 +125,35 @@ def captions(runs: Sequence[LoadedRun], names: Sequence[str], root: Path) -> lis
     return lines[:-1]
 
 
+def words(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[str]:
+    """Lines of the page: how saturated every run's units are, and what it writes."""
+    task = runs[0].task
+    assert isinstance(task, PTB)
+    shares, texts = [], []
+    prompt, vocab = task.corpus.valid[: AMOUNTS.prompt], task.corpus.vocab
+    for run in runs:
+        assert isinstance(run.task, PTB) and isinstance(run.model, LanguageModel)
+        shares.append(run.task.saturated(run.model, CPU))
+        tokens = write(run.model, prompt, AMOUNTS.written, TEMPERATURE, CPU)
+        texts.append(" ".join(vocab.lookup_tokens(tokens.tolist())))
+    lines = [
+        "Percent of the inputs of units that lie beyond the hard unit's threshold (1 for tanh, 2 "
+        f"for sigmoid) on {task.valid_streams[:WATCHED].numel():,} words of validation text, by "
+        "layer and place: input and forget gate, candidate (g), output gate, tanh of the cell (c).",
+        "", f"| row | {' | '.join(shares[0])} |", "| --- |" + " --- |" * len(shares[0]),
+    ]  # fmt: skip
+    for name, share in zip(names, shares, strict=True):
+        lines.append(f"| {name} | {' | '.join(f'{value:.0f}' for value in share.values())} |")
+    given = " ".join(vocab.lookup_tokens(prompt.tolist()))
+    lines += [
+        "", f"What they write at temperature {TEMPERATURE} after the first words of that text.",
+        "", "| | |", "| --- | --- |", f"| **given** | **{_cell(given)}** |",
+    ]  # fmt: skip
+    return lines + [f"| {name} | {_cell(text)} |" for name, text in zip(names, texts, strict=True)]
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def make_page(folders: Sequence[Path], root: Path) -> Path:
@@ -130,21 +164,25 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
     """
     records = [published(folder, root / "results") for folder in folders]
     kinds = {(r.task, r.scale, r.seed) for r in records}
-    if len(kinds) != 1 or records[0].task not in ("nmt", "captioning"):
+    if len(kinds) != 1 or records[0].task not in ("nmt", "captioning", "ptb"):
         raise RecordError(
-            "the runs have to be of nmt or of captioning, all of one scale and seed; these are "
+            "the runs have to be of nmt, captioning or ptb, all of one scale and seed; these are "
             + ", ".join(f"{r.task} {r.scale} seed {r.seed}" for r in records)
         )
-    runs = [load_run(folder, "best") for folder in folders]
-    names = [r.act for r in records]
+    weights = records[0].config["training"]["use_weights"]  # those of the metrics in the record
+    runs = [load_run(folder, weights) for folder in folders]
+    names = [line_name(r) for r in records]
     with torch.no_grad():
         if records[0].task == "nmt":
             lines = translations(runs, names)
+        elif records[0].task == "ptb":
+            lines = words(runs, names)
         else:
             lines = captions(runs, names, root)
     made = ", ".join(record_path(r, Path()).as_posix() for r in records)
     title = f"# Examples, scale {records[0].scale}, seed {records[0].seed}"
-    note = f"By the weights of {made}, at their best validation."
+    point = "best validation" if weights == "best" else "last update"
+    note = f"By the weights of {made}, at their {point}."
     path = root / "results" / "examples" / f"{records[0].task}.md"
     atomic_write_text(path, "\n".join([title, "", note, "", *lines, ""]))
     readme = root / "README.md"

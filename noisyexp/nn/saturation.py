@@ -4,41 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 
-from noisyexp.activations import Activation, activations
+from noisyexp.activations import Activation
 from noisyexp.nn.cells import NoisyLSTMCell
+from noisyexp.nn.recurrent import NoisyRecurrent
 
 
 class Saturation:
-    """Counts how many inputs of a model's units lie outside their linear range."""
+    """Counts how many inputs of a model's units lie outside their linear range.
+
+    Attributes:
+        counts: inputs outside and all inputs, by the unit's module path.
+    """
 
     def __init__(self) -> None:
-        self.outside = self.total = 0
+        self.counts: dict[str, tuple[int, int]] = {}
 
-    def _count(self, unit: Activation, inputs: tuple[Tensor, ...]) -> None:
+    def _count(self, path: str, unit: Activation, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
-        self.outside += int((x.abs() > unit.kind.threshold).sum())
-        self.total += x.numel()
+        outside, total = self.counts.get(path, (0, 0))
+        outside += int((x.abs() > unit.kind.threshold).sum())
+        self.counts[path] = outside, total + x.numel()
 
     @property
     def percent(self) -> float:
-        """Share of the inputs beyond the threshold: 1 for tanh, 2 for sigmoid."""
-        return 100.0 * self.outside / max(self.total, 1)
+        """Share of all inputs beyond the threshold: 1 for tanh, 2 for sigmoid."""
+        outside = sum(one for one, _ in self.counts.values())
+        total = sum(every for _, every in self.counts.values())
+        return 100.0 * outside / max(total, 1)
+
+    @property
+    def percent_by_unit(self) -> dict[str, float]:
+        """The same by the unit's module path."""
+        return {path: 100.0 * outside / total for path, (outside, total) in self.counts.items()}
 
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
-        """Count while the context lasts; an LSTM cell then runs as written, unit by unit."""
-        cells = [module for module in model.modules() if isinstance(module, NoisyLSTMCell)]
-        backends = [cell.backend for cell in cells]
-        hooks = [unit.register_forward_pre_hook(self._count) for unit in activations(model)]
+        """Count while the context lasts; cells and layers then run as written, unit by unit."""
+        kinds = (NoisyLSTMCell, NoisyRecurrent)
+        loops = [module for module in model.modules() if isinstance(module, kinds)]
+        backends = [loop.backend for loop in loops]
+        hooks = [
+            unit.register_forward_pre_hook(partial(self._count, path))
+            for path, unit in model.named_modules()
+            if isinstance(unit, Activation)
+        ]
         try:
-            for cell in cells:
-                cell.backend = "eager"
+            for loop in loops:
+                loop.backend = "eager"
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-            for cell, backend in zip(cells, backends, strict=True):
-                cell.backend = backend
+            for loop, backend in zip(loops, backends, strict=True):
+                loop.backend = backend

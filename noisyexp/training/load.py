@@ -94,8 +94,10 @@ def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:
     path = CONFIG_DIR / f"{file}.yaml"
     if not path.is_file():  # a task of somebody's own
         return dict(config[section])
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return {**defaults[section], **config[section]}
+    merged: Any = OmegaConf.merge(OmegaConf.load(path), {section: config[section]})
+    # A default may be another key's value: both kinds of unit have the clip of all.
+    filled: Any = OmegaConf.to_container(merged[section], resolve=True)
+    return dict(filled)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -63,6 +63,24 @@ def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert picture[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_words(tmp_path: Path) -> None:
+    runs = folders(tmp_path, "ptb", ("reference", "nah"))
+    assert script.main([str(run) for run in runs], tmp_path) == 0
+    page = (tmp_path / "results" / "examples" / "ptb.md").read_text()
+    lines = [line.split(" | ") for line in page.splitlines()]
+    run = load_run(runs[1])
+    shares = run.task.saturated(run.model, torch.device("cpu"))  # type: ignore[attr-defined]
+    look = run.task.look(run.model, torch.device("cpu")).text
+    places, *rows = [line for line in lines if len(line) > 3 and line[0] != "| ---"]
+    assert [place.rstrip(" |") for place in places[1:]] == list(shares)
+    assert [row[0] for row in rows] == ["| reference", "| nah"]
+    assert [float(cell.rstrip(" |")) for cell in rows[1][1:]] == [
+        round(share) for share in shares.values()
+    ]
+    (_, written) = [line[1].removesuffix(" |") for line in lines if line[0] == "| nah"]
+    assert written.replace("&lt;", "<") in look and "at their last update." in page
+
+
 def test_what_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run,) = folders(tmp_path, "nmt", ("reference",))
     (other,) = folders(tmp_path, "captioning", ("reference",))

@@ -40,6 +40,20 @@ def test_loaded_model_scores_what_the_run_recorded(run: Path) -> None:
     assert levels == [record["c"]] * 5 and record["c"] == pytest.approx(30 / 5**0.5)
 
 
+def test_a_record_without_keys_that_came_later(run: Path, tmp_path: Path) -> None:
+    """Both kinds of unit then have the settings of all, as when the run was made."""
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["act"]["c"] = 0.25
+    for kind in ("tanh", "sigmoid"):
+        record["config"]["act"][kind] = {"alpha": 1.5}
+    del record["config"]["act"]["clip_output"]
+    record["config"]["anneal"]["schedule"] = "none"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    units = [*activations(load_run(tmp_path / "run").model)]
+    assert {(unit.alpha, unit.c, unit.clip_output) for unit in units} == {(1.5, 0.25, False)}
+
+
 def test_best_weights_are_those_of_the_best_epoch(run: Path) -> None:
     step = checkpoint.load(run / "best.pt")["step"]
     assert load_run(run, "best").step == step

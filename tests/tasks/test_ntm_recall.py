@@ -263,7 +263,8 @@ def test_saturation() -> None:
         with seen.watch(model):
             model(task.batch(0).x)
         model(task.batch(0).x)  # not watched
-        assert seen.percent == 25.0 and seen.total == task.batch(0).x[..., 0].numel() * 20
+        ((_, total),) = seen.counts.values()
+        assert seen.percent == 25.0 and total == task.batch(0).x[..., 0].numel() * 20
         assert task.validate(model, CPU)["saturated"] == 25.0
 
 

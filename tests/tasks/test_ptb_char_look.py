@@ -10,8 +10,8 @@ import torch
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.nn.language_model import LanguageModel
+from noisyexp.tasks.ptb.look import hard_tokens, write
 from noisyexp.tasks.ptb_char import PTBChar, PTBCharConfig
-from noisyexp.tasks.ptb_char.look import hard_characters, write
 
 CPU = torch.device("cpu")
 SMALL = PTBCharConfig(
@@ -69,7 +69,7 @@ def test_hard_characters_are_those_that_cost_most() -> None:
             guesses.setdefault(target, []).append(int(logits[t, b].argmax()))
     total = sum(map(sum, costs.values()))
     ranked = sorted(costs, key=lambda token: -sum(costs[token]))
-    found = hard_characters(model, streams, 5)
+    found = hard_tokens(model, streams, 5)
     assert [token for token, *_ in found] == ranked[:5]
     for token, share, mean, taken in found:
         assert share == pytest.approx(100 * sum(costs[token]) / total, rel=1e-5)

@@ -14,14 +14,19 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
+from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import option
-from noisyexp.tasks.base import Metric, StepOutput, Task
+from noisyexp.tasks.base import Look, Metric, StepOutput, Task
 from noisyexp.tasks.ptb import generated
 from noisyexp.tasks.ptb.corpus import Corpus, load_ptb
+from noisyexp.tasks.ptb.look import WORDS, describe
 from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
 
 TEST_CHUNK = 500
 """Steps of the one test stream that are scored at once; it changes memory, not the result."""
+
+WATCHED = 500
+"""Rows of the validation streams on which saturation is measured: 10,000 words."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,27 @@ class PTB(Task):
         """Perplexity of the best possible predictor of the generated language."""
         nats = self.corpus.floor_nats
         return {} if nats is None else {"valid_ppl": math.exp(nats), "test_ppl": math.exp(nats)}
+
+    def look(self, model: nn.Module, device: torch.device) -> Look:
+        """What the model writes after the first words of the validation text, and what is hard."""
+        assert isinstance(model, LanguageModel)
+        text = describe(model, self.corpus.valid, self.corpus.vocab, device, WORDS)
+        lines = ["", "inputs of the units beyond the hard unit's threshold, on validation text"]
+        for path, share in self.saturated(model, device).items():
+            lines.append(f"  {path:<5} {share:4.1f} %")
+        return Look("\n".join([text, *lines]))
+
+    def saturated(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Percent of each unit's inputs beyond the threshold, by layer and place ("l0.i").
+
+        Read are the first `WATCHED` rows of the validation streams, from a zero state.
+        """
+        assert isinstance(model, LanguageModel)
+        streams, counter = self.valid_streams[:WATCHED].to(device), Saturation()
+        with torch.no_grad(), counter.watch(model):
+            model(streams, model.zero_state(streams.shape[1]))
+        found = counter.percent_by_unit.items()
+        return {".".join(path.split(".")[-2:]): share for path, share in found}
 
     def state_dict(self) -> dict[str, Any]:
         """The carried hidden state."""

@@ -18,8 +18,8 @@ from noisyexp.nn.saturation import Saturation
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Metric, StepOutput, Task
 from noisyexp.tasks.ptb.corpus import Corpus
+from noisyexp.tasks.ptb.look import CHARACTERS, describe
 from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
-from noisyexp.tasks.ptb_char.look import describe
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
 
 CHUNK = 500
@@ -161,7 +161,7 @@ class PTBChar(Task):
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """What the model writes after the first words of the validation text, and what is hard."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.corpus.valid, self.corpus.vocab, device))
+        return Look(describe(model, self.corpus.valid, self.corpus.vocab, device, CHARACTERS))
 
     def state_dict(self) -> dict[str, Any]:
         """The carried hidden state."""
@@ -192,12 +192,7 @@ def saturated(model: LanguageModel, tokens: Tensor) -> float:
         model: in evaluation mode.
         tokens: (T, B), read from a zero state.
     """
-    layers, counter = model.recurrent, Saturation()
-    before = layers.backend
-    layers.backend = "eager"  # unit by unit, so that each can be watched
-    try:
-        with counter.watch(model):
-            model(tokens, model.zero_state(tokens.shape[1]))
-    finally:
-        layers.backend = before
+    counter = Saturation()
+    with counter.watch(model):
+        model(tokens, model.zero_state(tokens.shape[1]))
     return counter.percent

@@ -1,9 +1,10 @@
-"""What a model writes, and which characters it finds hard, as text for people."""
+"""What a language model writes, and which tokens it finds hard, as text for people."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,8 +13,26 @@ from noisyexp.activations import derive_seed
 from noisyexp.data.vocab import Vocab
 from noisyexp.nn.language_model import LanguageModel
 
-PROMPT, WRITTEN, SCORED = 80, 300, 20_000
-"""Characters of the prompt, of a continuation, and of the text searched for hard ones."""
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is shown, in tokens.
+
+    Attributes:
+        prompt: read before writing.
+        written: of a continuation.
+        scored: of the text searched for hard tokens.
+        between: what is put between tokens.
+    """
+
+    prompt: int
+    written: int
+    scored: int
+    between: str
+
+
+CHARACTERS = Amounts(80, 300, 20_000, "")
+WORDS = Amounts(20, 60, 2_000, " ")
 
 TEMPERATURE = 0.8
 STREAMS = 10
@@ -27,12 +46,12 @@ def write(
     temperature: float,
     device: torch.device,
 ) -> Tensor:
-    """`count` characters that the model puts after `prompt`, the same at every call.
+    """`count` tokens that the model puts after `prompt`, the same at every call.
 
     Args:
         model: in evaluation mode.
         prompt: (P,) int64, read from a zero state.
-        count: number of characters.
+        count: number of tokens.
         temperature: scores are divided by it before one is drawn; 0 takes the likeliest.
         device: of the model.
 
@@ -55,10 +74,10 @@ def write(
 
 
 @torch.no_grad()
-def hard_characters(
+def hard_tokens(
     model: LanguageModel, streams: Tensor, count: int
 ) -> list[tuple[int, float, float, int]]:
-    """Characters that cost most in all.
+    """Tokens that cost most in all.
 
     Args:
         model: in evaluation mode, on the device of `streams`.
@@ -88,28 +107,31 @@ def hard_characters(
     return found
 
 
-def describe(model: LanguageModel, text: Tensor, vocab: Vocab, device: torch.device) -> str:
-    """Two continuations of the first characters of `text`, and the characters hard to predict.
+def describe(
+    model: LanguageModel, text: Tensor, vocab: Vocab, device: torch.device, amounts: Amounts
+) -> str:
+    """Two continuations of the first tokens of `text`, and the tokens hard to predict.
 
     Args:
         model: in evaluation mode.
-        text: (characters,) int64.
+        text: (tokens,) int64.
         vocab: symbols of these ids.
         device: of the model.
+        amounts: `CHARACTERS` or `WORDS`.
     """
-    prompt = text[:PROMPT]
-    lines = [f"prompt: {_read(prompt, vocab)}"]
+
+    def read(tokens: Tensor) -> str:
+        return amounts.between.join(vocab.lookup_tokens(tokens.tolist()))
+
+    prompt = text[: amounts.prompt]
+    lines = [f"prompt: {read(prompt)}"]
     for name, temperature in (("likeliest", 0.0), (f"temperature {TEMPERATURE}", TEMPERATURE)):
-        written = write(model, prompt, WRITTEN, temperature, device)
-        lines += ["", f"{name}:", _read(written, vocab)]
-    rows = min(SCORED, len(text)) // STREAMS
+        written = write(model, prompt, amounts.written, temperature, device)
+        lines += ["", f"{name}:", read(written)]
+    rows = min(amounts.scored, len(text)) // STREAMS
     streams = text[: rows * STREAMS].view(STREAMS, rows).T.to(device)
-    lines += ["", "hard characters: share of all bits, bits each, most often taken for"]
-    for token, share, bits, taken in hard_characters(model, streams, 8):
+    lines += ["", "hard tokens: share of all bits, bits each, most often taken for"]
+    for token, share, bits, taken in hard_tokens(model, streams, 8):
         name, other = (repr(vocab.lookup_token(index)) for index in (token, taken))
         lines.append(f"  {name:<5} {share:4.1f} %  {bits:5.2f}  {other}")
     return "\n".join(lines)
-
-
-def _read(tokens: Tensor, vocab: Vocab) -> str:
-    return "".join(vocab.lookup_tokens(tokens.tolist()))
