@@ -1,8 +1,8 @@
 """Show what a trained model does: text, and a picture beside it where there is something to draw.
 
-Language models print text and, that of words, how saturated its units are; learning to execute prints
-programs with true and predicted outputs, recall draws the read and write weightings over time,
-unique_count the confusion matrix.
+Language models print text and, that of words, how saturated its units are; learning to execute
+prints programs with true and predicted outputs, recall draws the read and write weightings over
+time, unique_count the confusion matrix.
 
 Examples:
     python scripts/sample.py run=runs/unique_count/reference-smoke-s0-0123456789ab
