@@ -22,7 +22,7 @@ from noisyexp.results.records import Record, load_records
 from noisyexp.results.rows import Row, load_rows
 from noisyexp.results.unit_figures import UNIT_FIGURES
 
-MOST_LINES = 6
+MOST_LINES = 7
 """Rows that still can be told apart in one figure; beyond, rows of ours get one of their own."""
 SCALES = ("paper", "cpu", "smoke", "demo")
 """From the paper's own to the smallest."""
