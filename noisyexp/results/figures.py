@@ -251,11 +251,15 @@ def _draw_ends(
     """The paper's end points at the right end of the first panel."""
     first = next(iter(panels.values()))
     right = max(positions[-1] for positions, *_ in first.values() if positions)
+    named: set[tuple[str, float]] = set()
     for key in (key for key in first if key in ends):
+        label = f"{_act_label(groups[key][0])}, paper's end point"
+        if (label, ends[key]) in named:  # one row of the paper, run in several settings
+            continue
+        named.add((label, ends[key]))
         axes.plot(
             [right], [ends[key]], marker="D", markersize=6, linestyle="none", clip_on=False,
-            markerfacecolor="white", markeredgecolor=styles[key][0],
-            label=f"{_act_label(groups[key][0])}, paper's end point",
+            markerfacecolor="white", markeredgecolor=styles[key][0], label=label,
         )  # fmt: skip
 
 

@@ -92,6 +92,9 @@ def test_rows_of_one_activation_have_lines_of_their_own(make_record: Any, tmp_pa
     assert styles["nah"][1] != styles["nah_released"][1]
     svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x")
     assert svg.read_text().count("row nah_released") == 1
+    ends = {"nah": 112.6, "nah_released": 112.6}  # one row of the paper in two settings
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x", ends)
+    assert svg.read_text().count("paper's end point -->") == 1
 
 
 def test_styles_are_distinct() -> None:
