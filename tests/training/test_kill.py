@@ -29,7 +29,13 @@ CASES: dict[str, tuple[str, Keys]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("nani", "zaremba") else [])
+        for name in CASES
+    ],
+)
 def test_killed_at_a_random_step(
     name: str,
     tmp_path: Path,
