@@ -57,7 +57,7 @@ class DivergedError(NoisyexpError):
     Attributes:
         step: the update that failed, counted from 1.
         learning_rate: learning rate of that update.
-        loss: value of the loss.
+        loss: value of the loss, or None when it was finite and a metric was not.
         grad_norm: global L2 norm of the gradient, or None when it was not computed.
         metric: name of the validation metric that is not finite, when loss and gradient were.
     """
@@ -66,7 +66,7 @@ class DivergedError(NoisyexpError):
         self,
         step: int,
         learning_rate: float,
-        loss: float,
+        loss: float | None,
         grad_norm: float | None,
         metric: str | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class DivergedError(NoisyexpError):
         )  # fmt: skip
         what = metric or ("loss" if grad_norm is None else "gradient")
         norm = "not computed" if grad_norm is None else f"{grad_norm:g}"
-        measured = "" if metric else f"loss {loss:g}, gradient norm {norm}, "
+        measured = "" if loss is None else f"loss {loss:g}, gradient norm {norm}, "
         super().__init__(
             f"non-finite {what} at step {step}: {measured}learning rate {learning_rate:g}"
         )

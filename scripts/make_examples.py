@@ -135,7 +135,7 @@ def words(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[str]:
         assert isinstance(run.task, PTB) and isinstance(run.model, LanguageModel)
         shares.append(run.task.saturated(run.model, CPU))
         tokens = write(run.model, prompt, AMOUNTS.written, TEMPERATURE, CPU)
-        texts.append(" ".join(vocab.lookup_tokens(tokens.tolist())))
+        texts.append(AMOUNTS.read(tokens, vocab))
     lines = [
         "Percent of the inputs of units that lie beyond the hard unit's threshold (1 for tanh, 2 "
         f"for sigmoid) on {task.valid_streams[:WATCHED].numel():,} words of validation text, by "
@@ -144,7 +144,7 @@ def words(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[str]:
     ]  # fmt: skip
     for name, share in zip(names, shares, strict=True):
         lines.append(f"| {name} | {' | '.join(f'{value:.0f}' for value in share.values())} |")
-    given = " ".join(vocab.lookup_tokens(prompt.tolist()))
+    given = AMOUNTS.read(prompt, vocab)
     lines += [
         "", f"What they write at temperature {TEMPERATURE} after the first words of that text.",
         "", "| | |", "| --- | --- |", f"| **given** | **{_cell(given)}** |",
@@ -182,7 +182,10 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
     made = ", ".join(record_path(r, Path()).as_posix() for r in records)
     title = f"# Examples, scale {records[0].scale}, seed {records[0].seed}"
     point = "best validation" if weights == "best" else "last update"
-    note = f"By the weights of {made}, at their {point}."
+    note = (
+        f"Made by `python scripts/make_examples.py` and the run folders of {made}, by the weights "
+        f"of their {point}, which are not committed."
+    )
     path = root / "results" / "examples" / f"{records[0].task}.md"
     atomic_write_text(path, "\n".join([title, "", note, "", *lines, ""]))
     readme = root / "README.md"

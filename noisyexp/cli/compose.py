@@ -220,6 +220,9 @@ def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) 
 def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
     """The overrides but those of a key that does not exist; these are reported."""
     chosen = {o.key_or_group: _values(o)[0] for o in parsed if groups.options(o.key_or_group)}
+    plain = all(not (o.is_add() or o.is_force_add()) for o in parsed)
+    if plain and all(o.key_or_group in chosen for o in parsed):
+        return parsed  # whole files only, as every table asks for: composed once, by their job
     choices = [f"{key}={value}" for key, value in chosen.items()]
     try:
         config = compose(

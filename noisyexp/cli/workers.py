@@ -33,17 +33,18 @@ def tied_to_sweep() -> Iterator[None]:
         yield
         return
     done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(LOOK_EVERY):
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=_watch, args=(parent, done), daemon=True).start()
     try:
         yield
     finally:
         done.set()
         if os.getppid() != parent:
             os._exit(128 + signal.SIGTERM)  # a return would take the next job from the queue
+
+
+def _watch(parent: int, done: threading.Event) -> None:
+    """Send this process SIGTERM, once, if `parent` goes before the job is done."""
+    while not done.wait(LOOK_EVERY):
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return

@@ -9,8 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from noisyexp.activations import Activation
-from noisyexp.nn.cells import NoisyLSTMCell
-from noisyexp.nn.recurrent import NoisyRecurrent
+from noisyexp.nn.noisy import NoisyModule
 
 
 class Saturation:
@@ -44,8 +43,7 @@ class Saturation:
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         """Count while the context lasts; cells and layers then run as written, unit by unit."""
-        kinds = (NoisyLSTMCell, NoisyRecurrent)
-        loops = [module for module in model.modules() if isinstance(module, kinds)]
+        loops = [module for module in model.modules() if isinstance(module, NoisyModule)]
         backends = [loop.backend for loop in loops]
         hooks = [
             unit.register_forward_pre_hook(partial(self._count, path))

@@ -87,13 +87,7 @@ def plot_curves(
     kinds = sorted({(r.task, r.scale, r.data) for r in records})
     if len(kinds) > 1:
         raise RecordError(f"one figure shows one task, scale and data set; given are {kinds}")
-    groups = {
-        name: [r for r in records if line_name(r) == name]
-        for *_, name in sorted(
-            # The plain row of an activation first: it gets the activation's own line style.
-            {(_act_index(r.act), line_name(r) != r.act, line_name(r)) for r in records}
-        )
-    }
+    groups = _by_line(records)
     wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     panels = {
         metric: {
@@ -109,6 +103,13 @@ def plot_curves(
         return save_figure(
             _draw(groups, drawn, reference_lines or {}, x, levels or {}, seeds, tops or {}), path
         )
+
+
+def _by_line(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The runs of every line, in the order of the legend."""
+    # The plain row of an activation first: it gets the activation's own line style.
+    order = sorted({(_act_index(r.act), line_name(r) != r.act, line_name(r)) for r in records})
+    return {name: [r for r in records if line_name(r) == name] for *_, name in order}
 
 
 @contextlib.contextmanager

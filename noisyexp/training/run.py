@@ -234,7 +234,7 @@ def _check_measured(trainer: Trainer, last: Mapping[str, Any]) -> None:
     value = last.get(trainer.task.selection, math.nan)
     if not _best(trainer) or (trainer.config.use_weights == "last" and not math.isfinite(value)):
         metric = trainer.task.selection
-        raise DivergedError(trainer.step, trainer.learning_rate, math.nan, None, metric)
+        raise DivergedError(trainer.step, trainer.learning_rate, None, None, metric)
 
 
 def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:

@@ -133,6 +133,7 @@ MISTAKES = {
         "-x": "-x: no such option; see python run.py --help",
         "--frobnicate=3": "--frobnicate=3: no such option; see python run.py --help",
     },
+    "a file added": {"++act=nah": "++act=nah: act is there already; leave out the +"},
     "several values": {"seed=0,1": "2 runs in one command: add -m to sweep over values"},
     "several files": {"act=nan,nah": "2 runs in one command: add -m to sweep over values"},
     "fields that disagree": {

@@ -173,7 +173,6 @@ def test_the_report_comes_even_if_the_launcher_gives_up(tiny: Run, tmp_path: Pat
     ]
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_same_bits_as_one(
     tiny: Run, settings: Callable[..., list[str]], records: Records, tmp_path: Path
 ) -> None:

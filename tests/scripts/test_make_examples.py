@@ -78,7 +78,7 @@ def test_words(tmp_path: Path) -> None:
         round(share) for share in shares.values()
     ]
     (_, written) = [line[1].removesuffix(" |") for line in lines if line[0] == "| nah"]
-    assert written.replace("&lt;", "<") in look and "at their last update." in page
+    assert written.replace("&lt;", "<") in look and "by the weights of their last update" in page
 
 
 def test_what_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

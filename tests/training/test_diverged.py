@@ -102,6 +102,7 @@ def test_weights_with_which_nothing_can_be_measured(tmp_path: Path, kept: str) -
     record = json.loads(path.read_text())
     assert record["status"] == "diverged" and record["curve"][-1]["valid_ppl"] is None
     assert record["reason"] == "non-finite valid_ppl at step 1: learning rate 1e+38"
+    assert record["diverged"]["loss"] == "None"  # it was finite
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -30,6 +30,10 @@ class Amounts:
     scored: int
     between: str
 
+    def read(self, tokens: Tensor, vocab: Vocab) -> str:
+        """Tokens as text."""
+        return self.between.join(vocab.lookup_tokens(tokens.tolist()))
+
 
 CHARACTERS = Amounts(80, 300, 20_000, "")
 WORDS = Amounts(20, 60, 2_000, " ")
@@ -119,15 +123,11 @@ def describe(
         device: of the model.
         amounts: `CHARACTERS` or `WORDS`.
     """
-
-    def read(tokens: Tensor) -> str:
-        return amounts.between.join(vocab.lookup_tokens(tokens.tolist()))
-
     prompt = text[: amounts.prompt]
-    lines = [f"prompt: {read(prompt)}"]
+    lines = [f"prompt: {amounts.read(prompt, vocab)}"]
     for name, temperature in (("likeliest", 0.0), (f"temperature {TEMPERATURE}", TEMPERATURE)):
         written = write(model, prompt, amounts.written, temperature, device)
-        lines += ["", f"{name}:", read(written)]
+        lines += ["", f"{name}:", amounts.read(written, vocab)]
     rows = min(amounts.scored, len(text)) // STREAMS
     streams = text[: rows * STREAMS].view(STREAMS, rows).T.to(device)
     lines += ["", "hard tokens: share of all bits, bits each, most often taken for"]
