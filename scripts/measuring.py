@@ -33,19 +33,23 @@ def held_mib(forward: Callable[[], Any], known: Iterable[Tensor]) -> float:
 
 
 def write_result(
-    name: str, page: Callable[[Mapping[str, Any]], str], **measured: Any
+    name: str,
+    page: Callable[[Mapping[str, Any]], str],
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+    **measured: Any,
 ) -> dict[str, Any]:
     """Write results/bench/`name`.json and .md, and print the page.
 
     Args:
         name: of the files.
         page: makes the page from the result.
+        device: that was measured.
         measured: what goes into the result beside command, code version, machine and torch.
     """
     result = {
         "command": "make bench",
         "code": code_version(),
-        "machine": describe_machine(torch.device("cpu")),
+        "machine": describe_machine(device),
         "torch": torch.__version__,
         **measured,
     }

@@ -134,10 +134,11 @@ class _Unit(torch.autograd.Function):
         ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
     ) -> Tensor:
         value = torch.empty_like(x)
-        ctx.size = K.Shape(*blocks_rows_units(x.shape), K.threads_for(x.numel(), K.CHUNKS))
+        sizes = blocks_rows_units(x.shape)
+        ctx.size = K.Shape(*sizes, K.parts_of_map(x.device, sizes))
         ctx.site = site
         point_to_p(site, p)
-        K.function("unit_map", x.dtype)(site, ctx.size, x.data_ptr(), value.data_ptr(), None, None)
+        K.function("unit_map", x)(site, ctx.size, x.data_ptr(), value.data_ptr(), None, None)
         ctx.save_for_backward(x, p, given)
         return value
 
@@ -146,11 +147,12 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:
         x, p, given = ctx.saved_tensors
         d_value, d_x = d_value.contiguous(), torch.empty_like(x)
-        sums = None if p is None else x.new_zeros(K.CHUNKS, x.shape[-1] if x.dim() else 1)
+        rows = K.sums_for_p(x.device, ctx.size.threads)
+        sums = None if p is None else x.new_zeros(rows, ctx.size.units)
         point_to_p(ctx.site, p, sums)
         if given is not None:
             ctx.site.given = given.data_ptr()
-        K.function("unit_map", x.dtype)(
+        K.function("unit_map", x)(
             ctx.site, ctx.size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr()
         )
         d_p = None if p is None or sums is None else sums.sum_to_size(p.shape)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_uint32, c_void_p
 from typing import Any
 
 import torch
 
+from noisyexp.kernels import cuda
 from noisyexp.kernels.build import BuildError, build
 
 SWITCH = "NOISYEXP_KERNELS"
@@ -20,6 +22,8 @@ FORM_INPUT_LEARNED_CODE = 5
 MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN = range(3)
 CHUNKS = 16
 MAX_SITES = 5
+GPU_THREADS = 2**18
+"""About what a large GPU can have at once."""
 
 
 class NoiseKey(Structure):
@@ -56,6 +60,11 @@ class Layer(Structure):
         *((name, c_void_p) for name in ("d_gates", "d_recurrent", "d_h", "d_c", "d_carry")),
     ]
 
+    @property
+    def gpu_threads(self) -> int:
+        """One for every unit and row of a step."""
+        return int(self.threads * self.hidden)
+
 
 class Shape(Structure):
     """`shape` of kernels.c: (blocks, rows, units) and the threads to use."""
@@ -64,6 +73,11 @@ class Shape(Structure):
         *((name, c_int64) for name in ("blocks", "rows", "units")),
         ("threads", c_int32),
     ]
+
+    @property
+    def gpu_threads(self) -> int:
+        """One for every unit in each part."""
+        return int(self.threads * self.units)
 
 
 class Score(Structure):
@@ -95,7 +109,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         for way in ("forward", "backward"):
             function = getattr(library, f"score_{way}_{suffix}")
             function.argtypes, function.restype = [POINTER(Score)], None
-    library.normal_fill.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
+    library.normal_fill_f.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
     sizes = (c_int64 * 4)()
     library.struct_sizes(sizes)
@@ -125,9 +139,9 @@ def library() -> ctypes.CDLL | None:
 def runs(*tensors: torch.Tensor | None) -> bool:
     """Whether the kernels can be had and take these tensors, with one notice a reason why not.
 
-    They take tensors that are all float32 or all float64, on the CPU, outside autocast. No notice
-    where they are switched off, and none within `torch.compile`, `torch.jit.trace` and the
-    transforms of `torch.func`, which go through the plain code.
+    They take tensors that are all float32 or all float64, on the CPU or on one GPU, outside
+    autocast. No notice where they are switched off, and none within `torch.compile`,
+    `torch.jit.trace` and the transforms of `torch.func`, which go through the plain code.
     """
     tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     if tracing or os.environ.get(SWITCH) == "0":
@@ -135,18 +149,20 @@ def runs(*tensors: torch.Tensor | None) -> bool:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     given = [tensor for tensor in tensors if tensor is not None]
-    dtypes, devices = {t.dtype for t in given}, {t.device.type for t in given}
-    reason = ""
-    if devices != {"cpu"} or dtypes not in ({torch.float32}, {torch.float64}):
+    dtypes, devices = {t.dtype for t in given}, {t.device for t in given}
+    where = devices.pop() if len(devices) == 1 else torch.device("meta")
+    if where.type not in ("cpu", "cuda") or dtypes not in ({torch.float32}, {torch.float64}):
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        where = ", ".join(sorted(devices))
-        reason = f"they take float32 or float64 on the CPU, not {names} on {where}"
-    elif torch.is_autocast_enabled("cpu"):
+        places = ", ".join(sorted({t.device.type for t in given}))
+        reason = f"they take float32 or float64 on one CPU or GPU, not {names} on {places}"
+    elif torch.is_autocast_enabled(where.type):
         reason = "autocast is on"
+    else:
+        reason = (cuda.why_not(where.index) or "") if on_gpu(where) else ""
     if reason:
         _notice(reason)
         return False
-    return library() is not None
+    return on_gpu(where) or library() is not None
 
 
 def _notice(reason: str) -> None:
@@ -160,12 +176,45 @@ def _notice(reason: str) -> None:
         )
 
 
-def function(name: str, dtype: torch.dtype) -> Any:
-    """The kernel `name` for float32 or float64."""
+def draws_on(device: torch.device) -> bool:
+    """Whether the kernels can make draws there."""
+    if on_gpu(device):
+        return os.environ.get(SWITCH) != "0" and cuda.why_not(device.index) is None
+    return device.type == "cpu" and library() is not None
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether it is the GPU's kernels that run there."""
+    return device.type == "cuda"
+
+
+def function(name: str, like: torch.Tensor) -> Any:
+    """The kernel `name` for tensors as this one, float32 or float64."""
+    full = f"{name}_{'f' if like.dtype == torch.float32 else 'd'}"
+    if on_gpu(like.device):
+        return cuda.Launch(full, like.device.index)
     # Not by `library()`: a graph that has been built goes back even if the switch was turned since.
-    return getattr(_state["library"], f"{name}_{'f' if dtype == torch.float32 else 'd'}")
+    return getattr(_state["library"], full)
 
 
 def threads_for(work: int, parts: int) -> int:
     """Threads for `work` numbers in `parts` pieces: waking one costs as much as 10,000 numbers."""
     return max(1, min(torch.get_num_threads(), parts, work // 10_000))
+
+
+def parts_of_step(device: torch.device, batch: int, work: int) -> int:
+    """`threads` of a layer's step of `work` numbers: the processor's, or all rows on a GPU."""
+    return batch if on_gpu(device) else threads_for(work, CHUNKS)
+
+
+def parts_of_map(device: torch.device, shape: Sequence[int]) -> int:
+    """`threads` of a walk over (blocks, rows, units)."""
+    blocks, rows, units = shape
+    if on_gpu(device):
+        return max(1, min(blocks * rows, GPU_THREADS // units))
+    return threads_for(blocks * rows * units, CHUNKS)
+
+
+def sums_for_p(device: torch.device, threads: int) -> int:
+    """Rows of sums that the gradient of p is added up in, each by one part: it has one order."""
+    return threads if on_gpu(device) else CHUNKS

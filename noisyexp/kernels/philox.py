@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noisyexp.kernels.bindings import CHUNKS, NoiseKey, Shape, library, threads_for
+from noisyexp.kernels import bindings as K
+from noisyexp.kernels.bindings import NoiseKey
 
 ROWS = 4
 """Numbers that one Philox block gives: the draws of one unit for four rows."""
@@ -91,13 +92,12 @@ def normal(draw: DrawKey, shape: Sequence[int], device: torch.device) -> Tensor:
 
     Element (block, row, unit) is word row % 4 of the Philox block with counter (unit, row // 4,
     block, call). The words are integers, so the same everywhere; Box-Muller may differ in the
-    last bits. Never run on a GPU.
+    last bits.
     """
-    found = library() if torch.device(device).type == "cpu" else None
-    sizes = blocks_rows_units(shape)
-    if found is None or 0 in sizes:
+    device, sizes = torch.device(device), blocks_rows_units(shape)
+    if 0 in sizes or not K.draws_on(device):
         return normal_torch(draw, shape, device)
-    xi = torch.empty(tuple(shape), dtype=torch.float32, device="cpu")
-    threads = threads_for(xi.numel(), min(CHUNKS, sizes[0]))
-    found.normal_fill(draw.struct(), Shape(*sizes, threads), xi.data_ptr())
+    xi = torch.empty(tuple(shape), dtype=torch.float32, device=device)
+    size = K.Shape(*sizes, K.parts_of_map(device, sizes))
+    K.function("normal_fill", xi)(draw.struct(), size, xi.data_ptr())
     return xi

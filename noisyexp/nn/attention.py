@@ -8,8 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, draws_apart
-from noisyexp.nn.fused import can_fuse
-from noisyexp.nn.fused_score import fused_score
+from noisyexp.nn.fused_score import can_fuse_score, fused_score
 
 
 class AdditiveAttention(nn.Module):
@@ -87,7 +86,7 @@ class AdditiveAttention(nn.Module):
 
     def _scores(self, q: Tensor, keys: Tensor) -> Tensor:
         """The e of every position, (B, S); q: (B, A)."""
-        if keys.numel() and can_fuse({"score": self.unit}, keys, q, *self.v.parameters()):
+        if can_fuse_score(self.unit, q, keys, *self.v.parameters()):
             return fused_score(self.unit, q, keys, self.v.weight) + self.v.bias
         scores: Tensor = self.v(self.unit(keys + q.unsqueeze(1))).squeeze(-1)
         return scores

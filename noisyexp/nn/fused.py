@@ -53,8 +53,8 @@ class Plan:
 
     def layer(self, batch: int, hidden: int, ps: Sequence[Tensor | None], **arrays: Any) -> K.Layer:
         """The structure that the kernels take; arrays by name, None for those without."""
-        threads = K.threads_for(batch * hidden * len(self.sites), K.CHUNKS)
-        layer = K.Layer(batch, hidden, threads)
+        work = batch * hidden * len(self.sites)
+        layer = K.Layer(batch, hidden, K.parts_of_step(arrays["gates"].device, batch, work))
         for index, (site, p, given) in enumerate(zip(self.sites, ps, self.given, strict=True)):
             point_to_p(site, p)
             site.given = None if given is None else given.data_ptr()
@@ -94,7 +94,7 @@ class _Recurrence(torch.autograd.Function):
             batch, hidden, ps, gates=gates, cells=cells, output=output, recurrent=recurrent,
             h_start=h_start, c_start=c_start, bias=bias,
         )  # fmt: skip
-        step = K.function(f"{plan.cell}_forward", x.dtype)
+        step = K.function(f"{plan.cell}_forward", x)
         at_gates, at_output, w_t = gates.unbind(0), output.unbind(0), w_hh.t()
         if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
             w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
@@ -121,7 +121,7 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, d_output: Tensor | None, d_h: Tensor | None, d_c: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         # The products of a float32 forward stay float32, whatever context backward is called in.
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
             return _backward(ctx, d_output, d_h, d_c)
 
 
@@ -149,10 +149,10 @@ def _backward(
         c_start=c_start, d_output=d_output, d_gates=d_gates, d_recurrent=d_recurrent, d_h=d_h,
         d_c=d_c, d_carry=start, bias=bias,
     )  # fmt: skip
-    p_sums = h_start.new_zeros(len(ps), K.CHUNKS, hidden)
+    p_sums = h_start.new_zeros(len(ps), K.sums_for_p(output.device, layer.threads), hidden)
     for site, p, part in zip(layer.sites, ps, p_sums, strict=False):
         point_to_p(site, p, part)
-    step = K.function(f"{plan.cell}_backward", output.dtype)
+    step = K.function(f"{plan.cell}_backward", output)
     at_gates = d_recurrent.unbind(0)
     carries = not lstm or plan.mask is not None  # gradient that goes past the product
     for t, before in reversed(plan.order(steps)):

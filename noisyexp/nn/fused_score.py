@@ -16,6 +16,7 @@ from noisyexp.activations import Activation
 from noisyexp.activations.fused import draw_for, make_site, point_to_p, used_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.derivatives import MESSAGE, first_derivatives
+from noisyexp.nn.fused import can_fuse
 
 _NAME = "_noisyexp_key_gradient"
 
@@ -99,7 +100,7 @@ class _Score(torch.autograd.Function):
         point_to_p(site, p)
         call = _call(site, keys, q, v)
         call.scores = scores.data_ptr()
-        K.function("score_forward", keys.dtype)(call)
+        K.function("score_forward", keys)(call)
         return scores
 
     @staticmethod
@@ -121,7 +122,7 @@ class _Score(torch.autograd.Function):
             call.d_keys = d_keys.data_ptr()
         call.d_scores, call.d_q = d_scores.data_ptr(), d_q.data_ptr()
         call.d_v = sums.data_ptr()
-        K.function("score_backward", keys.dtype)(call)
+        K.function("score_backward", keys)(call)
         d_v, d_p = sums.sum(1)
         return (
             d_keys, None, d_q, d_v.view_as(v), None if p is None else d_p.sum_to_size(p.shape),
@@ -139,8 +140,14 @@ def _call(site: K.Site, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
     return call
 
 
+def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> bool:
+    """Whether the kernel computes these scores; on a GPU, torch's few passes over them do well."""
+    on_processor = keys.numel() > 0 and not K.on_gpu(keys.device)
+    return on_processor and can_fuse({"score": unit}, keys, q, *of_v)
+
+
 def fused_score(unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:
-    """The score v . phi(key + q) of every position; call it where `nn.fused.can_fuse` says so.
+    """The score v . phi(key + q) of every position; call it where `can_fuse_score` says so.
 
     Args:
         unit: phi, of A units; it draws as for an input of shape (B, S, A).

@@ -106,6 +106,37 @@ def layers_page(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def gpu_page(result: Mapping[str, Any]) -> str:
+    """The tables of `scripts/bench_gpu.py` in Markdown."""
+
+    def cells(times: Mapping[str, float]) -> list[str]:
+        base = times["torch"]
+        noisy = [f"{times[kind]:.2f} ({times[kind] / base:.2f})" for kind in ("hard", "nah")]
+        slow = [f"{times['nah eager']:.1f}", f"{times['nah eager'] / times['nah']:.1f}"]
+        return [f"{base:.2f}", *noisy, *slow]
+
+    header = ["torch (cuDNN)", "hard", "NAH", "NAH, plain loop", "plain loop / NAH"]
+    lines = [
+        "# Speed of the noisy layers on a GPU",
+        "",
+        f"{_origin(result)}. float32 without TF32. Medians of {result['settings']['rounds']} "
+        "rounds in which all take turns. In brackets: against torch's layer.",
+        "",
+        "Forward and backward, milliseconds:",
+        "",
+        *_table(
+            ["batch, steps, hidden, layers", *header],
+            [[_size(row), *cells(row["both_ms"])] for row in result["sizes"]],
+        ),
+        "",
+        "One update of Table 2's model, milliseconds:",
+        "",
+        *_table(header, [cells(result["ptb_update_ms"])]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def tasks_page(result: Mapping[str, Any]) -> str:
     """The tables of `scripts/bench_tasks.py` in Markdown."""
     time_rows: list[list[str]] = []

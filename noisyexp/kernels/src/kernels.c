@@ -3,54 +3,9 @@
    Plain C that a compiler turns into vector code: all work is on tiles of ROWS x LANES numbers.
    noisyexp/kernels/build.py compiles this file; bindings.py declares what is in it. */
 #include <math.h>
+#include <stdint.h>
 
 #include "noise.h"
-
-enum { FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED,
-       FORM_INPUT_LEARNED_CODE };
-enum { MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN };
-#define CHUNKS 16
-#define MAX_SITES 5
-
-/* One unit: its equation, its settings, where its draws come from. */
-typedef struct {
-    int32_t form, multiplier, clip;
-    noise_key key;
-    double slope, offset, low, high, threshold, alpha, c, side, mean;
-    const void *p;     /* (units,), or one number with p_stride 0 */
-    int64_t p_stride;
-    const void *given; /* draws (T, batch, units) instead of the key's, or null */
-    void *p_grad;      /* (units,) sum, or null */
-} site;
-
-/* One layer in one direction; arrays (T, batch, ...) in row-major order. */
-typedef struct {
-    int64_t batch, hidden;
-    int32_t threads;
-    site sites[MAX_SITES];
-    const uint8_t *mask; /* (T, batch), or null */
-    const void *h_start, *c_start, *bias;
-    void *gates, *cells, *output, *recurrent;
-    const void *d_output;
-    void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
-} layer;
-
-typedef struct {
-    int64_t blocks, rows, units;
-    int32_t threads;
-} shape;
-
-/* Scores of attention, e = v . phi(key + q); rows of keys may lie apart. */
-typedef struct {
-    site unit;
-    shape size;               /* sentences, positions, units */
-    int32_t adds;             /* whether d_keys holds numbers to add to */
-    int64_t key_strides[2];   /* from sentence to sentence and from position to position */
-    const void *keys, *q, *v; /* (B, S, A), (B, A), (A,) */
-    void *scores;             /* (B, S) */
-    const void *d_scores;
-    void *d_keys, *d_q, *d_v; /* (B, S, A) or null, (B, A), (CHUNKS, A) */
-} score;
 
 /* exp(-|x|) to 1e-7: 2^n times the series of exp on [-ln 2 / 2, ln 2 / 2]. The clamp to 80 is one of
    integers, since compilers do not vectorise it otherwise; 0 x brings NaN back, which it hides. */
@@ -92,7 +47,7 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #include "score.h"
 
 /* Draws of one key as an array (blocks, rows, units). */
-void normal_fill(const noise_key *key, const shape *size, float *out) {
+void normal_fill_f(const noise_key *key, const shape *size, float *out) {
     const int64_t rows = size->rows, units = size->units;
     _Pragma("omp parallel for schedule(static) num_threads(size->threads) if (size->threads > 1)")
     for (int64_t block = 0; block < size->blocks; block++)

@@ -11,15 +11,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16            /* units of a tile: one AVX-512 register of floats */
-#define ROWS 4              /* rows of a tile: one Philox block gives four numbers, one a row */
-#define TILE (LANES * ROWS)
-#define INLINE static inline __attribute__((always_inline))
+#include "structs.h"
 
-typedef struct {
-    uint32_t key0, key1; /* of (seed, step, site) */
-    uint32_t call;       /* calls of the site in this step before this one */
-} noise_key;
+#define LANES 16            /* units of a tile: one AVX-512 register of floats */
+#define TILE (LANES * ROWS) /* a tile has ROWS rows */
+#define INLINE static inline __attribute__((always_inline))
 
 /* Numbers of 32 bits in lanes of 64: a round of Philox then needs no shuffle. The upper halves hold
    rubbish that no product reads. Compilers do not find the instruction for 32 x 32 -> 64 bits. */
