@@ -120,7 +120,8 @@ def gpu_page(result: Mapping[str, Any]) -> str:
         "# Speed of the noisy layers on a GPU",
         "",
         f"{_origin(result)}. float32 without TF32. Medians of {result['settings']['rounds']} "
-        "rounds in which all take turns. In brackets: against torch's layer.",
+        "rounds in which all take turns (3 for the plain loop). In brackets: against torch's "
+        "layer.",
         "",
         "Forward and backward, milliseconds:",
         "",

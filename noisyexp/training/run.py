@@ -266,6 +266,8 @@ def setup_torch(config: RunConfig) -> torch.device:
     if config.deterministic:
         # The one value that both cuBLAS and the recurrent layers of cuDNN call reproducible.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+        # The same 128 KiB, or torch warns at the first product that it has to make it smaller.
+        os.environ.setdefault("CUBLASLT_WORKSPACE_SIZE", "128")
         torch.use_deterministic_algorithms(True)
         # Filling every new tensor is for finding bugs, and costs time in each step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
