@@ -161,10 +161,15 @@ class Activation(nn.Module):
         """The unit at test time, before the optional clip; x of shape (..., num_units)."""
         raise NotImplementedError
 
+    @property
+    def uses_c(self) -> bool:
+        """Whether c is in the unit's equation."""
+        return self.has_noise or self.has_p
+
     def extra_repr(self) -> str:
         """Settings, for `print(model)`."""
         text = f"{self.kind.name}, num_units={self.num_units}"
-        if self.has_noise:
+        if self.uses_c:
             text += f", alpha={self.alpha:g}, c={self.c:g}"
         for flag in ("clip_output", "code_compat"):
             text += f", {flag}=True" if getattr(self, flag) else ""
@@ -236,6 +241,17 @@ class NAH(Activation):
         return F.nah_expected(
             x, self.p, self.kind, alpha=self.alpha, c=self.c, code_compat=self.code_compat
         )
+
+
+class NAHMean(NAH):
+    """NAH with the mean of its noise in training, too: a leak that is learned, and no noise.
+
+    Not in the paper. Against NAH it tells what half-normal noise does by being noise.
+    """
+
+    variant = "nah_mean"
+    has_noise = False
+    kernel_forms = (NAH.kernel_forms[1],) * 2
 
 
 class _InputNoise(Activation):

@@ -27,6 +27,7 @@ def equation(unit: Activation) -> str:
         "hard": ((_HARD[kind],), "Eq 3 and 4"),
         "nan": ((_LEAKY + r"\xi", _SIGMA, side), "Eq 12, 9"),
         "nah": ((_LEAKY + r"|\xi|", _SIGMA, _SIDE), "Algorithm 1, Eq 9"),
+        "nah_mean": ((_LEAKY + r"\sqrt{2/\pi}", _SIGMA, _SIDE), "Eq 13, 9, in training too"),
         "nani": ((r"\phi = h(x + c\,\xi)",), "Eq 14, c its sigma"),
         "nanil": (
             (r"\phi = h(x + \sigma\xi)", learned),
@@ -46,7 +47,7 @@ def describe(unit: Activation) -> str:
     words = [f"{unit.variant.upper() if unit.has_noise else unit.variant}, {unit.kind.name}"]
     if unit.leaks:
         words.append(f"alpha = {unit.alpha:g}")
-    if unit.has_noise:
+    if unit.uses_c:
         words.append(f"c = {unit.c:g}")
     if unit.p is not None:
         words.append(f"p = {float(unit.p):g}")

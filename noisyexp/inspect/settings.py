@@ -44,7 +44,7 @@ class Settings:
             return []
         unit = find_variant(self.act)
         leaks, has_p, has_noise = unit.leaks, unit.has_p, unit.has_noise
-        uses = {"alpha": leaks, "p": has_p, "c": has_noise}
+        uses = {"alpha": leaks, "p": has_p, "c": has_noise or has_p}
         return [name for name, used in uses.items() if getattr(self, name) != DEFAULTS[name]
                 and not used]  # fmt: skip
 

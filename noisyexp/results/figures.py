@@ -14,11 +14,20 @@ from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes
 from noisyexp.results.records import MetricInfo, Record
 
-# Okabe and Ito (2008), without yellow, which is too light for lines on white.
-PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 2)))
+# Okabe and Ito (2008), without yellow, which is too light for lines on white, and a grey.
+PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#808080")
+LINE_STYLES = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (7, 2)),
+    (0, (1, 2)),
+    (0, (9, 2, 2, 2)),
+)
 # One colour an activation in every figure of the project, whatever else is drawn beside it.
-ACT_ORDER = ("reference", "hard", "nan_normal", "nah", "nani", "nanil", "nanis")
+ACT_ORDER = ("reference", "hard", "nan_normal", "nah", "nani", "nanil", "nanis", "nah_mean")
 
 
 def curve_band(

@@ -19,7 +19,7 @@ from noisyexp.activations import functional as F
 from noisyexp.activations import make_activation
 from noisyexp.results.figures import PALETTE, figure_style, save_figure
 
-BLACK, BLUE, VERMILION, GREEN, PINK, SKY, ORANGE = PALETTE
+BLACK, BLUE, VERMILION, GREEN, PINK, SKY, ORANGE, _ = PALETTE
 
 SKETCH_C, SKETCH_X = 4.0, 2.0
 """Figure 3: c, larger than in any experiment after annealing, and where Delta is drawn."""

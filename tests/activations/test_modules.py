@@ -383,3 +383,24 @@ def test_spec_has_settings_for_each_kind() -> None:
     assert (tanh.variant, tanh.num_units, tanh.alpha, tanh.c) == ("nan", 2, 1.15, 0.4)
     assert (sigmoid.num_units, sigmoid.alpha, sigmoid.c) == (3, 1.1, 0.15)
     assert sigmoid.clip_output and not tanh.clip_output
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
+def test_the_mean_of_nah_is_nah_in_evaluation(kind: str, backend: str) -> None:
+    """In training and in evaluation, with its gradient, and nothing is drawn."""
+    mean = make_activation(kind, "nah_mean", 5, alpha=0.9, c=2.0, dtype=torch.float64)
+    nah = make_activation(kind, "nah", 5, alpha=0.9, c=2.0, dtype=torch.float64).eval()
+    nah.load_state_dict(mean.state_dict())
+    mean.backend, state = backend, torch.get_rng_state()
+    x = torch.linspace(-6, 6, 40, dtype=torch.float64).view(8, 5)
+    for training in (True, False):
+        found, expected = (x.clone().requires_grad_() for _ in range(2))
+        mean.train(training)(found).square().sum().backward()
+        nah(expected).square().sum().backward()
+        assert found.grad is not None and expected.grad is not None
+        torch.testing.assert_close(found.grad, expected.grad)
+        assert mean.p.grad is not None and nah.p.grad is not None
+        torch.testing.assert_close(mean.p.grad, nah.p.grad)
+        assert not nah.p.grad.eq(0).all()
+    assert torch.equal(torch.get_rng_state(), state)

@@ -113,8 +113,8 @@ def test_arguments() -> None:
     ("argument", "message"),
     [
         ("knd=tanh", "knd='tanh': no such key. Did you mean kind?"),
-        ("act=nanl", "act=nanl: choose from reference, hard, nan, nah, nani, nanil, nanis, all. "
-                     "Did you mean nanil?"),
+        ("act=nanl", "act=nanl: choose from reference, hard, nan, nah, nah_mean, nani, nanil, "
+                     "nanis, all. Did you mean nanil?"),
         ("act=no.such", "act=no.such: variant 'no.such' cannot be imported"),
         ("kind=tahn", "Did you mean tanh?"),
         ("c=-1", "c=-1.0: expected a number (at least 0)"),
