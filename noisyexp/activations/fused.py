@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import functional as F
-from noisyexp.activations.noise import KEY_LIMIT, NoiseSource
+from noisyexp.activations.noise import KEY_LIMIT, NoiseSource, refuse_capture
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DrawKey, blocks_rows_units
@@ -110,6 +110,7 @@ def draw_for(
     """
     drawing = [unit for unit in units if unit.training and unit.has_noise]
     if drawing and all(unit.noise_source is None for unit in drawing):
+        refuse_capture()
         # The numbers that one call for each unit would give, in a fraction of the time.
         keys = torch.randint(KEY_LIMIT, (len(drawing),), device="cpu").tolist()
         drawn: Iterator[DrawKey | Tensor] = iter([DrawKey(key) for key in keys])
@@ -123,7 +124,7 @@ def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> DrawKey | T
     if source is None or type(source).normal is NoiseSource.normal:
         return unit.draw_key()
     draws = source.normal(unit.site, shape, like.device)  # a source of its own kind
-    return draws.to(like.dtype).expand(shape).contiguous()
+    return draws.to(like).expand(shape).contiguous()
 
 
 class _Unit(torch.autograd.Function):
@@ -171,7 +172,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> bool:
         and is_fusible(unit)
         and x.numel() > 0
         and fits(unit, x.shape[-1] if x.dim() else 1)
-        and not (noise is not None and noise.requires_grad)
+        and (noise is None or (noise.device == x.device and not noise.requires_grad))
         and K.runs(x, unit.p)
     )
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from noisyexp.activations import functional as F
 from noisyexp.activations.fused import can_fuse, fused_unit
-from noisyexp.activations.noise import KEY_LIMIT, NoiseSource
+from noisyexp.activations.noise import KEY_LIMIT, NoiseSource, refuse_capture
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.philox import DrawKey, normal
 
@@ -125,6 +125,7 @@ class Activation(nn.Module):
     def draw_key(self) -> DrawKey:
         """What names the draws of the next call; without a source, torch's generator decides."""
         if self.noise_source is None:
+            refuse_capture()
             return DrawKey(int(torch.randint(KEY_LIMIT, (), device="cpu")))
         return self.noise_source.draw_key(self.site)
 

@@ -40,6 +40,21 @@ def draws_apart() -> Iterator[None]:
         yield
 
 
+def refuse_capture() -> None:
+    """Say that a CUDA graph is being captured: its replays would all have the draws of now.
+
+    Raises:
+        RuntimeError: torch's current stream is being captured.
+    """
+    if torch.compiler.is_compiling() or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a unit draws noise while a CUDA graph is captured, and every replay would have the "
+            "same: capture in evaluation mode, or run without a graph"
+        )
+
+
 class NoiseSource:
     """Standard normal draws keyed by (seed, step, site, call within the step).
 
@@ -65,8 +80,10 @@ class NoiseSource:
 
         Raises:
             RuntimeError: called during a backward pass, where the draws would not be those of the
-                forward pass and gradients wrong without a word.
+                forward pass and gradients wrong without a word, or in a capture, see
+                `refuse_capture`.
         """
+        refuse_capture()
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
                 f"{site or 'a unit'} is computed again during backward (torch.utils.checkpoint?), "

@@ -27,13 +27,13 @@ GPU_THREADS = 2**18
 
 
 class NoiseKey(Structure):
-    """`noise_key` of noise.h: where a site's draws come from."""
+    """`noise_key` of structs.h: where a site's draws come from."""
 
     _fields_ = [("key0", c_uint32), ("key1", c_uint32), ("call", c_uint32)]
 
 
 class Site(Structure):
-    """`site` of kernels.c: one unit's equation, settings and draws."""
+    """`site` of structs.h: one unit's equation, settings and draws."""
 
     _fields_ = [
         *((name, c_int32) for name in ("form", "multiplier", "clip")),
@@ -48,7 +48,7 @@ class Site(Structure):
 
 
 class Layer(Structure):
-    """`layer` of kernels.c: the arrays of one layer in one direction."""
+    """`layer` of structs.h: the arrays of one layer in one direction."""
 
     _fields_ = [
         ("batch", c_int64),
@@ -67,7 +67,7 @@ class Layer(Structure):
 
 
 class Shape(Structure):
-    """`shape` of kernels.c: (blocks, rows, units) and the threads to use."""
+    """`shape` of structs.h: (blocks, rows, units) and the threads to use."""
 
     _fields_ = [
         *((name, c_int64) for name in ("blocks", "rows", "units")),
@@ -81,7 +81,7 @@ class Shape(Structure):
 
 
 class Score(Structure):
-    """`score` of kernels.c: scores of attention and, for backward, where their gradients go."""
+    """`score` of structs.h: scores of attention and, for backward, where their gradients go."""
 
     _fields_ = [
         ("unit", Site),
@@ -153,7 +153,7 @@ def runs(*tensors: torch.Tensor | None) -> bool:
     where = devices.pop() if len(devices) == 1 else torch.device("meta")
     if where.type not in ("cpu", "cuda") or dtypes not in ({torch.float32}, {torch.float64}):
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        places = ", ".join(sorted({t.device.type for t in given}))
+        places = ", ".join(sorted({str(t.device) for t in given}))
         reason = f"they take float32 or float64 on one CPU or GPU, not {names} on {places}"
     elif torch.is_autocast_enabled(where.type):
         reason = "autocast is on"
@@ -170,7 +170,7 @@ def _notice(reason: str) -> None:
     if reason not in noticed:
         noticed.add(reason)
         warnings.warn(
-            f"noisy units run without their compiled kernels, several times slower: {reason}",
+            f"noisy units run without their compiled kernels, many times slower: {reason}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -151,7 +151,7 @@ def _backward(
     )  # fmt: skip
     p_sums = h_start.new_zeros(len(ps), K.sums_for_p(output.device, layer.threads), hidden)
     for site, p, part in zip(layer.sites, ps, p_sums, strict=False):
-        point_to_p(site, p, part)
+        point_to_p(site, p, None if p is None else part)
     step = K.function(f"{plan.cell}_backward", output)
     at_gates = d_recurrent.unbind(0)
     carries = not lstm or plan.mask is not None  # gradient that goes past the product

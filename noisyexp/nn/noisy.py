@@ -78,9 +78,10 @@ class NoisyModule(nn.Module):
     def backend(self) -> str:
         """How the layer computes: "auto", "eager" or "compile".
 
-        "auto" is torch's kernel for the reference, the compiled kernels on the CPU, and the plain
-        loop where neither can be had. "eager" is the plain loop that reads like the equations,
-        "compile" the same loop with `torch.compile` around its step. Can be set at any time.
+        "auto" is torch's kernel for the reference, the compiled kernels on the CPU and on NVIDIA
+        GPUs, and the plain loop where neither can be had. "eager" is the plain loop that reads like
+        the equations, "compile" the same loop with `torch.compile` around its step. Can be set at
+        any time.
         """
         return self._backend
 

@@ -71,15 +71,18 @@ class Echo(Task):
 
     steps_per_epoch = 3
 
+    def error(self, model, device):
+        return (model(torch.ones(2, self.config.width, device=device)) - 1).square().mean()
+
     def loss(self, model, step, device):
-        loss = (model(torch.ones(2, self.config.width)) - 1).square().mean()
+        loss = self.error(model, device)
         return StepOutput(loss, {"error": loss.detach()}, 2)
 
     def training_metrics(self, sums):
         return {}
 
     def validate(self, model, device):
-        return {"error": float((model(torch.ones(2, self.config.width)) - 1).square().mean())}
+        return {"error": float(self.error(model, device))}
 
     def test(self, model, device):
         return {"test_error": self.validate(model, device)["error"]}

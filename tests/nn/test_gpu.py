@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,17 +16,18 @@ from equivalence import VARIANTS, compare, make
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from noisyexp.activations import make_activation
+from noisyexp import NoisyLSTM
+from noisyexp.activations import NoiseSource, attach_noise, make_activation
 from noisyexp.kernels import bindings, build, cuda
 from noisyexp.kernels.philox import DrawKey, normal, normal_torch
-
-pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C compiler")
 
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if build.find_compiler() is None:
+        pytest.skip("no C compiler")
     target = tmp_path_factory.mktemp("gpu") / "gpu.so"
     flags = ["-O1", "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
     command = [build.find_compiler(), "-x", "c", *flags, str(build.SOURCES / "gpu.cu"), "-lm"]
@@ -55,13 +56,12 @@ class OneByOne:
 
 
 @pytest.fixture(params=MACHINES)
-def device(
-    request: pytest.FixtureRequest, source: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
-) -> torch.device:
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Where the tensors of a test lie."""
     if request.param == "cuda":
         assert cuda.why_not(0) is None
         return torch.device("cuda", 0)
+    source = request.getfixturevalue("source")
     monkeypatch.setattr(OneByOne, "library", source, raising=False)
     monkeypatch.setattr(cuda, "Launch", OneByOne)
     monkeypatch.setattr(cuda, "why_not", lambda index: None)
@@ -113,7 +113,10 @@ def test_same_as_the_processor(device: torch.device, cell: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("shape", [(6,), (5, 6), (3, 2, 5, 6)])
-def test_single_units(device: torch.device, variant: str, shape: tuple[int, ...]) -> None:
+def test_single_units(
+    device: torch.device, variant: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bindings, "GPU_THREADS", 20)  # so that a thread has several rows
     unit = make_activation("tanh", variant, 6, c=2.0, dtype=torch.float64).to(device)
     x = (torch.randn(shape, dtype=torch.float64) * 3).to(device)
     results: list[list[Tensor]] = []
@@ -129,8 +132,11 @@ def test_single_units(device: torch.device, variant: str, shape: tuple[int, ...]
 
 
 @pytest.mark.parametrize("shape", [(7,), (9, 5), (3, 6, 20)])
-def test_draws(device: torch.device, shape: tuple[int, ...]) -> None:
+def test_draws(
+    device: torch.device, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those of PyTorch alone, which tests/kernels compares with published words of Philox."""
+    monkeypatch.setattr(bindings, "GPU_THREADS", 20)
     key = DrawKey(0x1234_5678_9ABC_DEF0, call=3)
     expected = normal_torch(key, shape, torch.device("cpu"))
     torch.testing.assert_close(normal(key, shape, device).cpu(), expected, rtol=1e-5, atol=2e-6)
@@ -143,3 +149,82 @@ def test_source_compiles_for_current_gpus() -> None:
     except build.BuildError as error:
         pytest.skip(str(error))
     assert all(len(cuda.compile_for(capability)) > 10_000 for capability in ((7, 5), (9, 0)))
+    with pytest.raises(build.BuildError, match=r"does not know GPUs of compute capability 99\.0"):
+        cuda.compile_for((99, 0))
+
+
+def test_values_that_are_no_numbers_go_through(device: torch.device) -> None:
+    """As in the plain form: a diverged model must not look healthy."""
+    x = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1.0]], dtype=torch.float64)
+    for variant in VARIANTS:
+        unit = make_activation("tanh", variant, 4, c=2.0, dtype=torch.float64).to(device).eval()
+        unit.backend = "eager"
+        expected = unit(x.to(device))
+        unit.backend = "auto"
+        assert unit(x.to(device))[0, 0].isnan()
+        torch.testing.assert_close(unit(x.to(device)), expected, equal_nan=True)
+
+
+def test_draws_on_another_device_are_refused_as_by_the_plain_form() -> None:
+    """The kernels are handed addresses, which mean nothing elsewhere."""
+    unit = make_activation("tanh", "nan", 4)
+    with pytest.raises(RuntimeError):
+        unit(torch.ones(2, 4) * 3, noise=torch.ones(2, 4, device="meta")).sum().item()
+
+
+@pytest.mark.parametrize("source", [None, NoiseSource(1)])
+def test_no_noise_is_frozen_in_a_cuda_graph(
+    source: NoiseSource | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    lstm = NoisyLSTM(2, 3)
+    attach_noise(lstm, source)
+    for backend in ("auto", "eager"):
+        lstm.backend = backend
+        with pytest.raises(RuntimeError, match="CUDA graph"):
+            lstm(torch.ones(1, 1, 2))
+        with torch.no_grad():
+            lstm.eval()(torch.ones(1, 1, 2))
+        lstm.train()
+
+
+def test_a_launch_hands_over_structures_by_value_and_64_bits_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the driver is given, read as it reads it: an array of pointers to the parameters."""
+    calls: list[tuple[Any, ...]] = []
+
+    class Driver:
+        contexts: ClassVar[list[int | None]] = []
+
+        @staticmethod
+        def cuCtxGetCurrent(_: Any) -> int:
+            return 0  # null: none is current in this thread
+
+        @staticmethod
+        def cuCtxSetCurrent(context: ctypes.c_void_p) -> int:
+            Driver.contexts.append(context.value)
+            return 0
+
+        @staticmethod
+        def cuLaunchKernel(*args: Any) -> int:
+            pointers = args[9]
+            size = bindings.Shape.from_address(pointers[0])
+            numbers = [ctypes.c_int64.from_address(pointers[k]).value for k in (1, 2, 3)]
+            calls.append((args[:8], (size.blocks, size.rows, size.units), numbers))
+            return 0
+
+    monkeypatch.setattr(cuda, "_driver", Driver)
+    monkeypatch.setattr(cuda, "_handle", lambda name, index: ctypes.c_void_p(7))
+    monkeypatch.setattr(cuda, "_module", lambda index: (ctypes.c_void_p(), ctypes.c_void_p(9)))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    stream = type("Stream", (), {"cuda_stream": 11})
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
+    launch = cuda.Launch("unit_map_f", 0)
+    launch(bindings.Shape(3, 5, 13, 15), 2**40 + 1, None, -1)
+    (grid, size, numbers) = calls[0]
+    threads = 13 * 15
+    assert grid[1:] == (-(-threads // cuda.BLOCK), 1, 1, cuda.BLOCK, 1, 1, 0)
+    assert size == (3, 5, 13) and numbers == [2**40 + 1, 0, -1]
+    assert launch.stream.value == 11 and Driver.contexts == [9]

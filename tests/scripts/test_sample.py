@@ -21,7 +21,7 @@ from noisyexp.training.load import load_run
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with annealed noise."""
     root = tmp_path_factory.mktemp("runs")
-    options = [f"run_root={root}", "threads=1", "progress=off", "act=nah"]
+    options = [f"run_root={root}", "threads=1", "device=cpu", "progress=off", "act=nah"]
     (spec,) = check(
         ["task=unique_count", "scale=smoke", "anneal.schedule=interval", "anneal.every=8", *options]
     )

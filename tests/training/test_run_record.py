@@ -33,7 +33,7 @@ COST = {
 @pytest.fixture
 def written(whole_root: Path, make_spec: Callable[..., RunSpec]) -> tuple[RunSpec, dict[str, Any]]:
     """A spec with absolute places, and the record as it is on the disk; made once for all tests."""
-    keys = {"seed": 3, "data.root": str(whole_root / "data")}
+    keys = {"seed": 3, "device": "cpu", "data.root": str(whole_root / "data")}
     spec = make_spec(whole_root / "runs", act="nan_normal", keys=keys)
     outcome = execute(spec)
     on_disk = json.loads((spec.folder / "run.json").read_text("utf-8"))

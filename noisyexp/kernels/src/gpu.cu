@@ -1,11 +1,11 @@
-/* Kernels of the noisy units and of recurrent steps made of them, for a GPU: the same functions as in
-   kernels.c, on the same structures.
+/* Kernels of the noisy units and of recurrent steps made of them, for a GPU: the same functions as
+   in kernels.c, on the same structures.
 
    A thread has one unit in one row of a step. It makes the whole Philox block of its four rows and
    takes one number of it: a step has few threads and waits for the longest, and short ones are
-   faster than few. Matrix products are left to torch. noisyexp/kernels/cuda.py compiles this file with NVRTC, which has no headers
-   of the C library. Compiled as C it is a library whose threads run one after another, so that a
-   machine without a GPU can test it. */
+   faster than few. Matrix products are left to torch. noisyexp/kernels/cuda.py compiles this file
+   with NVRTC, which has no headers of the C library. Compiled as C it is a library whose threads
+   run one after another, so that a machine without a GPU can test it. */
 #ifdef __CUDACC_RTC__
 typedef int int32_t;
 typedef unsigned int uint32_t;
@@ -13,7 +13,11 @@ typedef long long int64_t;
 typedef unsigned char uint8_t;
 typedef unsigned long long uint64_t;
 #define KERNEL extern "C" __global__ void
+#if __CUDA_ARCH__ >= 700
 #define GIVEN const __grid_constant__ /* read where it lies, never copied to a stack */
+#else
+#define GIVEN const
+#endif
 #define INLINE static __device__ __forceinline__
 #define THREAD ((int64_t)blockIdx.x * blockDim.x + threadIdx.x)
 #else

@@ -54,7 +54,7 @@ INLINE NAME(value) NAME(input_sigma)(const site *s, REAL x, REAL p, REAL xi) {
         sigma.dp = k * excess;
     } else if (s->form == FORM_INPUT_LEARNED_CODE) {
         REAL inverse = 1 / ((xi < 0 ? -xi : xi) + (REAL)1e-10);
-        REAL z = p * size * inverse, k = c * inverse / (1 + exp(-z));
+        REAL z = p * size * inverse, k = c * inverse * (z > 20 ? (REAL)1 : 1 / (1 + exp(-z)));
         /* Linear above 20, as torch.nn.functional.softplus. */
         sigma.v = c * (z > 20 ? z : (z > 0 ? z + log1p(exp(-z)) : log1p(exp(z))));
         sigma.dx = -k * p * slope * (excess > 0 ? 1 : (excess < 0 ? -1 : 0));

@@ -24,13 +24,13 @@ typedef struct {
     const void *p;     /* (units,), or one number with p_stride 0 */
     int64_t p_stride;
     const void *given; /* draws (T, batch, units) instead of the key's, or null */
-    void *p_grad;      /* (units,) sum, or null */
+    void *p_grad;      /* a row of sums (units,) for each part of the work, or null */
 } site;
 
 /* One layer in one direction; arrays (T, batch, ...) in row-major order. */
 typedef struct {
     int64_t batch, hidden;
-    int32_t threads;
+    int32_t threads; /* of the processor; on a GPU the rows of a step */
     site sites[MAX_SITES];
     const uint8_t *mask; /* (T, batch), or null */
     const void *h_start, *c_start, *bias;
@@ -41,7 +41,7 @@ typedef struct {
 
 typedef struct {
     int64_t blocks, rows, units;
-    int32_t threads;
+    int32_t threads; /* of the processor; on a GPU the parts into which the rows are cut */
 } shape;
 
 /* Scores of attention, e = v . phi(key + q); rows of keys may lie apart. */
