@@ -110,6 +110,7 @@ def gpu_page(result: Mapping[str, Any]) -> str:
     """The tables of `scripts/bench_gpu.py` in Markdown."""
 
     def cells(times: Mapping[str, float]) -> list[str]:
+        """One row without its name: torch, hard, NAH, the plain loop."""
         base = times["torch"]
         noisy = [f"{times[kind]:.2f} ({times[kind] / base:.2f})" for kind in ("hard", "nah")]
         slow = [f"{times['nah eager']:.1f}", f"{times['nah eager'] / times['nah']:.1f}"]

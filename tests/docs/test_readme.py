@@ -15,7 +15,7 @@ import torch
 from noisyexp.cli.compose import check
 from noisyexp.cli.main import spell_nan
 from noisyexp.cli.named_sweeps import expand_sweeps
-from noisyexp.results.bench import attention_page, data_page, layers_page, tasks_page
+from noisyexp.results.bench import attention_page, data_page, gpu_page, layers_page, tasks_page
 from noisyexp.results.pilot import TITLES, pilot_page
 from noisyexp.results.records import load_records
 from noisyexp.tasks import find_task
@@ -88,6 +88,7 @@ def test_snippets_run_and_train(capsys: pytest.CaptureFixture[str]) -> None:
         ("tasks", tasks_page),
         ("attention", attention_page),
         ("data", data_page),
+        ("gpu", gpu_page),
     ],
 )
 def test_the_benchmark_page_is_that_of_its_numbers(name: str, page: Callable[..., str]) -> None:

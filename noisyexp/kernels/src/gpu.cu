@@ -60,6 +60,12 @@ typedef struct {
     int64_t t, row, unit, batch, hidden;
 } place;
 
+/* The thread's place in a layer; threads past the last have a row that is not in the batch. */
+INLINE place place_in(const layer *a, int64_t t) {
+    place at = {t, THREAD / a->hidden, THREAD % a->hidden, a->batch, a->hidden};
+    return at;
+}
+
 #define REAL float
 #define NAME(x) x##_f
 #include "gpu.h"

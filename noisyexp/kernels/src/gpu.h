@@ -113,7 +113,7 @@ INLINE void NAME(lstm_gates)(const layer *a, place at, NAME(value) y[4]) {
 /* c' = f c + i g; h' = o phi(c'). `gates` holds W x + U h of i, f, g, o. */
 KERNEL NAME(lstm_forward)(GIVEN layer own, int64_t t, int64_t before) {
     const layer *a = &own;
-    const place at = {t, THREAD / a->hidden, THREAD % a->hidden, a->batch, a->hidden};
+    const place at = place_in(a, t);
     NAME(value) y[4];
     if (at.row >= at.batch) return;
     NAME(lstm_gates)(a, at, y);
@@ -126,7 +126,7 @@ KERNEL NAME(lstm_forward)(GIVEN layer own, int64_t t, int64_t before) {
 
 KERNEL NAME(lstm_backward)(GIVEN layer own, int64_t t, int64_t before) {
     const layer *a = &own;
-    const place at = {t, THREAD / a->hidden, THREAD % a->hidden, a->batch, a->hidden};
+    const place at = place_in(a, t);
     NAME(value) y[4];
     if (at.row >= at.batch) return;
     NAME(lstm_gates)(a, at, y);
@@ -152,7 +152,7 @@ KERNEL NAME(lstm_backward)(GIVEN layer own, int64_t t, int64_t before) {
    r and z; `cells` keeps h_n = U h + b of n. */
 KERNEL NAME(gru_forward)(GIVEN layer own, int64_t t, int64_t before) {
     const layer *a = &own;
-    const place at = {t, THREAD / a->hidden, THREAD % a->hidden, a->batch, a->hidden};
+    const place at = place_in(a, t);
     REAL y[2];
     if (at.row >= at.batch) return;
     const REAL *recurrent = (const REAL *)a->recurrent + at.row * 3 * at.hidden + at.unit;
@@ -169,7 +169,7 @@ KERNEL NAME(gru_forward)(GIVEN layer own, int64_t t, int64_t before) {
 
 KERNEL NAME(gru_backward)(GIVEN layer own, int64_t t, int64_t before) {
     const layer *a = &own;
-    const place at = {t, THREAD / a->hidden, THREAD % a->hidden, a->batch, a->hidden};
+    const place at = place_in(a, t);
     if (at.row >= at.batch) return;
     const NAME(value) r = NAME(unit)(&a->sites[0], at, GATE(a->gates, 3, 0));
     const NAME(value) z = NAME(unit)(&a->sites[1], at, GATE(a->gates, 3, 1));
