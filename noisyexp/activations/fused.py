@@ -20,7 +20,7 @@ from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DrawKey, blocks_rows_units
 
 if TYPE_CHECKING:
-    from noisyexp.activations.modules import Activation
+    from noisyexp.activations.base import Activation
 
 
 def is_fusible(unit: Activation) -> bool:
@@ -82,6 +82,8 @@ def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
     )  # fmt: skip
     kept = unit.__dict__.get("_site")
     if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
+        if unit.training:
+            unit.look_at_p()
         kept = unit.__dict__["_site"] = (now, bytes(_settings(unit)))
     site = K.Site.from_buffer_copy(kept[1])
     if isinstance(noise, DrawKey):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from noisyexp.kernels.philox import DrawKey, normal
 
@@ -100,23 +100,3 @@ class NoiseSource:
         See `noisyexp.kernels.normal` for how far they are the same on other machines.
         """
         return normal(self.draw_key(site), shape, device)
-
-
-def attach_noise(model: nn.Module, source: NoiseSource | None) -> list[str]:
-    """Name every noisy unit of `model` by its module path and give it `source`.
-
-    Args:
-        model: any module tree.
-        source: the draws of a run, or None for torch's own generator.
-
-    Returns:
-        The sites, in module order.
-    """
-    from noisyexp.activations.modules import Activation
-
-    sites = []
-    for path, module in model.named_modules():
-        if isinstance(module, Activation):
-            module.site, module.noise_source = path, source
-            sites.append(path)
-    return sites
