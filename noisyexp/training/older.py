@@ -13,15 +13,15 @@ from noisyexp.activations.base import EXTRA_STATE
 
 
 def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load a run's weights; settings of units that are not among them are those of `model`.
+    """Load a run's weights; the settings of units are those of `model`, as the configuration says.
 
-    A run's configuration says them, so that nobody has to be warned.
+    In older checkpoints there are none, and nobody has to be warned.
 
     Raises:
         RuntimeError: they are of another model.
     """
     own = {key: kept for key, kept in model.state_dict().items() if key.endswith(EXTRA_STATE)}
-    model.load_state_dict({**own, **state})
+    model.load_state_dict({**state, **own})
 
 
 def load_optimizer(
