@@ -49,6 +49,11 @@ SIGMOID = Kind("sigmoid", slope=0.25, offset=0.5, low=0.0, high=1.0, threshold=2
 KINDS = {kind.name: kind for kind in (TANH, SIGMOID)}
 
 
+FAR = 1e18
+"""Where |Delta| and |x| of infinite inputs are put: 0 times infinity would be NaN, where values and
+gradients have limits."""
+
+
 def linear(x: Tensor, kind: Kind) -> Tensor:
     """u(x), the first-order Taylor expansion of the soft unit around 0 (Eq 1 and 2)."""
     return x if kind.slope == 1.0 and kind.offset == 0.0 else kind.slope * x + kind.offset
@@ -75,7 +80,7 @@ def noise_scale(excess: Tensor, p: Tensor, c: float) -> Tensor:
     """
     if excess.dtype in (torch.float16, torch.bfloat16):
         excess, p = excess.float(), p.float()
-    return c * (torch.sigmoid(p * excess) - 0.5).square()
+    return c * (torch.sigmoid(p * excess.clamp(-FAR, FAR)) - 0.5).square()
 
 
 def direction(x: Tensor, alpha: float) -> Tensor:
@@ -147,11 +152,12 @@ def nanil(
     The authors' code takes sigma = c softplus(p |Delta| / (|xi| + 1e-10)) instead. It is noisy in
     the linear range too, grows with |Delta| without bound, and depends on the sign of p.
     """
-    excess = delta(x, kind)
     if code_compat:
-        sigma = c * softplus(p * excess.abs() / (xi.abs() + 1e-10))
+        if x.dtype != torch.float16:  # whose largest number is far below
+            x = x.clamp(-FAR, FAR)
+        sigma = c * softplus(p * delta(x, kind).abs() / (xi.abs() + 1e-10))
     else:
-        sigma = noise_scale(excess, p, c)
+        sigma = noise_scale(delta(x, kind), p, c)
     return hard(x + (sigma * xi).to(x.dtype), kind)
 
 

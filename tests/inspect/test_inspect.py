@@ -105,7 +105,7 @@ def test_arguments() -> None:
     )  # fmt: skip
     assert parse(["act=nan_normal"]).act == "nan" and parse([]).act == "nah"
     assert parse(["act=all"]).acts == tuple(variants())
-    assert parse(["act=noisyexp.activations.modules.NAH"]).kind == "tanh"
+    assert parse(["act=noisyexp.activations.variants.NAH"]).kind == "tanh"
     assert parse(["act=nani", "p=2", "alpha=1.1", "c=1"]).unused() == ["alpha", "p"]
 
 
