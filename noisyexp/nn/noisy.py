@@ -103,7 +103,8 @@ class NoisyModule(nn.Module):
     def fuses(self, units: Units, *tensors: Tensor | None) -> int:
         """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
         # A subclass may have a cell of its own.
-        if self._backend == "auto" and self.hidden_size > 0 and self.cell is CELLS.get(self.cell_name):
+        own = self.cell is not CELLS.get(self.cell_name)
+        if self._backend == "auto" and self.hidden_size > 0 and not own:
             return can_fuse(units, *tensors)
         return dispatch.PLAIN
 
