@@ -29,7 +29,7 @@ def _fits(record: Record) -> bool:
     return not mismatches(record, check([experiment, f"scale={record.scale}"])[0].plain)
 
 
-def _publish(run: Path, row: Row) -> Path:
+def publish_run(run: Path, row: Row) -> Path:
     """Publish a run of `row`, in the place of an older record.
 
     Raises:
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return code
             if run.exists():
                 try:
-                    print(f"record: {_publish(run, row).relative_to(ROOT)}")
+                    print(f"record: {publish_run(run, row).relative_to(ROOT)}")
                 except RecordError as error:
                     failed.append(str(error))
     except NoisyexpError as error:

@@ -66,7 +66,7 @@ def test_a_run_with_other_settings_is_not_published_as_the_row(root: Path) -> No
         if row.experiment == "fig6/nah"
     )
     with pytest.raises(RecordError, match="is not a run of fig6/nah with the settings of its file"):
-        reproduce._publish(run, row)
+        reproduce.publish_run(run, row)
     assert not (root / "results").exists()
 
 
