@@ -31,19 +31,16 @@ from noisyexp.training.folder import locked  # noqa: E402
 from noisyexp.training.run import finished_record  # noqa: E402
 from scripts.reproduce import missing_runs, publish_run  # noqa: E402
 
-LOOK_EVERY = 2.0
-"""Seconds between two looks at the runs."""
-
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a table's row."""
+    """One run of a table's row: the arguments of run.py."""
 
-    command: tuple[str, ...]
+    words: tuple[str, ...]
     row: Row = field(compare=False)
 
     def __str__(self) -> str:
-        return " ".join(self.command)
+        return " ".join(self.words)
 
 
 def to_do(path: Path) -> list[Job]:
@@ -57,26 +54,23 @@ def to_do(path: Path) -> list[Job]:
         keys = set(entry) if isinstance(entry, dict) else set()
         if not {"table", "rows"} <= keys <= {"table", "rows", "scale", "seeds"}:
             raise RecordError(f"{path}: {entry} needs table and rows, and may have scale and seeds")
-        known = load_rows(ROOT / "configs" / "experiment" / entry["table"])
-        rows = [row for row in known if row.experiment.split("/")[1] in entry["rows"]]
-        if len(rows) < len(entry["rows"]):
-            names = ", ".join(row.experiment.split("/")[1] for row in known)
-            raise RecordError(f"{path}: {entry['rows']}: the rows of {entry['table']} are {names}")
+        known = load_rows(ROOT / "configs" / "experiment" / str(entry["table"]))
+        names = [row.experiment.split("/")[1] for row in known]
+        if unknown := set(entry["rows"]) - set(names):
+            raise RecordError(
+                f"{path}: {entry['table']} has no row {', '.join(sorted(unknown))}; its rows are "
+                f"{', '.join(names)}"
+            )
+        rows = [row for row, name in zip(known, names, strict=True) if name in entry["rows"]]
         scale = str(entry.get("scale", "paper"))
         for row, seed in missing_runs(rows, scale, entry.get("seeds")):
-            jobs.append(
-                Job((f"experiment={row.experiment}", f"scale={scale}", f"seed={seed}"), row)
-            )
+            words = (f"experiment={row.experiment}", f"scale={scale}", f"seed={seed}")
+            jobs.append(Job(words, row))
     return list(dict.fromkeys(jobs))
 
 
 class Queue:
-    """What is left to do, what runs, and what failed.
-
-    Args:
-        path: the list.
-        overrides: more key=value for every run.
-    """
+    """What is left to do, what runs and what failed; `overrides` go to every run."""
 
     def __init__(self, path: Path, overrides: list[str]) -> None:
         self.path, self.overrides = path, overrides
@@ -85,35 +79,30 @@ class Queue:
         self.running: dict[Job, tuple[subprocess.Popen[bytes], Path]] = {}
         self.failed: dict[Job, str] = {}
 
-    def next(self) -> Job | None:
-        """The first run that nobody works at; None if there is none at the moment."""
+    def start_next(self) -> bool:
+        """Start the first run that nobody works at; whether there was one."""
         changed = self.path.stat().st_mtime
         if changed != self.read_at:
             self.read_at, self.left = changed, to_do(self.path)
         for job in self.left:
             if job in self.running or job in self.failed:
                 continue
+            arguments = [*job.words, *self.overrides]
+            folder = ROOT / check(arguments)[0].folder
             try:
-                with locked(self.folder(job)):
-                    return job
+                with locked(folder):  # by a run that outlived the command that started it
+                    pass
             except RunLockedError:
                 continue
-        return None
-
-    def folder(self, job: Job) -> Path:
-        """Run folder of a job."""
-        return ROOT / check([*job.command, *self.overrides])[0].folder
-
-    def start(self, job: Job) -> None:
-        """Start a run; what it prints goes into its folder."""
-        folder = self.folder(job)
-        command = [sys.executable, str(ROOT / "run.py"), *job.command, "progress=plain"]
-        with (folder / "output.txt").open("ab") as output:
-            process = subprocess.Popen(
-                [*command, *self.overrides], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
-            )
-        self.running[job] = process, folder
-        print(f"{time.strftime('%H:%M')} start  {job} ({folder.name})", flush=True)
+            command = [sys.executable, str(ROOT / "run.py"), *arguments, "progress=plain"]
+            with (folder / "output.txt").open("ab") as output:
+                process = subprocess.Popen(
+                    command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+                )
+            self.running[job] = process, folder
+            print(time.strftime("%H:%M"), "start", job, folder, flush=True)
+            return True
+        return False
 
     def collect(self) -> None:
         """Publish the records of runs that have ended, and note those that failed."""
@@ -126,11 +115,21 @@ class Queue:
                 if record is None:
                     raise RecordError(f"exit status {process.returncode}, see {folder}/output.txt")
                 publish_run(folder / "run.json", job.row)
-                what = str(record["status"])
-                self.left.remove(job)
+                self.left = [other for other in self.left if other != job]
+                print(time.strftime("%H:%M"), record["status"], job, flush=True)
             except RecordError as error:
-                what = self.failed[job] = str(error)
-            print(f"{time.strftime('%H:%M')} {what}  {job}", flush=True)
+                self.failed[job] = str(error)
+                print(time.strftime("%H:%M"), "failed", job, error, file=sys.stderr, flush=True)
+
+    def work(self, workers: int) -> int:
+        """Run until nothing is left; returns the exit code."""
+        while True:
+            while len(self.running) < workers and self.start_next():
+                pass
+            if not self.running and set(self.left) <= set(self.failed):
+                return 1 if self.failed else 0
+            time.sleep(1.0)
+            self.collect()
 
     def stop(self) -> None:
         """End all runs with a checkpoint."""
@@ -138,21 +137,6 @@ class Queue:
             process.terminate()
         for process, _ in self.running.values():
             process.wait()
-
-
-def _work(queue: Queue, workers: int) -> int:
-    """Run until nothing is left; returns the exit code."""
-    while True:
-        while len(queue.running) < workers and (job := queue.next()) is not None:
-            queue.start(job)
-        # Nothing of ours runs: what is left failed, or other processes work at it.
-        if not queue.running and set(queue.left) <= set(queue.failed):
-            break
-        time.sleep(LOOK_EVERY)
-        queue.collect()
-    for job, reason in queue.failed.items():
-        print(f"failed: {job}: {reason}", file=sys.stderr)
-    return 1 if queue.failed else 0
 
 
 def _interrupt(signum: int, frame: Any) -> None:
@@ -165,15 +149,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--file", type=Path, default=ROOT / "results" / "queue.yaml")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time; default 2")
     parser.add_argument("--list", action="store_true", help="print what is left to do")
-    parser.add_argument("overrides", nargs="*", help="more key=value, default threads=1")
+    parser.add_argument("overrides", nargs="*", help="more key=value; default threads=1")
     options = parser.parse_intermixed_args(arguments)
     queue = Queue(options.file, options.overrides or ["threads=1"])
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         if options.list:
             print(*to_do(options.file), sep="\n")
             return 0
-        return _work(queue, options.workers)
+        signal.signal(signal.SIGTERM, _interrupt)
+        return queue.work(options.workers)
     except KeyboardInterrupt:
         queue.stop()
         print("stopped; the same command goes on", file=sys.stderr)

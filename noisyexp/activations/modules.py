@@ -382,7 +382,7 @@ def reset_noise_parameters(model: nn.Module, generator: torch.Generator | None =
 
 
 def set_noise_level(model: nn.Module, c: float) -> None:
-    """Set c of every noisy unit of a model: one step of annealing (Section 5)."""
+    """Set c of every unit that has one: one step of annealing (Section 5 of the paper)."""
     for unit in activations(model):
-        if unit.has_noise:
+        if unit.uses_c:
             unit.c = c

@@ -244,19 +244,21 @@ def test_scalar_p_is_one_p_for_all_units() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_changes_at_run_time(kind: str) -> None:
     x, xi = (torch.full((1, 1), v, dtype=torch.float64) for v in (5.0, -0.8))
-    model = nn.ModuleList(make(kind, variant) for variant in ALL)
-    before = [getattr(unit, "c", None) for unit in model if not unit.has_noise]
+    model = nn.ModuleList(make(kind, variant) for variant in (*ALL, "nah_mean"))
+    before = [unit.c for unit in model if not unit.uses_c]
     for c in (30.0, 0.5):
         set_noise_level(model, c)
         by_name = {unit.variant: unit for unit in activations(model)}
         noise = sigma(kind, 5.0, 1.0, c)
         assert value(by_name["nan"](x, xi)) == pytest.approx(1 + 0.8 * noise, abs=1e-12)
         assert value(by_name["nah"](x, xi)) == pytest.approx(1 - 0.8 * noise, abs=1e-12)
+        mean = 1 - math.sqrt(2 / math.pi) * noise
+        assert value(by_name["nah_mean"](x)) == pytest.approx(mean, abs=1e-12)
         z = 5.0 - 0.8 * c
         kicked = max(min(z, 1), -1) if kind == "tanh" else max(min(z / 4 + 0.5, 1), 0)
         for variant in ("nani", "nanis"):
             assert value(by_name[variant](x, xi)) == pytest.approx(kicked, abs=1e-12)
-    assert before == [unit.c for unit in model if not unit.has_noise]
+    assert before == [unit.c for unit in model if not unit.uses_c]
 
 
 @example("nan", "sigmoid", -10.0, 0.0, 0.9, 0.5, False)  # below 0 without the clip
