@@ -33,6 +33,7 @@ from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
 from noisyexp.results.summary import headlines, load_claims, summary  # noqa: E402
 from noisyexp.results.table import Compose, Table, build_table  # noqa: E402
+from noisyexp.results.verdict import FEWEST_SEEDS, TOO_FEW  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
 
 SUMMARY = "summary"
@@ -40,9 +41,11 @@ SUMMARY_RULE = (
     "Made by `python scripts/make_table.py summary` from `results/claims.yaml` and the run "
     "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
-    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0. Points of "
-    "curves were chosen when curves had been seen, and nothing is corrected for the number of "
-    "lines. The commands make what is missing and the table; `scripts/verify.py` repeats a run."
+    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
+    f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line; p beside "
+    "it is adjusted for the number of lines. Points of curves were chosen when curves had been seen. "
+    "'Reversed' at scale cpu says that the row is behind at that budget, not where a longer run "
+    "ends. The commands make what is missing and the table; `scripts/verify.py` repeats a run."
 )
 
 

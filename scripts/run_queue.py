@@ -43,27 +43,36 @@ class Job:
         return " ".join(self.words)
 
 
-def to_do(path: Path) -> list[Job]:
-    """Runs of the list without a record that fits the row, in the order of the list, each once.
+def entries(path: Path) -> list[tuple[list[Row], str, list[int] | None]]:
+    """Rows, scale and seeds (None: those of the rows) of every entry of the list.
 
     Raises:
         RecordError: the list cannot be read, or names a table or row that is not there.
     """
-    entries, jobs = read_yaml(path), list[Job]()
-    for entry in entries if isinstance(entries, list) else [entries]:
+    found, content = [], read_yaml(path)
+    for entry in content if isinstance(content, list) else [content]:
         keys = set(entry) if isinstance(entry, dict) else set()
         if not {"table", "rows"} <= keys <= {"table", "rows", "scale", "seeds"}:
             raise RecordError(f"{path}: {entry} needs table and rows, and may have scale and seeds")
-        known = load_rows(ROOT / "configs" / "experiment" / str(entry["table"]))
-        names = [row.experiment.split("/")[1] for row in known]
-        if unknown := set(entry["rows"]) - set(names):
+        rows = {
+            row.experiment.split("/")[1]: row
+            for row in load_rows(ROOT / "configs" / "experiment" / str(entry["table"]))
+        }
+        if unknown := set(entry["rows"]) - set(rows):
             raise RecordError(
                 f"{path}: {entry['table']} has no row {', '.join(sorted(unknown))}; its rows are "
-                f"{', '.join(names)}"
+                f"{', '.join(rows)}"
             )
-        rows = [row for row, name in zip(known, names, strict=True) if name in entry["rows"]]
-        scale = str(entry.get("scale", "paper"))
-        for row, seed in missing_runs(rows, scale, entry.get("seeds")):
+        wanted = [row for name, row in rows.items() if name in entry["rows"]]
+        found.append((wanted, str(entry.get("scale", "paper")), entry.get("seeds")))
+    return found
+
+
+def to_do(path: Path) -> list[Job]:
+    """Runs of the list without a record that fits the row, in the order of the list, each once."""
+    jobs = []
+    for rows, scale, seeds in entries(path):
+        for row, seed in missing_runs(rows, scale, seeds):
             words = (f"experiment={row.experiment}", f"scale={scale}", f"seed={seed}")
             jobs.append(Job(words, row))
     return list(dict.fromkeys(jobs))

@@ -151,7 +151,7 @@ def test_there_is_a_file_for_every_variant_and_a_variant_for_every_file() -> Non
 @pytest.mark.parametrize(
     ("act", "label", "c"),
     [
-        # c of Section 5 and 6, sigma of Section 6.5 (NANI) and of the released code (NANIS).
+        # c of Section 6, sigma of Section 6.5 (NANI) and of the released code (NANIS).
         ("reference", "Reference", None), ("hard", "Hard", None), ("nan_normal", "NAN", 0.5),
         ("nah", "NAH", 0.5), ("nani", "NANI", 0.05), ("nanil", "NANIL", 0.5),
         ("nanis", "NANIS", 0.25),
