@@ -42,10 +42,11 @@ SUMMARY_RULE = (
     "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
     "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
-    f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line; p beside "
-    "it is adjusted for the number of lines. Points of curves were chosen when curves had been seen. "
-    "'Reversed' at scale cpu says that the row is behind at that budget, not where a longer run "
-    "ends. The commands make what is missing and the table; `scripts/verify.py` repeats a run."
+    f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line alone; "
+    "p beside it is adjusted for the number of lines. Points of curves were chosen when curves had "
+    "been seen. At scale cpu 'reversed' says that the row is behind at that budget, not where a "
+    "longer run ends. The commands make what is missing and the table; `scripts/verify.py` repeats "
+    "a run."
 )
 
 

@@ -61,7 +61,7 @@ def p_value(difference: Estimate) -> float | None:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number by Holm (1979): the k-th smallest of m times m - k + 1.
+    """Values of p adjusted for their number by Holm (1979): the k-th smallest of m times m - k + 1.
 
     Each is at least as large as the one before it, and at most 1. Comparing them with 0.05 keeps
     the chance of any false finding below 0.05.

@@ -231,6 +231,17 @@ def test_p_is_uniform_after_reset(variant: str) -> None:
     assert scalar is not None and scalar.shape == () and -1 <= value(scalar) <= 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_noise_and_slope_nan_is_the_hard_unit_bit_for_bit(kind: str) -> None:
+    """So a row that gives alpha to one kind of unit alone has hard units of the other kind."""
+    found = []
+    for variant, more in (("hard", {}), ("nan", {"alpha": 1.0, "c": 0.0})):
+        x = torch.linspace(-9, 9, 4001).reshape(-1, 1).requires_grad_()
+        y = make_activation(kind, variant, 1, **more)(x)
+        found.append((y, torch.autograd.grad(y.square().sum(), x)[0]))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
 def test_scalar_p_is_one_p_for_all_units() -> None:
     x, xi = torch.full((2, 3), 4.0).double(), torch.ones(2, 3).double()
     units = [make("tanh", "nah", 3, 0.6, p_shape=shape) for shape in ("unit", "scalar")]
