@@ -12,6 +12,7 @@ from noisyexp.activations.modules import (
     variants,
 )
 from noisyexp.activations.noise import NoiseSource, attach_noise, derive_seed, draws_apart
+from noisyexp.activations.penalized import PenalizedTanh
 from noisyexp.activations.schedules import SCHEDULES
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Activation",
     "ActivationSpec",
     "NoiseSource",
+    "PenalizedTanh",
     "activations",
     "attach_noise",
     "derive_seed",

@@ -167,3 +167,12 @@ def nanis(x: Tensor, xi: Tensor, kind: Kind, *, sigma: float) -> Tensor:
     """
     saturated = (x.detach().abs() >= kind.threshold).to(x.dtype)
     return hard(x + saturated * sigma * xi.to(x.dtype), kind)
+
+
+def penalized_tanh(x: Tensor, slope: float = 0.25) -> Tensor:
+    """tanh(x) for x > 0, slope tanh(x) else. Not in the paper.
+
+    Xu et al. (2016), Revise Saturated Activation Functions; slope 1/4 as in Eger et al. (2018).
+    """
+    value = torch.tanh(x)
+    return torch.where(x > 0, value, slope * value)

@@ -331,6 +331,13 @@ def test_alpha_above_one_folds_back_and_the_mean_of_nah_too() -> None:
     close(mean(f64(50.0)), 1 - constant)  # 0.2 c below the hard unit, and no further
 
 
+def test_penalized_tanh() -> None:
+    x = f64([-40.0, -1.0, -1e-9, 0.0, 1e-9, 2.0])
+    value, slope = slopes_of(F.penalized_tanh, x)
+    close(value, [-0.25, -0.25 * math.tanh(1), -2.5e-10, 0.0, 1e-9, math.tanh(2)], 1e-15)
+    close(slope, [0.0, 0.25 / math.cosh(1) ** 2, 0.25, 0.25, 1.0, 1 / math.cosh(2) ** 2], 1e-15)
+
+
 def test_remarks_of_the_paper_in_numbers() -> None:
     """The logistic's fixed point is 0.659 (the paper has 0.69), the hard sigmoid's 2/3."""
     soft = hard = f64(0.0)

@@ -242,6 +242,16 @@ def test_without_noise_and_slope_nan_is_the_hard_unit_bit_for_bit(kind: str) -> 
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
+def test_penalized_tanh_is_the_same_unit_in_every_place() -> None:
+    x = torch.linspace(-3, 3, 301, dtype=torch.float64).reshape(-1, 1)
+    gate, tanh = (make_activation(kind, "penalized_tanh", 1) for kind in ("sigmoid", "tanh"))
+    expected = torch.where(x > 0, torch.tanh(x), torch.tanh(x) / 4)
+    for unit in (gate, tanh, gate.eval()):
+        torch.testing.assert_close(unit(x), expected, atol=1e-15, rtol=0)
+    with pytest.raises(ValueError, match="clip_output"):
+        make_activation("sigmoid", "penalized_tanh", 1, clip_output=True)
+
+
 def test_scalar_p_is_one_p_for_all_units() -> None:
     x, xi = torch.full((2, 3), 4.0).double(), torch.ones(2, 3).double()
     units = [make("tanh", "nah", 3, 0.6, p_shape=shape) for shape in ("unit", "scalar")]

@@ -29,7 +29,10 @@ TABLE_2 = [
     ("nah_released", 4), ("leak", 4), ("nah_released_clip", 3), ("nan_released_clip", 3),
     ("nah_released_fixed_p", 3), ("nah_mean", 4), ("tanh_leak", 4), ("tanh_fold", 4),
     ("gates_fold", 4), ("gates_leak", 2), ("tanh_leak_gates_fold", 2), ("leak_outward", 2),
-    ("leak_outward_clip1", 2), ("fold_larger", 1),
+    ("leak_outward_clip1", 2), ("fold_larger", 1), ("dropout_01_reference", 1),
+    ("dropout_02_reference", 1), ("dropout_03_reference", 1), ("penalized_tanh", 4),
+    ("europarl_reference", 4), ("europarl_fold", 4), ("europarl_hard", 2),
+    ("europarl_nah_released", 2),
 ]  # fmt: skip
 """Rows in their order, and how many seeds they have."""
 FIGURE_6 = ["reference", "nan_normal", "nah"]
