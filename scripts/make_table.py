@@ -32,7 +32,7 @@ from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
 from noisyexp.results.summary import headlines, load_claims, summary  # noqa: E402
-from noisyexp.results.table import Compose, Table, build_table  # noqa: E402
+from noisyexp.results.table import Compose, Section, Table, build_table  # noqa: E402
 from noisyexp.results.verdict import FEWEST_SEEDS, TOO_FEW  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
 
@@ -77,10 +77,16 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
     readme = root / "results" / "README.md"
     if readme.exists():
-        run = [s for s in table.sections if any(line.records for line in s.lines)]
+        run = [shown_lines(s) for s in table.sections if any(line.records for line in s.lines)]
         shown = to_markdown(replace(table, sections=tuple(run) or table.sections), more)
         files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, shown)
     return files
+
+
+def shown_lines(section: Section) -> Section:
+    """The section with the paper's rows and those of ours that have a run."""
+    lines = [line for line in section.lines if line.records or line.row.source == "paper"]
+    return replace(section, lines=tuple(lines))
 
 
 def make_summary(root: Path, compose: Compose) -> dict[Path, str]:

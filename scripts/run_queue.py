@@ -92,7 +92,13 @@ class Queue:
         """Start the first run that nobody works at; whether there was one."""
         changed = self.path.stat().st_mtime
         if changed != self.read_at:
-            self.read_at, self.left = changed, to_do(self.path)
+            try:
+                self.left = to_do(self.path)
+            except NoisyexpError as error:
+                if self.read_at < 0:  # at the start; later a mistake must not end what runs
+                    raise
+                print(f"{error}\nThe list as it was before is kept.", file=sys.stderr, flush=True)
+            self.read_at = changed
         for job in self.left:
             if job in self.running or job in self.failed:
                 continue

@@ -162,7 +162,7 @@ def test_markdown_says_where_the_numbers_come_from(
     for words in (
         "Made by `make it`", "| soft | 110 | 110.00 | 1 | 1 of 1 | 0.1 | 0.50 |",
         "| hard * | - | 104.00 | 1 | 1 of 1 | - | 2.00 |",
-        "| nah | test perplexity | agrees (one seed) | -10.00 | -10 | not judged",
+        "| nah | test perplexity | agrees (one seed) | -10.00 | -10 | too few seeds",
         "commit aaaaaaaaaaaa: 2 runs", "commit bbbbbbbbbbbb with uncommitted changes",
         "torch 2.13.0+cpu on Test Processor (cpu, 2 threads): 3 runs",
         "Seeds not run yet at this scale: table9/soft (1, 2)", "3 minutes on a quick machine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,12 +107,18 @@ def test_a_failed_run_stops_nothing_and_finished_ones_are_published(
     assert short(run_queue.to_do(root / "queue.yaml")) == ["reference 0", "nah 0"]
 
 
-def test_a_run_that_another_process_works_at_is_passed_over(root: Path, in_process: None) -> None:
+def test_a_run_that_another_process_works_at_is_passed_over(
+    root: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     queue = run_queue.Queue(root / "queue.yaml", [f"run_root={root}/runs"])
     job = run_queue.to_do(root / "queue.yaml")[0]
     with locked(run_queue.check([*job.words, f"run_root={root}/runs"])[0].folder):
         assert queue.start_next()
     assert short(list(queue.running)) == ["reference 0"]
     queue.running.clear()
+    # A mistake in the list, made while it runs, ends nothing.
+    (root / "queue.yaml").write_text("table2")
+    os.utime(root / "queue.yaml", (1, 1))
     assert queue.start_next()
     assert short(list(queue.running)) == ["nah 1"]
+    assert "list as it was before is kept" in capsys.readouterr().err
