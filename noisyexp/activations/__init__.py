@@ -3,6 +3,7 @@
 from noisyexp.activations.base import Activation
 from noisyexp.activations.factory import find_variant, make_activation, variants
 from noisyexp.activations.noise import NoiseSource, derive_seed, draws_apart
+from noisyexp.activations.penalized import PenalizedTanh
 from noisyexp.activations.schedules import SCHEDULES
 from noisyexp.activations.spec import ActivationSpec
 from noisyexp.activations.tree import (
@@ -19,6 +20,7 @@ __all__ = [
     "Activation",
     "ActivationSpec",
     "NoiseSource",
+    "PenalizedTanh",
     "activations",
     "add_noise_parameters",
     "attach_noise",

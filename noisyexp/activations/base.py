@@ -60,7 +60,8 @@ class Activation(nn.Module):
     has_p: ClassVar[bool] = False
     default_c: ClassVar[float] = 0.5
     leaks: ClassVar[bool] = False
-    """Whether (1 - alpha) u is part of the unit, with noise or without."""
+    """Whether (1 - alpha) u is part of the unit, with noise or without: beyond the thresholds it
+    leaks outwards for alpha < 1 and folds back for alpha > 1."""
     kernel_forms: ClassVar[tuple[tuple[int, int], tuple[int, int]]]
     """Form and multiplier of the compiled kernel, in training and in evaluation. Of this very
     class: a subclass without its own runs as written."""
@@ -129,7 +130,7 @@ class Activation(nn.Module):
             self.register_parameter("p", None)
 
     def reset_p(self, generator: torch.Generator | None = None) -> None:
-        """Draw p from U[-1, 1] (Section 3). Call it after any blanket initialisation of a model."""
+        """Draw p from U[-1, 1] (Section 6). Call it after any blanket initialisation of a model."""
         if self.p is not None:
             with torch.no_grad():
                 self.p.uniform_(-1.0, 1.0, generator=generator)

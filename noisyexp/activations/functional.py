@@ -93,7 +93,11 @@ def direction(x: Tensor, alpha: float) -> Tensor:
 
 
 def leaky(x: Tensor, kind: Kind, alpha: float) -> Tensor:
-    """The part alpha h(x) + (1 - alpha) u(x) of Eq 11, without noise."""
+    """The part alpha h(x) + (1 - alpha) u(x) of Eq 11, without noise.
+
+    Beyond the thresholds its slope is (1 - alpha) times that of u: a leak outwards for alpha < 1.
+    For alpha > 1 the unit folds back; tanh with alpha = 1.15 is 0 again at |x| = 7.67.
+    """
     return (
         hard(x, kind) if alpha == 1.0 else alpha * hard(x, kind) + (1.0 - alpha) * linear(x, kind)
     )
@@ -169,3 +173,12 @@ def nanis(x: Tensor, xi: Tensor, kind: Kind, *, sigma: float) -> Tensor:
     """
     saturated = (x.detach().abs() >= kind.threshold).to(x.dtype)
     return hard(x + saturated * sigma * xi.to(x.dtype), kind)
+
+
+def penalized_tanh(x: Tensor, slope: float = 0.25) -> Tensor:
+    """tanh(x) for x > 0, slope tanh(x) else. Not in the paper.
+
+    Xu et al. (2016), Revise Saturated Activation Functions; slope 1/4 as in Eger et al. (2018).
+    """
+    value = torch.tanh(x)
+    return torch.where(x > 0, value, slope * value)

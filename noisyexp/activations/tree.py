@@ -30,7 +30,7 @@ def reset_noise_parameters(model: nn.Module, generator: torch.Generator | None =
 
 
 def set_noise_level(model: nn.Module, c: float) -> None:
-    """Set c of every noisy unit of a model: one step of annealing (Section 5).
+    """Set c of every unit that has one: one step of annealing (Section 6.6 of the paper).
 
     c is a number of each unit, which a state dict and a copy carry. A model that follows another's
     parameters, an `AveragedModel` say, has to be told as well.
@@ -41,7 +41,7 @@ def set_noise_level(model: nn.Module, c: float) -> None:
     """
     c = check_number("c", c, low=0)
     for unit in activations(model):
-        if unit.has_noise:
+        if unit.uses_c:
             unit.c = c
 
 

@@ -85,8 +85,9 @@ class NAH(Activation):
 
 
 class NAHMean(NAH):
-    """NAH with the mean of its noise in training, too: a leak that is learned, and no noise.
+    """NAH with the mean of its noise in training, too: a learned slope, and no noise.
 
+    With alpha 1 it folds back beyond the thresholds (slope -0.032 at x = 3 for tanh, c 0.5, p 1).
     Not in the paper. Against NAH it tells what half-normal noise does by being noise.
     """
 
