@@ -92,12 +92,12 @@ class Unrolled(NamedTuple):
     """All steps of a batch.
 
     Attributes:
-        logits: (B, T, V).
+        readout: (B, T, E), what `output` makes scores of words of.
         alpha: (B, T, S).
         used: (B, T, S).
     """
 
-    logits: Tensor
+    readout: Tensor
     alpha: Tensor
     used: Tensor
 
@@ -242,15 +242,12 @@ class Captioner(nn.Module):
         return Step(h, c, context, alpha, used)
 
     def read_out(self, h: Tensor, word: Tensor, context: Tensor) -> Tensor:
-        """Scores of the words.
+        """What `output` makes scores of words of, (..., E).
 
         Args:
             h: (..., H), after the step.
             word: (..., E), embedding of the previous word.
             context: (..., D).
-
-        Returns:
-            (..., V).
         """
         readout = self.readout_h(self.drop(h))
         if self.shape.prev2out:
@@ -260,8 +257,7 @@ class Captioner(nn.Module):
         readout = self.drop(self.readout_unit(readout))
         for layer in self.output_hidden:
             readout = self.drop(torch.relu(layer(readout)))
-        logits: Tensor = self.output(readout)
-        return logits
+        return readout
 
     def forward(
         self,
@@ -270,7 +266,7 @@ class Captioner(nn.Module):
         mask: Tensor | None = None,
         sampler: Sampler | None = None,
     ) -> Unrolled:
-        """Scores of every next word of captions.
+        """The readout of every next word of captions.
 
         Args:
             annotations: (B, S, D).
