@@ -16,15 +16,16 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
 
 NEAR = {"cpu": 2**20, "cuda": 2**24}
 """Logits of a block at least, where there are as many: what a cache holds, or fills a GPU."""
-HAS_OUT_DTYPE = "dtype" in torch.ops.aten.mm.overloads()
+HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")
 """Whether a GPU's product of half-precision numbers can have a float32 result."""
 ROWS = 256
 """Rows of a block at least: every block writes the whole gradient of the weight."""
@@ -87,7 +88,7 @@ def linear_cross_entropy(
     if not isinstance(row_weight, Tensor):
         row_weight = torch.full((), row_weight, device=hidden.device)
     weights = row_weight.expand(targets.shape).reshape(-1)
-    if _plain():
+    if _plain(hidden, weight, bias, targets):
         found = _by_torch(flat, weight, bias, ids, ignore_index, weights, floor)
     else:
         _check(ids[kept] if ids.device.type == "cpu" else ids[:0], len(weight))
@@ -104,14 +105,14 @@ def linear_cross_entropy(
     return CrossEntropy(total, costs.view(targets.shape), hits.view(targets.shape))
 
 
-def _plain() -> bool:
-    """Whether torch's functions have to do it, since a graph wants to see them."""
-    return (
-        os.environ.get(K.SWITCH) == "0"
-        or torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+def _plain(*tensors: Tensor | None) -> bool:
+    """Whether torch's functions have to do it, since somebody wants to see them or has no data."""
+    if dispatch.recorded() or torch._C._get_tracing_state() is not None:
+        return True
+    for tensor in tensors:
+        if tensor is not None and (tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter)):
+            return True
+    return os.environ.get(K.SWITCH) == "0"
 
 
 def _check(ids: Tensor, classes: int) -> None:

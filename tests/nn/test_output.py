@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from noisyexp.kernels import bindings as K
@@ -277,12 +277,12 @@ def test_sums_do_not_depend_on_threads() -> None:
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
-class _Largest(TorchDispatchMode):
-    """The largest storage that any operation gives, in bytes."""
+class _Largest(TorchFunctionMode):
+    """The largest storage that any function of torch gives, in bytes."""
 
     nbytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         for one in tree_leaves(found):
             if isinstance(one, Tensor):

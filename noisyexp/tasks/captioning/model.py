@@ -16,6 +16,7 @@ from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn.attention import AdditiveAttention
 from noisyexp.nn.cells import NoisyLSTMCell
 from noisyexp.nn.initial import drop_bias, gaussian_, orthogonal_blocks_
+from noisyexp.nn.shared import shared_weights
 
 KEEP = 0.5
 """Probability that dropout keeps a number."""
@@ -249,7 +250,7 @@ class Captioner(nn.Module):
             word: (..., E), embedding of the previous word.
             context: (..., D).
         """
-        readout = self.readout_h(self.drop(h))
+        readout: Tensor = self.readout_h(self.drop(h))
         if self.shape.prev2out:
             readout = readout + word
         if self.readout_context is not None:
@@ -276,15 +277,16 @@ class Captioner(nn.Module):
         """
         now, words = self.start(annotations), self.embed(inputs)
         steps = []
-        for t in range(inputs.shape[1]):
-            step = self.step(now, words[:, t], sampler)
-            if mask is not None:
-                on = mask[:, t : t + 1]
-                step = step._replace(
-                    h=torch.where(on, step.h, now.h), c=torch.where(on, step.c, now.c)
-                )
-            now = now._replace(h=step.h, c=step.c)
-            steps.append(step)
+        with shared_weights():
+            for t in range(inputs.shape[1]):
+                step = self.step(now, words[:, t], sampler)
+                if mask is not None:
+                    on = mask[:, t : t + 1]
+                    step = step._replace(
+                        h=torch.where(on, step.h, now.h), c=torch.where(on, step.c, now.c)
+                    )
+                now = now._replace(h=step.h, c=step.c)
+                steps.append(step)
         h, _, context, alpha, used = (torch.stack(parts, 1) for parts in zip(*steps, strict=True))
         return Unrolled(self.read_out(h, words, context), alpha, used)
 

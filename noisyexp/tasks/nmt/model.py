@@ -13,6 +13,7 @@ from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.initial import drop_bias
 from noisyexp.nn.output import linear_cross_entropy
+from noisyexp.nn.shared import shared_weights
 from noisyexp.tasks.nmt.batches import Batch, mask_of
 from noisyexp.tasks.nmt.decoders import DECODERS, Memory
 from noisyexp.tasks.nmt.initial import Initial
@@ -125,12 +126,13 @@ class Translator(nn.Module):
         words = self.embed(before)
         inside = mask_of(batch.target_lengths, len(batch.target)).t()
         states, contexts = [], []
-        for word, here in zip(words, inside.unsqueeze(-1), strict=True):
-            new, context, _ = self.decoder(word, state, memory)
-            # Past its end a sentence keeps its state.
-            state = torch.where(here, new, state)
-            states.append(state)
-            contexts.append(context)
+        with shared_weights():
+            for word, here in zip(words, inside.unsqueeze(-1), strict=True):
+                new, context, _ = self.decoder(word, state, memory)
+                # Past its end a sentence keeps its state.
+                state = torch.where(here, new, state)
+                states.append(state)
+                contexts.append(context)
         places = inside.flatten().nonzero().squeeze(1)
         parts = (torch.stack(states), words, torch.stack(contexts))
         return self.read_out(*(part.flatten(0, 1)[places] for part in parts)), places
