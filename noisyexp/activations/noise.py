@@ -149,9 +149,10 @@ class NoiseSource:
         """`draw_key` as a graph has it: key and call, (2,) int64, anew at every run of the graph.
 
         Raises:
-            RuntimeError: in `torch.func.vmap` with a `randomness` other than "same": all rows of it
-                have the draws of one call.
+            RuntimeError: see `refuse_frozen`; in `torch.func.vmap` with a `randomness` other than
+                "same": all rows of it have the draws of one call.
         """
+        refuse_frozen()
         _refuse_other_rows()
         key: Tensor = torch.ops.noisyexp.source_key(self._ticket, site)
         return key
