@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from noisyexp.kernels import dispatch
 from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
+from noisyexp.nn.shared import shared_linear, sharing
 
 
 class _NoisyCell(NoisyModule):
@@ -46,7 +46,7 @@ class _NoisyCell(NoisyModule):
         if way:
             return run_fused(way, self.cell_name, units, x[None], state, None, weights)[1]
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
-        projected = linear(x, self.weight_ih, b_ih)
+        projected = shared_linear(x, self.weight_ih, b_ih)
         return self.step_function()(units, projected, state, self.weight_hh, b_hh, xi)
 
 
@@ -73,7 +73,7 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
         Raises:
             ValueError: a wrong shape or dtype.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.spec.variant == "reference" and self.backend == "auto" and not sharing():
             return super().forward(input, hx)
         return self._step(input, None if hx is None else tuple(hx))
 
@@ -101,7 +101,7 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
         Raises:
             ValueError: a wrong shape or dtype.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.spec.variant == "reference" and self.backend == "auto" and not sharing():
             h: Tensor = super().forward(input, hx)
             return h
         return self._step(input, None if hx is None else (hx,))[0]
