@@ -21,7 +21,7 @@ INLINE void NAME(keep_masked)(const layer *a, const NAME(place) *at, const REAL 
     if (!a->mask) return;
     for (int r = 0; r < at->rows; r++)
         if (!a->mask[at->t * a->batch + at->row + r])
-            memcpy(new + r * LANES, old + r * LANES, LANES * sizeof(REAL));
+            ((NAME(anywhere) *)new)[r] = ((const NAME(anywhere) *)old)[r];
 }
 
 /* Move the gradient of masked rows from `d` to `pass`, which goes to the step before as it is. */
@@ -41,13 +41,9 @@ INLINE void NAME(split_masked)(const layer *a, const NAME(place) *at, REAL *d, R
 INLINE void NAME(load_gate)(const layer *a, const NAME(place) *at, int k, REAL *x) {
     NAME(load)(at, GATE(a->gates, at->t, 4, k), 4 * a->hidden, x);
     if (!a->bias) return;
-    REAL b[LANES] = {0};
-    const REAL *from = (const REAL *)a->bias + k * a->hidden + at->unit;
-    if (at->units == LANES) memcpy(b, from, sizeof b);
-    else
-        for (int l = 0; l < at->units; l++) b[l] = from[l];
-    for (int r = 0; r < ROWS; r++)
-        for (int l = 0; l < LANES; l++) x[r * LANES + l] += b[l];
+    const NAME(lanes) b =
+        NAME(load_row)((const REAL *)a->bias + k * a->hidden + at->unit, at->units);
+    for (int r = 0; r < ROWS; r++) ((NAME(anywhere) *)x)[r] += b;
 }
 
 /* c' = f c + i g; h' = o phi(c'). `gates` holds W x + U h of i, f, g, o. */
@@ -175,9 +171,13 @@ static void NAME(gru_backward_tile)(const layer *a, NAME(place) at, const REAL *
         for (int k = 0; k < MAX_SITES; k++)                                                  \
             if (own.sites[k].p_grad)                                                         \
                 own.sites[k].p_grad = (REAL *)own.sites[k].p_grad + chunk * a->hidden;       \
-        for (int64_t n = total * chunk / CHUNKS; n < total * (chunk + 1) / CHUNKS; n++)      \
-            tile_function(&own, NAME(tile_at)(t, n / across * ROWS, n % across, a->batch,    \
-                                              a->hidden), __VA_ARGS__);                      \
+        const int64_t first = total * chunk / CHUNKS, end = total * (chunk + 1) / CHUNKS;    \
+        int64_t row = first / across, tile = first % across;                                 \
+        for (int64_t n = first; n < end; n++) { /* a division a tile would cost as much */   \
+            tile_function(&own, NAME(tile_at)(t, row * ROWS, tile, a->batch, a->hidden),     \
+                          __VA_ARGS__);                                                      \
+            if (++tile == across) tile = 0, row++;                                           \
+        }                                                                                    \
     }
 
 void NAME(lstm_forward)(const layer *a, int64_t t, int64_t before) {
@@ -211,12 +211,12 @@ void NAME(unit_map)(const site *s, const shape *size, const REAL *x, REAL *value
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         site own = *s;
         if (own.p_grad) own.p_grad = (REAL *)own.p_grad + chunk * units;
-        for (int64_t n = total * chunk / CHUNKS; n < total * (chunk + 1) / CHUNKS; n++)
+        for (int64_t n = total * chunk / CHUNKS; n < total * (chunk + 1) / CHUNKS; n++) {
+            const int64_t block = n / row_tiles, row = n % row_tiles * ROWS;
+            const int64_t skip = block * rows * units;
             for (int64_t tile = 0; tile * LANES < units; tile++) {
-                int64_t block = n / row_tiles, skip = block * rows * units;
                 REAL in[TILE], v[TILE], dx[TILE], dp[TILE], g[TILE];
-                NAME(place) at =
-                    NAME(tile_at)(block, n % row_tiles * ROWS, tile, rows, units);
+                NAME(place) at = NAME(tile_at)(block, row, tile, rows, units);
                 NAME(load)(&at, x + skip, units, in);
                 NAME(unit)(&own, &at, d_value != 0, in, v, dx, dp);
                 if (!d_value) {
@@ -228,6 +228,7 @@ void NAME(unit_map)(const site *s, const shape *size, const REAL *x, REAL *value
                 for (int l = 0; l < TILE; l++) dx[l] *= g[l];
                 NAME(store)(&at, dx, d_x + skip, units);
             }
+        }
     }
 }
 
