@@ -103,6 +103,7 @@ PARTS(double, d)
 #define NAME(x) x##_f
 #include "unit.h"
 #include "layers.h"
+#include "passes.h"
 #include "score.h"
 #undef REAL
 #undef NAME
@@ -110,6 +111,7 @@ PARTS(double, d)
 #define NAME(x) x##_d
 #include "unit.h"
 #include "layers.h"
+#include "passes.h"
 #include "score.h"
 
 /* Draws of one key as an array (blocks, rows, units). */
@@ -134,9 +136,10 @@ void philox_block(const noise_key *key, const uint32_t counter[3], uint32_t out[
 }
 
 /* Sizes that bindings.py compares with its own, so that a wrong declaration cannot go unseen. */
-void struct_sizes(int64_t out[4]) {
+void struct_sizes(int64_t out[5]) {
     out[0] = (int64_t)sizeof(site);
     out[1] = (int64_t)sizeof(layer);
     out[2] = (int64_t)sizeof(shape);
     out[3] = (int64_t)sizeof(score);
+    out[4] = (int64_t)sizeof(pass);
 }

@@ -39,6 +39,15 @@ typedef struct {
     void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
 } layer;
 
+/* All steps of a layer on a processor, see passes.h. */
+typedef struct {
+    void *gemm, *step;            /* torch's product; the kernel of a step */
+    int64_t steps, width;         /* T; gates * hidden */
+    int32_t reverse, adds;        /* from the last step; whether products add to `gates` */
+    int32_t carries, to_start;    /* whether d_carry counts; whether h_start wants a gradient */
+    const void *w, *w_t, *b_hh;   /* W_hh (width, hidden); its transpose or null; (width,) or null */
+} pass;
+
 typedef struct {
     int64_t blocks, rows, units;
     int32_t threads; /* of the processor; on a GPU the parts into which the rows are cut */
