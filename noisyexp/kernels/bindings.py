@@ -114,9 +114,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
                 function = getattr(library, f"{cell}_{way}_{suffix}")
                 function.argtypes, function.restype = [POINTER(Layer), c_int64, c_int64], None
     for suffix in "fd":
-        function = getattr(library, f"unit_map_{suffix}")
-        function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * 4]
-        function.restype = None
+        for part in ("map", "keep", "chain"):
+            function = getattr(library, f"unit_{part}_{suffix}")
+            function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * 4]
+            function.restype = None
         for way in ("forward", "backward"):
             function = getattr(library, f"{way}_pass_{suffix}")
             function.argtypes, function.restype = [POINTER(Layer), POINTER(Pass)], None
