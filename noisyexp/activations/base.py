@@ -65,6 +65,8 @@ class Activation(nn.Module):
     kernel_forms: ClassVar[tuple[tuple[int, int], tuple[int, int]]]
     """Form and multiplier of the compiled kernel, in training and in evaluation. Of this very
     class: a subclass without its own runs as written."""
+    by_torch: ClassVar[bool] = False
+    """Whether torch has this very unit: then the kernels run it inside layers and cells alone."""
     setting_names: ClassVar[tuple[str, ...]] = ("alpha", "c", "clip_output", "code_compat")
     """Attributes that a state dict carries and loading sets: numbers, True, False or texts. A
     variant with settings of its own adds their names."""

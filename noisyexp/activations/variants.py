@@ -10,6 +10,7 @@ from noisyexp.activations.base import Activation
 from noisyexp.kernels import bindings as K
 
 _QUIET = (K.FORM_HARD, K.MULTIPLIER_MEAN)
+_SOFT = (K.FORM_SOFT, K.MULTIPLIER_MEAN)
 
 
 class Reference(Activation):
@@ -17,6 +18,8 @@ class Reference(Activation):
 
     variant = "reference"
     has_noise = False
+    by_torch = True
+    kernel_forms = (_SOFT, _SOFT)
     # No setting changes it: its state dict is that of torch's modules, both ways.
     get_extra_state = nn.Module.get_extra_state
     set_extra_state = nn.Module.set_extra_state

@@ -10,6 +10,7 @@ T steps, B rows, I inputs, H units, G = gates * H.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import c_void_p, cast
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.blas import gemm_for
 from noisyexp.kernels.derivatives import batching
 from noisyexp.nn.shared import Shared
 
@@ -196,6 +198,11 @@ class Products:
         at_gates, at_output, w_t = gates.unbind(0), run.output.unbind(0), w_hh.t()
         if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
             w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
+        loop = whole_pass(plan, "forward", gates, run.weights)
+        if loop is not None:
+            loop.w_t = None if w_t.stride(0) == 1 else w_t.data_ptr()
+            K.function("forward_pass", gates)(layer, loop)
+            return
         for t, before in plan.order(steps):
             h = run.h_start if before < 0 else at_output[before]
             if recurrent is None:
@@ -212,6 +219,11 @@ class Products:
         step = K.function(f"{plan.cell.name}_backward", run.output)
         at_gates = run.d_recurrent.unbind(0)
         carries = not plan.cell.adds or plan.mask is not None
+        loop = whole_pass(plan, "backward", run.d_recurrent, run.weights)
+        if loop is not None:
+            loop.carries, loop.to_start = carries, run.wants_h
+            K.function("backward_pass", run.output)(run.layer, loop)
+            return
         for t, before in reversed(plan.order(len(at_gates))):
             step(run.layer, t, before)
             if before < 0 and not run.wants_h:
@@ -260,6 +272,26 @@ class Products:
         hidden = output.shape[-1]
         gates[..., : 2 * hidden] += share[..., : 2 * hidden]  # n keeps its two parts apart
         return gates
+
+
+def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.Pass | None:
+    """What runs all steps in one call with the products of torch; None where torch has to be asked.
+
+    Args:
+        plan: of the pass.
+        way: "forward" or "backward".
+        gates: (T, B, G), or a gradient of that shape.
+        weights: see there.
+    """
+    routine = gemm_for(gates)
+    if routine is None or not weights.w_hh.is_contiguous():
+        return None
+    step = cast(K.function(f"{plan.cell.name}_{way}", gates), c_void_p).value
+    steps, _, width = gates.shape
+    loop = K.Pass(routine, step, steps, width, plan.reverse, plan.cell.adds)
+    loop.w = weights.w_hh.data_ptr()
+    loop.b_hh = None if weights.b_hh is None else weights.b_hh.data_ptr()
+    return loop
 
 
 def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:
