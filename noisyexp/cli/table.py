@@ -3,46 +3,47 @@
 A figure's series are kept and printed like the rows of a table.
 
 Examples:
-    python scripts/make_table.py                    # all that have records
-    python scripts/make_table.py table2
-    python scripts/make_table.py table2 --check     # exit 1 if the files on disk differ
-    python scripts/make_table.py summary            # the claims of results/claims.yaml
+    noisyexp table                    # all that have records
+    noisyexp table 2
+    noisyexp table 2 compare=true       # exit 1 if the files on disk differ
+    noisyexp table summary            # the claims of results/claims.yaml
+    noisyexp table grid_ptb_char      # the runs that chose sigma
 """
 
 from __future__ import annotations
 
-import argparse
-import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
-
-from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
-from noisyexp.fileio import atomic_write_text  # noqa: E402
-from noisyexp.results.deviations import load_deviations  # noqa: E402
-from noisyexp.results.images import image_blocks  # noqa: E402
-from noisyexp.results.learning import LEARNING, learning_blocks  # noqa: E402
-from noisyexp.results.records import load_records  # noqa: E402
-from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
-from noisyexp.results.rows import Row, load_rows  # noqa: E402
-from noisyexp.results.summary import headlines, load_claims, summary  # noqa: E402
-from noisyexp.results.table import Compose, Table, build_table  # noqa: E402
-from noisyexp.tasks import find_task  # noqa: E402
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.verb import exit_code_of
+from noisyexp.errors import RecordError
+from noisyexp.fileio import atomic_write_text
+from noisyexp.places import project_root
+from noisyexp.results.deviations import load_deviations
+from noisyexp.results.images import image_blocks
+from noisyexp.results.learning import LEARNING, learning_blocks
+from noisyexp.results.marks import between_marks, with_summary
+from noisyexp.results.pilot import TITLES, pilot_page
+from noisyexp.results.records import load_records
+from noisyexp.results.render import to_csv, to_markdown
+from noisyexp.results.rows import Row, load_rows
+from noisyexp.results.summary import headlines, load_claims, summary
+from noisyexp.results.table import Compose, Table, build_table
+from noisyexp.schema import closest, option
+from noisyexp.tasks import find_task
 
 SUMMARY = "summary"
 SUMMARY_RULE = (
-    "Made by `python scripts/make_table.py summary` from `results/claims.yaml` and the run "
+    "Made by `noisyexp table summary` from `results/claims.yaml` and the run "
     "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
     "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0. Points of "
     "curves were chosen when curves had been seen, and nothing is corrected for the number of "
-    "lines. The commands make what is missing and the table; `scripts/verify.py` repeats a run."
+    "lines. The commands make what is missing and the table; `noisyexp verify` repeats a run."
 )
 
 
@@ -64,6 +65,9 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     """
     if name == SUMMARY:
         return make_summary(root, compose)
+    kind, _, task = name.partition("_")
+    if kind in TITLES and task:
+        return make_pilot(kind, task, root / "results")
     table, rows = compute(name, root, compose)
     results = root / "results"
     used = [r for section in table.sections for line in section.lines for r in line.records]
@@ -91,6 +95,22 @@ def make_summary(root: Path, compose: Compose) -> dict[Path, str]:
     return {root / "results" / "summary.md": page, readme: text}
 
 
+def make_pilot(kind: str, task: str, results: Path) -> dict[Path, str]:
+    """The page of the runs that decided settings of a task: `pilot_<task>` or `grid_<task>`.
+
+    Raises:
+        RecordError: there is no such run, or one of the wrong arm.
+    """
+    name = f"{kind}_{task}"
+    records = load_records(results / "records" / name)
+    if not records:
+        raise RecordError(f"{name}: no records in results/records/{name}")
+    selection = find_task(task).selection
+    return {
+        results / f"{name}.md": pilot_page(kind, task, records, selection, f"noisyexp table {name}")
+    }
+
+
 def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
     """Table `name` and its rows, from the records.
 
@@ -100,7 +120,9 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
     experiments = root / "configs" / "experiment"
     if not (experiments / name).is_dir():
         known = table_names(root)
-        raise RecordError(f"no table {name!r}; there are {', '.join(known) or 'none'}")
+        raise RecordError(
+            f"no table {name!r}; there are {', '.join(known) or 'none'}.{closest(name, known)}"
+        )
     rows = load_rows(experiments / name)
     # A configuration file such as ptb_medium may belong to the folder of another name.
     firsts = {row.task: row.experiment for row in reversed(rows)}
@@ -115,32 +137,10 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
     records = load_records(root / "results" / "records")
     table = build_table(
         name, rows, records, compose, ledgers,
-        command=f"python scripts/make_table.py {name}",
+        command=f"noisyexp table {name}",
         limits=find_task(next(iter(tasks.values()))).solved,
     )  # fmt: skip
     return table, rows
-
-
-def with_summary(readme: str, name: str, table: str) -> str:
-    """The page with the first tables of each scale between its marks for `name`, if it has them.
-
-    That are the final numbers and, where the page has them, the first metric while learning. What
-    is given has the scales that have been run.
-
-    Args:
-        readme: text with `<!-- table2 -->` and `<!-- /table2 -->`.
-        name: "table2".
-        table: the rendered table.
-    """
-    scales = re.findall(r"^## (Scale: .*|While learning, scale .*)\n\n((?:\|.*\n)+)", table, re.M)
-    block = "\n".join(f"{title}\n\n{rows}" for title, rows in scales)
-    return between_marks(readme, name, block)
-
-
-def between_marks(readme: str, name: str, block: str) -> str:
-    """The page with `block` between its marks for `name`, if it has them."""
-    marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    return re.sub(marks, lambda match: f"{match[1]}\n{block}\n{match[2]}", readme, flags=re.S)
 
 
 @cache
@@ -152,41 +152,46 @@ def compose_experiment(experiment: str, scale: str) -> Mapping[str, Any]:
     return config
 
 
-def main(
-    arguments: Sequence[str] | None = None, root: Path = ROOT, compose: Compose = compose_experiment
-) -> int:
-    """Command line; returns the exit code: 0 done, 1 files differ (--check) or an error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "tables",
-        nargs="*",
-        metavar="TABLE",
-        help="table2, fig11, summary; default: all with records",
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
+
+    names: list[str] = option("tables, as 2, fig11 or summary; default: all that have records")
+    compare: bool = option("write nothing; end with 1 if the files on disk differ")
+
+
+def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
+    """Write or compare the pages of the chosen tables; returns the exit code."""
+    given = read_pairs(
+        Arguments, arguments, {"names": [], "compare": False}, about=__doc__ or "", words="names"
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; compare with the disk")
-    options = parser.parse_args(arguments)
     code = 0
-    try:
-        records = root / "results" / "records"
-        run = [name for name in table_names(root) if (records / name).is_dir()]
-        if (root / "results" / "claims.yaml").exists():
-            run.append(SUMMARY)
-        for name in options.tables or run:
-            for path, text in make_table(name, root, compose).items():
-                shown = path.relative_to(root).as_posix()
-                current = path.read_bytes() if path.exists() else None
-                if not options.check:
-                    atomic_write_text(path, text)
-                    print(f"wrote {shown}")
-                elif current != text.encode("utf-8"):
-                    code = 1
-                    state = "is missing" if current is None else "differs from the records"
-                    print(f"{shown} {state}; run: python scripts/make_table.py {name}")
-    except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    records = root / "results" / "records"
+    run = [name for name in table_names(root) if (records / name).is_dir()]
+    run += sorted(path.name for kind in TITLES for path in records.glob(f"{kind}_*"))
+    if (root / "results" / "claims.yaml").exists():
+        run.append(SUMMARY)
+    for name in given.names or run:
+        for path, text in make_table(folder_name(name), root, compose).items():
+            shown = path.relative_to(root).as_posix()
+            current = path.read_bytes() if path.exists() else None
+            if not given.compare:
+                atomic_write_text(path, text)
+                print(f"wrote {shown}")
+            elif current != text.encode("utf-8"):
+                code = 1
+                state = "is missing" if current is None else "differs from the records"
+                print(f"{shown} {state}; run: noisyexp table {name}")
     return code
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def folder_name(name: str) -> str:
+    """The folder of row files that a person means: 2 is table2."""
+    return f"table{name}" if name.isdigit() else name
+
+
+def main(
+    arguments: Sequence[str], root: Path | None = None, compose: Compose = compose_experiment
+) -> int:
+    """Command line; returns the exit code: 0 done, 1 files differ (compare=true) or an error."""
+    return exit_code_of(lambda: write(arguments, root or project_root(), compose))
