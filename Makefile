@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 NOISYEXP := $(BIN)/noisyexp
 SCALE ?= paper
 SEEDS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow lint demo bench bench-gpu figures tables build clean \
+.PHONY: help setup test slow lint demo bench bench-gpu figures tables queue build clean \
 	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
@@ -78,6 +79,9 @@ figure-10: ROWS := table1
 figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
 	$(NOISYEXP) reproduce $(or $(ROWS),fig$*) scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))
 	$(NOISYEXP) figure fig$*
+
+queue: setup  ## do the runs of results/queue.yaml that have no record, two at a time (days)
+	$(NOISYEXP) queue workers=$(WORKERS)
 
 tables: setup  ## write every table and pilot page again from the committed records
 	$(NOISYEXP) table

@@ -88,7 +88,11 @@ def direction(x: Tensor, alpha: float) -> Tensor:
 
 
 def leaky(x: Tensor, kind: Kind, alpha: float) -> Tensor:
-    """The part alpha h(x) + (1 - alpha) u(x) of Eq 11, without noise."""
+    """The part alpha h(x) + (1 - alpha) u(x) of Eq 11, without noise.
+
+    Beyond the thresholds its slope is (1 - alpha) times that of u: a leak outwards for alpha < 1.
+    For alpha > 1 the unit folds back; tanh with alpha = 1.15 is 0 again at |x| = 7.67.
+    """
     return (
         hard(x, kind) if alpha == 1.0 else alpha * hard(x, kind) + (1.0 - alpha) * linear(x, kind)
     )

@@ -50,7 +50,8 @@ class Activation(nn.Module):
     has_p: ClassVar[bool] = False
     default_c: ClassVar[float] = 0.5
     leaks: ClassVar[bool] = False
-    """Whether (1 - alpha) u is part of the unit, with noise or without."""
+    """Whether (1 - alpha) u is part of the unit, with noise or without: beyond the thresholds it
+    leaks outwards for alpha < 1 and folds back for alpha > 1."""
     kernel_forms: ClassVar[tuple[tuple[int, int], tuple[int, int]]]
     """Form and multiplier of the compiled kernel, in training and in evaluation. Of this very
     class: a subclass without its own runs as written."""
@@ -109,7 +110,7 @@ class Activation(nn.Module):
             self.register_parameter("p", None)
 
     def reset_p(self, generator: torch.Generator | None = None) -> None:
-        """Draw p from U[-1, 1] (Section 3). Call it after any blanket initialisation of a model."""
+        """Draw p from U[-1, 1] (Section 6). Call it after any blanket initialisation of a model."""
         if self.p is not None:
             with torch.no_grad():
                 self.p.uniform_(-1.0, 1.0, generator=generator)
@@ -245,8 +246,9 @@ class NAH(Activation):
 
 
 class NAHMean(NAH):
-    """NAH with the mean of its noise in training, too: a leak that is learned, and no noise.
+    """NAH with the mean of its noise in training, too: a learned slope, and no noise.
 
+    With alpha 1 it folds back beyond the thresholds (slope -0.032 at x = 3 for tanh, c 0.5, p 1).
     Not in the paper. Against NAH it tells what half-normal noise does by being noise.
     """
 
@@ -382,7 +384,7 @@ def reset_noise_parameters(model: nn.Module, generator: torch.Generator | None =
 
 
 def set_noise_level(model: nn.Module, c: float) -> None:
-    """Set c of every noisy unit of a model: one step of annealing (Section 5)."""
+    """Set c of every unit that has one: one step of annealing (Section 6.6 of the paper)."""
     for unit in activations(model):
-        if unit.has_noise:
+        if unit.uses_c:
             unit.c = c

@@ -46,6 +46,13 @@ def read_pairs(
     return section
 
 
+def split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments of a verb, and the overrides key=value that it gives to every run it starts."""
+    own = {field.name for field in dataclasses.fields(cls)}
+    mine = [a for a in arguments if a.partition("=")[0] in own or "=" not in a]
+    return mine, [a for a in arguments if a not in mine]
+
+
 def help_lines(cls: type, defaults: Mapping[str, Any]) -> list[str]:
     """A line a key: what it means, and its default if that is a value."""
     lines = []

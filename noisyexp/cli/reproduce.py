@@ -9,14 +9,14 @@ Any other key=value is given to every run.
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_pairs, split_arguments
 from noisyexp.cli.compose import check
 from noisyexp.cli.table import folder_name
 from noisyexp.cli.table import main as make_table
@@ -27,6 +27,7 @@ from noisyexp.results.matching import mismatches
 from noisyexp.results.records import Record, load_record, load_records, publish
 from noisyexp.results.rows import Row, load_rows
 from noisyexp.schema import option
+from noisyexp.training.run import RunSpec
 
 DEFAULTS = {"scale": "paper", "seeds": None}
 
@@ -40,13 +41,19 @@ class Arguments:
     seeds: str | None = option("as 0,1,2; default: those of the row files")
 
 
+@cache
+def _spec(experiment: str, scale: str) -> RunSpec:
+    """The row's run at seed 0; Hydra takes its time to compose it."""
+    return check([f"experiment={experiment}", f"scale={scale}"])[0]
+
+
 def _fits(record: Record) -> bool:
     """Whether a record was made with the settings that its row file has now."""
-    experiment = f"experiment={record.experiment}"
-    return not mismatches(record, check([experiment, f"scale={record.scale}"])[0].plain)
+    assert record.experiment is not None
+    return not mismatches(record, _spec(record.experiment, record.scale).plain)
 
 
-def _publish(run: Path, row: Row, root: Path) -> Path:
+def publish_run(run: Path, row: Row, root: Path) -> Path:
     """Publish a run of `row`, in the place of an older record.
 
     Raises:
@@ -70,7 +77,7 @@ def missing_runs(
         root: folder with results/records.
     """
     # Runs on a stand-in for the row's data are no runs of the row.
-    source = check([f"experiment={rows[0].experiment}", f"scale={scale}"])[0].names.data
+    source = _spec(rows[0].experiment, scale).names.data
     done = {
         (record.experiment, record.seed)
         for record in load_records(root / "results" / "records")
@@ -92,16 +99,9 @@ def start(command: list[str], root: Path) -> int:
     return subprocess.run([sys.executable, "-m", "noisyexp", "run", *command], cwd=root).returncode
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments of this verb, and the overrides that every run is given."""
-    own = {field.name for field in dataclasses.fields(Arguments)}
-    mine = [a for a in arguments if a.partition("=")[0] in own or "=" not in a]
-    return mine, [a for a in arguments if a not in mine]
-
-
 def reproduce(arguments: Sequence[str], root: Path) -> int:
     """Run what a table lacks, publish the records, write the table; returns the exit code."""
-    mine, overrides = split(arguments)
+    mine, overrides = split_arguments(Arguments, arguments)
     given = read_pairs(Arguments, mine, DEFAULTS, about=__doc__ or "", words="tables")
     try:
         seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
@@ -120,7 +120,7 @@ def reproduce(arguments: Sequence[str], root: Path) -> int:
                 return code
             if run.exists():
                 try:
-                    print(f"record: {_publish(run, row, root).relative_to(root)}")
+                    print(f"record: {publish_run(run, row, root).relative_to(root)}")
                 except RecordError as error:
                     failed.append(str(error))
         for reason in failed:

@@ -33,6 +33,7 @@ from noisyexp.results.render import to_csv, to_markdown
 from noisyexp.results.rows import Row, load_rows
 from noisyexp.results.summary import headlines, load_claims, summary
 from noisyexp.results.table import Compose, Table, build_table
+from noisyexp.results.verdict import FEWEST_SEEDS, TOO_FEW
 from noisyexp.schema import closest, option
 from noisyexp.tasks import find_task
 
@@ -41,9 +42,12 @@ SUMMARY_RULE = (
     "Made by `noisyexp table summary` from `results/claims.yaml` and the run "
     "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
-    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0. Points of "
-    "curves were chosen when curves had been seen, and nothing is corrected for the number of "
-    "lines. The commands make what is missing and the table; `noisyexp verify` repeats a run."
+    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
+    f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line alone; "
+    "p beside it is adjusted for the number of lines. Points of curves were chosen when curves had "
+    "been seen. At scale cpu 'reversed' says that the row is behind at that budget, not where a "
+    "longer run ends. The commands make what is missing and the table; `noisyexp verify` repeats "
+    "a run."
 )
 
 

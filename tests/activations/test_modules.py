@@ -231,6 +231,17 @@ def test_p_is_uniform_after_reset(variant: str) -> None:
     assert scalar is not None and scalar.shape == () and -1 <= value(scalar) <= 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_noise_and_slope_nan_is_the_hard_unit_bit_for_bit(kind: str) -> None:
+    """So a row that gives alpha to one kind of unit alone has hard units of the other kind."""
+    found = []
+    for variant, more in (("hard", {}), ("nan", {"alpha": 1.0, "c": 0.0})):
+        x = torch.linspace(-9, 9, 4001).reshape(-1, 1).requires_grad_()
+        y = make_activation(kind, variant, 1, **more)(x)
+        found.append((y, torch.autograd.grad(y.square().sum(), x)[0]))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
 def test_scalar_p_is_one_p_for_all_units() -> None:
     x, xi = torch.full((2, 3), 4.0).double(), torch.ones(2, 3).double()
     units = [make("tanh", "nah", 3, 0.6, p_shape=shape) for shape in ("unit", "scalar")]
@@ -244,19 +255,21 @@ def test_scalar_p_is_one_p_for_all_units() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_changes_at_run_time(kind: str) -> None:
     x, xi = (torch.full((1, 1), v, dtype=torch.float64) for v in (5.0, -0.8))
-    model = nn.ModuleList(make(kind, variant) for variant in ALL)
-    before = [getattr(unit, "c", None) for unit in model if not unit.has_noise]
+    model = nn.ModuleList(make(kind, variant) for variant in (*ALL, "nah_mean"))
+    before = [unit.c for unit in model if not unit.uses_c]
     for c in (30.0, 0.5):
         set_noise_level(model, c)
         by_name = {unit.variant: unit for unit in activations(model)}
         noise = sigma(kind, 5.0, 1.0, c)
         assert value(by_name["nan"](x, xi)) == pytest.approx(1 + 0.8 * noise, abs=1e-12)
         assert value(by_name["nah"](x, xi)) == pytest.approx(1 - 0.8 * noise, abs=1e-12)
+        mean = 1 - math.sqrt(2 / math.pi) * noise
+        assert value(by_name["nah_mean"](x)) == pytest.approx(mean, abs=1e-12)
         z = 5.0 - 0.8 * c
         kicked = max(min(z, 1), -1) if kind == "tanh" else max(min(z / 4 + 0.5, 1), 0)
         for variant in ("nani", "nanis"):
             assert value(by_name[variant](x, xi)) == pytest.approx(kicked, abs=1e-12)
-    assert before == [unit.c for unit in model if not unit.has_noise]
+    assert before == [unit.c for unit in model if not unit.uses_c]
 
 
 @example("nan", "sigmoid", -10.0, 0.0, 0.9, 0.5, False)  # below 0 without the clip
