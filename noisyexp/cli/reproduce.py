@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from noisyexp.cli.arguments import read_pairs, split_arguments
@@ -23,11 +22,11 @@ from noisyexp.cli.table import main as make_table
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError
 from noisyexp.places import CONFIG_DIR, project_root
+from noisyexp.records.row_config import row_config
 from noisyexp.results.matching import mismatches
 from noisyexp.results.records import Record, load_record, load_records, publish
 from noisyexp.results.rows import Row, load_rows
 from noisyexp.schema import option
-from noisyexp.training.run import RunSpec
 
 DEFAULTS = {"scale": "paper", "seeds": None}
 
@@ -41,16 +40,10 @@ class Arguments:
     seeds: str | None = option("as 0,1,2; default: those of the row files")
 
 
-@cache
-def _spec(experiment: str, scale: str) -> RunSpec:
-    """The row's run at seed 0; Hydra takes its time to compose it."""
-    return check([f"experiment={experiment}", f"scale={scale}"])[0]
-
-
 def _fits(record: Record) -> bool:
     """Whether a record was made with the settings that its row file has now."""
     assert record.experiment is not None
-    return not mismatches(record, _spec(record.experiment, record.scale).plain)
+    return not mismatches(record, row_config(record.experiment, record.scale))
 
 
 def publish_run(run: Path, row: Row, root: Path) -> Path:
@@ -77,7 +70,7 @@ def missing_runs(
         root: folder with results/records.
     """
     # Runs on a stand-in for the row's data are no runs of the row.
-    source = _spec(rows[0].experiment, scale).names.data
+    source = row_config(rows[0].experiment, scale)["data"]["source"]
     done = {
         (record.experiment, record.seed)
         for record in load_records(root / "results" / "records")

@@ -12,17 +12,16 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.places import project_root
+from noisyexp.records.row_config import row_config
 from noisyexp.results.deviations import load_deviations
 from noisyexp.results.images import image_blocks
 from noisyexp.results.learning import LEARNING, learning_blocks
@@ -147,15 +146,6 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
     return table, rows
 
 
-@cache
-def compose_experiment(experiment: str, scale: str) -> Mapping[str, Any]:
-    """Resolved config of `experiment` at `scale`, composed by Hydra, which takes its time."""
-    from noisyexp.cli.compose import compose_config
-
-    config: Mapping[str, Any] = compose_config([f"experiment={experiment}", f"scale={scale}"])
-    return config
-
-
 @dataclass(frozen=True)
 class Arguments:
     """Of the command line."""
@@ -194,8 +184,6 @@ def folder_name(name: str) -> str:
     return f"table{name}" if name.isdigit() else name
 
 
-def main(
-    arguments: Sequence[str], root: Path | None = None, compose: Compose = compose_experiment
-) -> int:
+def main(arguments: Sequence[str], root: Path | None = None, compose: Compose = row_config) -> int:
     """Command line; returns the exit code: 0 done, 1 files differ (compare=true) or an error."""
     return exit_code_of(lambda: write(arguments, root or project_root(), compose))

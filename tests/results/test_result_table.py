@@ -207,5 +207,5 @@ def test_committed_tables_are_those_of_the_committed_records() -> None:
     if not tables:
         pytest.skip("results/ holds no table yet")
     for table in tables:
-        for path, text in page.make_table(table.stem, ROOT, page.compose_experiment).items():
+        for path, text in page.make_table(table.stem, ROOT, page.row_config).items():
             assert path.read_text(encoding="utf-8") == text, f"run: noisyexp table {table.stem}"
