@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 KEPT_NUMBERS = 2**18
-"""Up to so many numbers a lone unit keeps its derivatives for backward, which then makes no noise."""
+"""Up to so many numbers a lone unit keeps its derivatives, and backward makes no noise."""
 
 
 def is_fusible(unit: Activation) -> bool:

@@ -54,6 +54,18 @@ def _memory_rows(result: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _small_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for row in result["small"]:
+        for threads in _threads(row):
+            base = row[threads]["torch"]
+            noisy = [
+                f"{row[threads][k]:.3f} ({row[threads][k] / base:.2f})" for k in ("hard", "nah")
+            ]
+            rows.append([row["name"], threads.removeprefix("threads "), f"{base:.3f}", *noisy])
+    return rows
+
+
 def _ptb_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for threads, arms in sorted(result["ptb"].items()):
@@ -81,6 +93,12 @@ def layers_page(result: Mapping[str, Any]) -> str:
              "NAH, most units saturated", "NAH, plain loop", "plain loop / NAH"],
             _time_rows(result),
         ),
+        "",
+        "## Cells called step by step and a lone unit, forward and backward, milliseconds",
+        "",
+        f"Medians of {3 * result['settings']['rounds']} rounds.",
+        "",
+        *_table(["", "threads", "torch", "hard", "NAH"], _small_rows(result)),
         "",
         "## Memory, MiB",
         "",
