@@ -168,7 +168,7 @@ def measure_sizes(rounds: int) -> list[dict[str, Any]]:
 
 
 def cell_step(kind: str, cell: str, batch: int, hidden: int, steps: int) -> Callable[[], float]:
-    """Milliseconds of `steps` calls of a cell, each on the state of the one before, and backward."""
+    """Milliseconds of `steps` calls of a cell, each on the state before, and of backward."""
     torch.manual_seed(0)
     own: Any = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell]
     noisy: Any = {"lstm": NoisyLSTMCell, "gru": NoisyGRUCell}[cell]
