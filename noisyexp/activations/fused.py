@@ -21,11 +21,11 @@ from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DrawKey, blocks_rows_units
 
 if TYPE_CHECKING:
-    from noisyexp.activations.modules import Activation
+    from noisyexp.activations.base import Activation
 
 
 KEPT_NUMBERS = 2**18
-"""Up to so many numbers a lone unit keeps its derivatives, and backward makes no noise."""
+"""Up to so many numbers a lone unit keeps its derivatives: backward then makes no noise."""
 
 
 def is_fusible(unit: Activation) -> bool:
@@ -35,7 +35,7 @@ def is_fusible(unit: Activation) -> bool:
     a gradient.
     """
     # Not by alpha and c themselves, for whose every value a graph would be made again.
-    return unit.settings is not None and "kernel_forms" in type(unit).__dict__
+    return unit.alpha_and_c is not None and "kernel_forms" in type(unit).__dict__
 
 
 def _form(unit: Activation) -> tuple[int, int]:
@@ -98,6 +98,8 @@ def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
     )  # fmt: skip
     kept = unit.__dict__.get("_site")
     if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
+        if unit.training:
+            unit.look_at_p()
         filled = new_site(describe(unit), unit.alpha, unit.c)
         kept = unit.__dict__["_site"] = (now, bytes(filled))
     site = K.Site.from_buffer_copy(kept[1])

@@ -124,6 +124,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             function.argtypes, function.restype = [POINTER(Layer), POINTER(Pass)], None
             function = getattr(library, f"score_{way}_{suffix}")
             function.argtypes, function.restype = [POINTER(Score)], None
+        function = getattr(library, f"cross_entropy_{suffix}")
+        function.argtypes = [POINTER(Shape), *[c_void_p] * 3, c_double, *[c_void_p] * 3]
+        function.restype = None
     library.normal_fill_f.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
     sizes = (c_int64 * 5)()

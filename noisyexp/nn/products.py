@@ -20,6 +20,8 @@ from torch.nn import functional
 from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.blas import gemm_for
+from noisyexp.kernels.derivatives import batching
+from noisyexp.nn.shared import Shared
 
 TRANSPOSE_ROWS = 1500
 """From so many rows on the transposed weight gradient is the faster product, copy included."""
@@ -54,6 +56,7 @@ class Plan:
         given: draws of each site, where they are given and not made in the kernel.
         mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
         reverse: from the last step to the first.
+        shared: of one step, where gradients of W_ih and W_hh are left; None for each made at once.
     """
 
     cell: CellShape
@@ -61,6 +64,7 @@ class Plan:
     given: Sequence[Tensor | None]
     mask: Tensor | None
     reverse: bool
+    shared: tuple[Shared | None, Shared | None] = (None, None)
 
     def order(self, steps: int) -> list[tuple[int, int]]:
         """(step, the step before it or -1) in the order of computation."""
@@ -175,10 +179,16 @@ class Products:
         )
         self.forward_steps(run)
 
-    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh."""
+    def backward(self, run: Backward) -> tuple[Tensor | None, ...]:
+        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh.
+
+        None for what is not asked for or left to `plan.shared`.
+        """
         self.backward_steps(run)
-        return (self.input_grad(run) if run.wants_x else None, *self.weight_grads(run))
+        d_x = self.input_grad(run) if run.wants_x else None
+        if any(run.plan.shared) and not batching():
+            return d_x, *self.leave_weight_grads(run)
+        return d_x, *self.weight_grads(run)
 
     def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
         """The part of all gates that no state enters, (T * B, G).
@@ -257,6 +267,16 @@ class Products:
         d_ih = sum_of_products(run.d_gates.flatten(0, 1), run.flat)
         d_hh = sum_of_products(d_rest.flatten(0, 1), h_rest.flatten(0, 1))
         return d_ih, d_hh.addmm_(first.t(), run.h_start)
+
+    def leave_weight_grads(self, run: Backward) -> list[Tensor | None]:
+        """`weight_grads` of one step whose factors may be left to `plan.shared`."""
+        factors = (run.d_gates[0], run.flat), (run.d_recurrent[0], run.h_start)
+        found: list[Tensor | None] = []
+        for shared, (d, x) in zip(run.plan.shared, factors, strict=True):
+            if shared is not None:
+                shared.leave(d, x)
+            found.append(sum_of_products(d, x) if shared is None else None)
+        return found
 
     def gates_again(
         self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor

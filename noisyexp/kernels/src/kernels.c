@@ -8,8 +8,8 @@
 #include "noise.h"
 
 /* exp(-|x|) to 1e-7: 2^n times the series of exp on [-ln 2 / 2, ln 2 / 2]. The clamp to 80 is one of
-   integers, since compilers do not vectorise it otherwise; 0 x brings NaN back, which it hides. */
-INLINE float exp_minus_f(float x) {
+   integers, since compilers do not vectorise it otherwise; it hides NaN and infinity. */
+INLINE float exp_clamped_f(float x) {
     int32_t bits;
     memcpy(&bits, &x, 4);
     bits &= 0x7FFFFFFF;
@@ -22,9 +22,13 @@ INLINE float exp_minus_f(float x) {
                    + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)))))));
     bits = (127 - n) << 23;
     memcpy(&power, &bits, 4);
-    return series * power + 0.0f * x;
+    return series * power;
 }
 
+/* 0 x brings NaN back. */
+INLINE float exp_minus_f(float x) { return exp_clamped_f(x) + 0.0f * x; }
+
+INLINE double exp_clamped_d(double x) { return exp(-fabs(x)); }
 INLINE double exp_minus_d(double x) { return exp(-fabs(x)); }
 
 /* exp(-|x|), and 1 - exp(-|x|) without the cancellation near 0, both to 1e-7; zero below the smallest
@@ -53,6 +57,8 @@ INLINE double exp_parts_d(double x, double *rest) {
 
 INLINE float log_one_plus_f(float x) { return log1pf(x); }
 INLINE double log_one_plus_d(double x) { return log1p(x); }
+INLINE float log_f(float x) { return logf(x); }
+INLINE double log_d(double x) { return log(x); }
 INLINE float absolute_f(float x) { return fabsf(x); }
 INLINE double absolute_d(double x) { return fabs(x); }
 INLINE float copy_sign_f(float x, float y) { return copysignf(x, y); }
@@ -105,6 +111,7 @@ PARTS(double, d)
 #include "layers.h"
 #include "passes.h"
 #include "score.h"
+#include "cross_entropy.h"
 #undef REAL
 #undef NAME
 #define REAL double
@@ -113,6 +120,7 @@ PARTS(double, d)
 #include "layers.h"
 #include "passes.h"
 #include "score.h"
+#include "cross_entropy.h"
 
 /* Draws of one key as an array (blocks, rows, units). */
 void normal_fill_f(const noise_key *key, const shape *size, float *out) {
