@@ -19,7 +19,7 @@ ACTS = ("reference", "nan_normal", "nah")
 SETTING = ["task=ptb", "data=generated", "scale=demo"]
 FIRST_LINE = (
     "demo: a word LSTM with soft, NAN and NAH units on a generated language, three runs one after "
-    "the other; about two minutes on two cores; writes to runs/ptb"
+    "the other; about two minutes on two cores"
 )
 
 
@@ -45,7 +45,8 @@ def show(records: list[Record], floor: float) -> None:
 
 def main(overrides: list[str]) -> int:
     """Run the three arms, then print the table and draw the curves; returns the exit code."""
-    print(FIRST_LINE, flush=True)
+    roots = [word.partition("=")[2] for word in overrides if word.startswith("run_root=")]
+    print(f"{FIRST_LINE}; writes to {roots[-1] if roots else 'runs'}/ptb", flush=True)
     sweep = [*SETTING, f"act={','.join(ACTS)}", *overrides]
     command = [sys.executable, "-m", "noisyexp", "run", "-m", *sweep]
     code = subprocess.run(command, cwd=CHECKOUT).returncode
@@ -61,7 +62,7 @@ def main(overrides: list[str]) -> int:
     show(records, floor)
     path = CHECKOUT / specs[0].folder.parent / "demo"
     _, png = plot_curves(records, "valid_ppl", path, levels={"valid_ppl": {"best possible": floor}})
-    print(f"figure: {png.relative_to(CHECKOUT)}")
+    print(f"figure: {png.relative_to(CHECKOUT) if png.is_relative_to(CHECKOUT) else png}")
     print("The same on the Penn Treebank: python run.py task=ptb act=nah scale=cpu")
     return 0
 
