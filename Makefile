@@ -5,9 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SCALE ?= paper
 SEEDS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow lint demo bench bench-gpu figures tables clean \
+.PHONY: help setup test slow lint demo bench bench-gpu figures tables queue clean \
 	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
@@ -65,6 +66,9 @@ figure-10: ROWS := table1
 figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
 	$(BIN)/python scripts/reproduce.py $(or $(ROWS),fig$*) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
 	$(BIN)/python scripts/make_figures.py fig$*
+
+queue: setup  ## do the runs of results/queue.yaml that have no record, two at a time (days)
+	$(BIN)/python scripts/run_queue.py --workers $(WORKERS)
 
 tables: setup  ## write every table and pilot page again from the committed records
 	$(BIN)/python scripts/make_table.py

@@ -3,7 +3,14 @@
 from noisyexp import NoisyLSTM, make_activation
 """
 
-from noisyexp.activations import ActivationSpec, make_activation
+from noisyexp.activations import (
+    ActivationSpec,
+    add_noise_parameters,
+    make_activation,
+    noise_parameters,
+    reset_noise_parameters,
+    set_noise_level,
+)
 from noisyexp.nn import (
     NoisyGRU,
     NoisyGRUCell,
@@ -21,6 +28,10 @@ __all__ = [
     "NoisyLSTM",
     "NoisyLSTMCell",
     "__version__",
+    "add_noise_parameters",
     "make_activation",
+    "noise_parameters",
     "replace_activations",
+    "reset_noise_parameters",
+    "set_noise_level",
 ]

@@ -32,7 +32,8 @@ from noisyexp.results.records import load_records  # noqa: E402
 from noisyexp.results.render import to_csv, to_markdown  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
 from noisyexp.results.summary import headlines, load_claims, summary  # noqa: E402
-from noisyexp.results.table import Compose, Table, build_table  # noqa: E402
+from noisyexp.results.table import Compose, Section, Table, build_table  # noqa: E402
+from noisyexp.results.verdict import FEWEST_SEEDS, TOO_FEW  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
 
 SUMMARY = "summary"
@@ -40,9 +41,12 @@ SUMMARY_RULE = (
     "Made by `python scripts/make_table.py summary` from `results/claims.yaml` and the run "
     "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
-    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0. Points of "
-    "curves were chosen when curves had been seen, and nothing is corrected for the number of "
-    "lines. The commands make what is missing and the table; `scripts/verify.py` repeats a run."
+    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
+    f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line alone; "
+    "p beside it is adjusted for the number of lines. Points of curves were chosen when curves had "
+    "been seen. At scale cpu 'reversed' says that the row is behind at that budget, not where a "
+    "longer run ends. The commands make what is missing and the table; `scripts/verify.py` repeats "
+    "a run."
 )
 
 
@@ -73,10 +77,16 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
     readme = root / "results" / "README.md"
     if readme.exists():
-        run = [s for s in table.sections if any(line.records for line in s.lines)]
+        run = [shown_lines(s) for s in table.sections if any(line.records for line in s.lines)]
         shown = to_markdown(replace(table, sections=tuple(run) or table.sections), more)
         files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, shown)
     return files
+
+
+def shown_lines(section: Section) -> Section:
+    """The section with the paper's rows and those of ours that have a run."""
+    lines = [line for line in section.lines if line.records or line.row.source == "paper"]
+    return replace(section, lines=tuple(lines))
 
 
 def make_summary(root: Path, compose: Compose) -> dict[Path, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,16 +21,23 @@ from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
 from noisyexp.results.matching import mismatches  # noqa: E402
 from noisyexp.results.records import Record, load_record, load_records, publish  # noqa: E402
 from noisyexp.results.rows import Row, load_rows  # noqa: E402
+from noisyexp.training.run import RunSpec  # noqa: E402
 from scripts.make_table import main as make_table  # noqa: E402
+
+
+@cache
+def _spec(experiment: str, scale: str) -> RunSpec:
+    """The row's run at seed 0; Hydra takes its time to compose it."""
+    return check([f"experiment={experiment}", f"scale={scale}"])[0]
 
 
 def _fits(record: Record) -> bool:
     """Whether a record was made with the settings that its row file has now."""
-    experiment = f"experiment={record.experiment}"
-    return not mismatches(record, check([experiment, f"scale={record.scale}"])[0].plain)
+    assert record.experiment is not None
+    return not mismatches(record, _spec(record.experiment, record.scale).plain)
 
 
-def _publish(run: Path, row: Row) -> Path:
+def publish_run(run: Path, row: Row) -> Path:
     """Publish a run of `row`, in the place of an older record.
 
     Raises:
@@ -50,7 +58,7 @@ def missing_runs(rows: list[Row], scale: str, seeds: list[int] | None) -> list[t
         seeds: seeds to run; None takes those that each row names.
     """
     # Runs on a stand-in for the row's data are no runs of the row.
-    source = check([f"experiment={rows[0].experiment}", f"scale={scale}"])[0].names.data
+    source = _spec(rows[0].experiment, scale).names.data
     done = {
         (record.experiment, record.seed)
         for record in load_records(ROOT / "results" / "records")
@@ -98,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return code
             if run.exists():
                 try:
-                    print(f"record: {_publish(run, row).relative_to(ROOT)}")
+                    print(f"record: {publish_run(run, row).relative_to(ROOT)}")
                 except RecordError as error:
                     failed.append(str(error))
     except NoisyexpError as error:

@@ -21,7 +21,11 @@ from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DrawKey, blocks_rows_units
 
 if TYPE_CHECKING:
-    from noisyexp.activations.modules import Activation
+    from noisyexp.activations.base import Activation
+
+
+KEPT_NUMBERS = 2**18
+"""Up to so many numbers a lone unit keeps its derivatives: backward then makes no noise."""
 
 
 def is_fusible(unit: Activation) -> bool:
@@ -31,7 +35,7 @@ def is_fusible(unit: Activation) -> bool:
     a gradient.
     """
     # Not by alpha and c themselves, for whose every value a graph would be made again.
-    return unit.settings is not None and "kernel_forms" in type(unit).__dict__
+    return unit.alpha_and_c is not None and "kernel_forms" in type(unit).__dict__
 
 
 def _form(unit: Activation) -> tuple[int, int]:
@@ -95,6 +99,8 @@ def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
         noise: the key of the draws, the draws themselves (contiguous, of x's dtype, kept alive by
             the caller), or None where the unit draws nothing.
     """
+    if unit.training:
+        unit.look_at_p()
     site = new_site(tuple(describe(unit)), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
@@ -172,17 +178,42 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
     ) -> Tensor:
-        ctx.site = site
-        ctx.save_for_backward(x, p, given)
-        return map_unit(x, p, site)
+        ctx.site, ctx.keeps = site, x.numel() <= KEPT_NUMBERS and not K.on_gpu(x.device)
+        if not (ctx.keeps and (ctx.needs_input_grad[0] or ctx.needs_input_grad[1])):
+            ctx.save_for_backward(x, p, given)
+            return map_unit(x, p, site)
+        point_to_p(site, p)
+        value, dx = torch.empty_like(x), torch.empty_like(x)
+        dp = None if p is None else torch.empty_like(x)
+        K.function("unit_keep", x)(site, _size(x), *addresses(x, value, dx, dp))
+        ctx.save_for_backward(x, p, dx, dp)
+        return value
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.keeps:
+            return *_chain(ctx.site, *saved, d_value.contiguous()), None, None
         x, p, given = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
         return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None
+
+
+def _chain(
+    site: K.Site, x: Tensor, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """As `map_unit_back`, by derivatives that forward kept."""
+    d_x, size = torch.empty_like(dx), _size(dx)
+    sums = None if p is None else dx.new_zeros(K.CHUNKS, size.units)
+    point_to_p(site, p, sums)
+    K.function("unit_chain", dx)(site, size, *addresses(dx, dp, d_value, d_x))
+    return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
+
+
+def addresses(*tensors: Tensor | None) -> list[int | None]:
+    """For a kernel; None for those that are not there."""
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def fits(unit: Activation, num_units: int) -> bool:
@@ -194,6 +225,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
     """How the kernels compute this unit on x, here and now: see `dispatch.way`; 0 if not at all."""
     if (
         unit.backend == "auto"
+        and not unit.by_torch
         and is_fusible(unit)
         and x.numel() > 0
         and fits(unit, x.shape[-1] if x.dim() else 1)

@@ -172,7 +172,8 @@ def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     ):
         if wanted and importlib.util.find_spec(extra) is None:
             yield f"logger: {extra} is not installed; run pip install -e '.[{extra}]'"
-    if run.anneal.schedule != "none" and not find_variant(run.act.variant).has_noise:
+    unit = find_variant(run.act.variant)
+    if run.anneal.schedule != "none" and not (unit.has_noise or unit.has_p):
         yield (
             f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "
             "noise to anneal; use anneal.schedule=none"

@@ -5,7 +5,8 @@ from noisyexp.nn.beam import Hypothesis, beam_search
 from noisyexp.nn.cells import NoisyGRUCell, NoisyLSTMCell
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.lstm import NoisyLSTM
-from noisyexp.nn.replace import Replacement, replace_activations
+from noisyexp.nn.replace import replace_activations
+from noisyexp.nn.replace_report import Replacement, Report, Skipped
 
 __all__ = [
     "AdditiveAttention",
@@ -15,6 +16,8 @@ __all__ = [
     "NoisyLSTM",
     "NoisyLSTMCell",
     "Replacement",
+    "Report",
+    "Skipped",
     "beam_search",
     "replace_activations",
 ]

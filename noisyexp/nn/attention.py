@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn.fused_score import can_fuse_score, fused_score
+from noisyexp.nn.shared import call, weighted_sum
 
 
 class AdditiveAttention(nn.Module):
@@ -54,7 +55,7 @@ class AdditiveAttention(nn.Module):
                 f"annotations of shape {tuple(annotations.shape)}: expected {tuple(weights.shape)} "
                 "and their size, as keys"
             )
-        return (weights.unsqueeze(1) @ annotations).squeeze(1), weights
+        return weighted_sum(weights, annotations), weights
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """The weights alone, for callers that sample or replace them.
@@ -79,7 +80,7 @@ class AdditiveAttention(nn.Module):
             raise ValueError(
                 f"mask of shape {tuple(mask.shape)}: expected {tuple(keys.shape[:2])}, as keys"
             )
-        scores = self._scores(self.query(query), keys)
+        scores = self._scores(call(self.query, query), keys)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from noisyexp.kernels import dispatch
 from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
+from noisyexp.nn.shared import shared_linear, sharing
 
 
 class _NoisyCell(NoisyModule):
@@ -28,6 +28,7 @@ class _NoisyCell(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 1 or 2 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih)
         if x.dim() == 1:
             rows = None if state is None else tuple(part[None] for part in state)
             return tuple(part[0] for part in self._step(x[None], rows))
@@ -45,7 +46,7 @@ class _NoisyCell(NoisyModule):
         if way:
             return run_fused(way, self.cell_name, units, x[None], state, None, weights)[1]
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
-        projected = linear(x, self.weight_ih, b_ih)
+        projected = shared_linear(x, self.weight_ih, b_ih)
         return self.step_function()(units, projected, state, self.weight_hh, b_hh, xi)
 
 
@@ -70,9 +71,9 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
             h' and c', shapes of h and c.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.spec.variant == "reference" and self.backend == "auto" and not sharing():
             return super().forward(input, hx)
         return self._step(input, None if hx is None else tuple(hx))
 
@@ -98,9 +99,9 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
             h', shape of h.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.spec.variant == "reference" and self.backend == "auto" and not sharing():
             h: Tensor = super().forward(input, hx)
             return h
         return self._step(input, None if hx is None else (hx,))[0]

@@ -10,6 +10,7 @@ T steps, B rows, I inputs, H units, G = gates * H.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import c_void_p, cast
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from torch.nn import functional
 
 from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.blas import gemm_for
+from noisyexp.kernels.derivatives import batching
+from noisyexp.nn.shared import Shared
 
 TRANSPOSE_ROWS = 1500
 """From so many rows on the transposed weight gradient is the faster product, copy included."""
@@ -53,6 +57,7 @@ class Plan:
         given: draws of each site, where they are given and not made in the kernel.
         mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
         reverse: from the last step to the first.
+        shared: of one step, where gradients of W_ih and W_hh are left; None for each made at once.
     """
 
     cell: CellShape
@@ -60,6 +65,7 @@ class Plan:
     given: Sequence[Tensor | None]
     mask: Tensor | None
     reverse: bool
+    shared: tuple[Shared | None, Shared | None] = (None, None)
 
     def order(self, steps: int) -> list[tuple[int, int]]:
         """(step, the step before it or -1) in the order of computation."""
@@ -157,10 +163,16 @@ class Products:
         )
         self.forward_steps(run)
 
-    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh."""
+    def backward(self, run: Backward) -> tuple[Tensor | None, ...]:
+        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh.
+
+        None for what is not asked for or left to `plan.shared`.
+        """
         self.backward_steps(run)
-        return (self.input_grad(run) if run.wants_x else None, *self.weight_grads(run))
+        d_x = self.input_grad(run) if run.wants_x else None
+        if any(run.plan.shared) and not batching():
+            return d_x, *self.leave_weight_grads(run)
+        return d_x, *self.weight_grads(run)
 
     def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
         """The part of all gates that no state enters, (T * B, G).
@@ -186,6 +198,11 @@ class Products:
         at_gates, at_output, w_t = gates.unbind(0), run.output.unbind(0), w_hh.t()
         if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
             w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
+        loop = whole_pass(plan, "forward", gates, run.weights)
+        if loop is not None:
+            loop.w_t = None if w_t.stride(0) == 1 else w_t.data_ptr()
+            K.function("forward_pass", gates)(layer, loop)
+            return
         for t, before in plan.order(steps):
             h = run.h_start if before < 0 else at_output[before]
             if recurrent is None:
@@ -202,6 +219,11 @@ class Products:
         step = K.function(f"{plan.cell.name}_backward", run.output)
         at_gates = run.d_recurrent.unbind(0)
         carries = not plan.cell.adds or plan.mask is not None
+        loop = whole_pass(plan, "backward", run.d_recurrent, run.weights)
+        if loop is not None:
+            loop.carries, loop.to_start = carries, run.wants_h
+            K.function("backward_pass", run.output)(run.layer, loop)
+            return
         for t, before in reversed(plan.order(len(at_gates))):
             step(run.layer, t, before)
             if before < 0 and not run.wants_h:
@@ -227,6 +249,16 @@ class Products:
         d_hh = sum_of_products(d_rest.flatten(0, 1), h_rest.flatten(0, 1))
         return d_ih, d_hh.addmm_(first.t(), run.h_start)
 
+    def leave_weight_grads(self, run: Backward) -> list[Tensor | None]:
+        """`weight_grads` of one step whose factors may be left to `plan.shared`."""
+        factors = (run.d_gates[0], run.flat), (run.d_recurrent[0], run.h_start)
+        found: list[Tensor | None] = []
+        for shared, (d, x) in zip(run.plan.shared, factors, strict=True):
+            if shared is not None:
+                shared.leave(d, x)
+            found.append(sum_of_products(d, x) if shared is None else None)
+        return found
+
     def gates_again(
         self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
     ) -> Tensor:
@@ -240,6 +272,26 @@ class Products:
         hidden = output.shape[-1]
         gates[..., : 2 * hidden] += share[..., : 2 * hidden]  # n keeps its two parts apart
         return gates
+
+
+def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.Pass | None:
+    """What runs all steps in one call with the products of torch; None where torch has to be asked.
+
+    Args:
+        plan: of the pass.
+        way: "forward" or "backward".
+        gates: (T, B, G), or a gradient of that shape.
+        weights: see there.
+    """
+    routine = gemm_for(gates)
+    if routine is None or not weights.w_hh.is_contiguous():
+        return None
+    step = cast(K.function(f"{plan.cell.name}_{way}", gates), c_void_p).value
+    steps, _, width = gates.shape
+    loop = K.Pass(routine, step, steps, width, plan.reverse, plan.cell.adds)
+    loop.w = weights.w_hh.data_ptr()
+    loop.b_hh = None if weights.b_hh is None else weights.b_hh.data_ptr()
+    return loop
 
 
 def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:

@@ -33,6 +33,7 @@ class NoisyRecurrent(NoisyModule):
     batch_first: bool
     dropout: float
     bidirectional: bool
+    weight_ih_l0: Tensor
 
     def _make_units(self, extra: Mapping[str, Any]) -> nn.ModuleDict:
         """Units by layer and direction, then by site."""
@@ -60,8 +61,9 @@ class NoisyRecurrent(NoisyModule):
             The output sequence and the final state, shapes and layout of torch's layer.
 
         Raises:
-            ValueError: the last dimension of `input` is not input_size, or a state has the wrong
-                shape.
+            ValueError: the last dimension of `input` is not input_size, its dtype is not that of
+                the weights, or a state has the wrong shape.
+            RuntimeError: `input` has no steps.
         """
         if self.spec.variant == "reference" and self.backend == "auto":
             return super().forward(input, hx)
@@ -74,9 +76,12 @@ class NoisyRecurrent(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 2 or 3 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih_l0)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         batched = input.dim() == 3
+        if not input.shape[1 if self.batch_first and batched else 0]:
+            raise RuntimeError("input of 0 steps: expected at least 1, as torch does")
         if batched:
             x = input.transpose(0, 1) if self.batch_first else input
             state = None if hx is None else self._as_tuple(hx)
@@ -160,8 +165,6 @@ class NoisyRecurrent(NoisyModule):
                 new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
             state = new
             outputs[t] = state[0]
-        if not outputs:
-            return x.new_zeros(0, batch, self.hidden_size), state
         return torch.stack(outputs), state
 
     def _num_states(self) -> int:

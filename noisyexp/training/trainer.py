@@ -16,6 +16,7 @@ from noisyexp.errors import DivergedError
 from noisyexp.tasks import Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
+from noisyexp.training.older import load_model, load_optimizer
 
 MAX_SKIPPED = 20
 """Updates in a row that fp16 may skip for an overflow before the run counts as diverged."""
@@ -228,8 +229,8 @@ class Trainer:
         self.stop, self.sums = bool(state["stop"]), dict(state["sums"])
         self.curve = [dict(row) for row in state["curve"]]
         self.train_seconds = float(state["train_seconds"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_model(self.model, state["model"])
+        load_optimizer(self.optimizer, state["optimizer"], self.model)
         self.scaler.load_state_dict(state["scaler"])
         self.task.load_state_dict(state["task"])
         for callback in self.callbacks:

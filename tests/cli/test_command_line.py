@@ -163,7 +163,20 @@ def test_nan_in_a_single_run(typed: str) -> None:
     [
         ("act=reference,nan,nah", ["reference", "nan", "nah"]),
         ("act='nan',NAN,nah", ["nan", "nan", "nah"]),
-        ("act=glob(*)", ["hard", "nah", "nah_mean", "nan", "nani", "nanil", "nanis", "reference"]),
+        (
+            "act=glob(*)",
+            [
+                "hard",
+                "nah",
+                "nah_mean",
+                "nan",
+                "nani",
+                "nanil",
+                "nanis",
+                "penalized_tanh",
+                "reference",
+            ],
+        ),
         ("act=glob(nan*)", ["nan", "nani", "nanil", "nanis"]),
     ],
 )

@@ -54,11 +54,11 @@ def test_numbers_by_hand(table_root: Path, make_record: Any, compose: Any) -> No
     assert nah.difference.mean == -8.5
     assert nah.difference.half_width == pytest.approx(1.242069, abs=1e-6)
     assert nah.paper_difference == -10.0
-    assert nah.effect == "confirmed; paper's -10 outside our interval"
+    assert nah.effect == "too few seeds"
     # 101.5 is 1.5 % from 100; the interval 101.5 +- 1.24 does not reach 100 either.
     assert nah.absolute == "worse by 1.5"
     assert (hard.ours, hard.absolute) == (None, "not run")
-    assert hard.effect == "not judged (fewer than 2 common seeds)"
+    assert hard.effect == "not judged (no common seed)"
     assert section.lines[1].hours == pytest.approx(1.5)
     assert section.lines[1].s_per_step == (0.1, 0.1)
 
@@ -162,7 +162,7 @@ def test_markdown_says_where_the_numbers_come_from(
     for words in (
         "Made by `make it`", "| soft | 110 | 110.00 | 1 | 1 of 1 | 0.1 | 0.50 |",
         "| hard * | - | 104.00 | 1 | 1 of 1 | - | 2.00 |",
-        "| nah | test perplexity | agrees (one seed) | -10.00 | -10 | not judged",
+        "| nah | test perplexity | agrees (one seed) | -10.00 | -10 | too few seeds",
         "commit aaaaaaaaaaaa: 2 runs", "commit bbbbbbbbbbbb with uncommitted changes",
         "torch 2.13.0+cpu on Test Processor (cpu, 2 threads): 3 runs",
         "Seeds not run yet at this scale: table9/soft (1, 2)", "3 minutes on a quick machine",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_same, first
+from stack_helpers import assert_same, first
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 

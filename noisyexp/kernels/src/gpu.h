@@ -21,6 +21,12 @@ INLINE REAL NAME(clipped)(const site *s, REAL u) {
     return u < low ? low : (u > high ? high : u);
 }
 
+/* Delta of an infinite x, or x itself, made finite, see unit.h. */
+INLINE REAL NAME(bounded)(REAL z) {
+    const REAL far = (REAL)1e18;
+    return z < -far ? -far : (z > far ? far : z);
+}
+
 /* alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); the
    same without its last term for units that have none. */
 INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
@@ -32,10 +38,21 @@ INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
     REAL m = s->multiplier == MULTIPLIER_MEAN ? (REAL)s->mean
              : s->multiplier == MULTIPLIER_HALF_NORMAL ? (xi < 0 ? -xi : xi) : xi;
     REAL pushed = (x >= 0 ? (REAL)s->side : -(REAL)s->side) * (REAL)s->c * m;
-    REAL q = (REAL)0.5 * tanh((REAL)0.5 * p * (h - u)), k = 2 * pushed * q * ((REAL)0.25 - q * q);
+    const REAL excess = NAME(bounded)(h - u);
+    REAL q = (REAL)0.5 * tanh((REAL)0.5 * p * excess), k = 2 * pushed * q * ((REAL)0.25 - q * q);
     y.v += pushed * q * q;
     y.dx = slope * (rest - k * p);
-    y.dp = k * (h - u);
+    y.dp = k * excess;
+    return y;
+}
+
+/* tanh x or 1 / (1 + exp(-x)), see unit.h. */
+INLINE NAME(value) NAME(soft_unit)(const site *s, REAL x) {
+    const int is_tanh = s->low < 0;
+    const REAL size = x < 0 ? -x : x, e = exp(is_tanh ? -2 * size : -size), over = 1 / (1 + e);
+    NAME(value) y = {is_tanh ? (REAL)tanh(x) : (x < 0 ? e : (REAL)1) * over,
+                     4 * (REAL)s->slope * e * over * over, 0};
+    if (x != x) y.v = x;
     return y;
 }
 
@@ -65,6 +82,7 @@ INLINE NAME(value) NAME(input_sigma)(const site *s, REAL x, REAL p, REAL xi) {
 
 /* h(x + sigma xi). */
 INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
+    x = NAME(bounded)(x);
     const NAME(value) sigma = NAME(input_sigma)(s, x, p, xi);
     const REAL u = (REAL)s->slope * (x + sigma.v * xi) + (REAL)s->offset;
     const REAL inside = u >= (REAL)s->low && u <= (REAL)s->high ? (REAL)s->slope : (REAL)0;
@@ -75,7 +93,7 @@ INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
 /* The thread's draw: given, or made; 0 for units that draw nothing now, and for NAN, NAH and NANIL
    inside the linear range, where sigma is zero. */
 INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
-    if (s->form == FORM_HARD || s->multiplier == MULTIPLIER_MEAN) return 0;
+    if (s->form == FORM_HARD || s->form == FORM_SOFT || s->multiplier == MULTIPLIER_MEAN) return 0;
     if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) {
         const REAL u = (REAL)s->slope * x + (REAL)s->offset;
         if (u >= (REAL)s->low && u <= (REAL)s->high) return 0;
@@ -87,8 +105,9 @@ INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
 INLINE NAME(value) NAME(unit)(const site *s, place at, REAL x) {
     const REAL p = s->p ? ((const REAL *)s->p)[at.unit * s->p_stride] : (REAL)0;
     const REAL xi = NAME(draw)(s, at, x);
-    NAME(value) y = s->form <= FORM_OUTPUT ? NAME(output_unit)(s, x, p, xi)
-                                           : NAME(input_unit)(s, x, p, xi);
+    NAME(value) y = s->form == FORM_SOFT     ? NAME(soft_unit)(s, x)
+                    : s->form <= FORM_OUTPUT ? NAME(output_unit)(s, x, p, xi)
+                                             : NAME(input_unit)(s, x, p, xi);
     if (s->clip) {
         if (!(y.v >= (REAL)s->low && y.v <= (REAL)s->high)) y.dx = y.dp = 0;
         y.v = NAME(clipped)(s, y.v);

@@ -12,7 +12,7 @@ typedef struct {
 } noise_key;
 
 enum { FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED,
-       FORM_INPUT_LEARNED_CODE };
+       FORM_INPUT_LEARNED_CODE, FORM_SOFT };
 enum { MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN };
 #define MAX_SITES 5
 
@@ -38,6 +38,15 @@ typedef struct {
     const void *d_output;
     void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
 } layer;
+
+/* All steps of a layer on a processor, see passes.h. */
+typedef struct {
+    void *gemm, *step;            /* torch's product; the kernel of a step */
+    int64_t steps, width;         /* T; gates * hidden */
+    int32_t reverse, adds;        /* from the last step; whether products add to `gates` */
+    int32_t carries, to_start;    /* whether d_carry counts; whether h_start wants a gradient */
+    const void *w, *w_t, *b_hh;   /* W_hh (width, hidden); its transpose or null; (width,) or null */
+} pass;
 
 typedef struct {
     int64_t blocks, rows, units;
