@@ -176,10 +176,10 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
+        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None, keeps: bool
     ) -> Tensor:
-        ctx.site, ctx.keeps = site, x.numel() <= KEPT_NUMBERS and not K.on_gpu(x.device)
-        if not (ctx.keeps and (ctx.needs_input_grad[0] or ctx.needs_input_grad[1])):
+        ctx.site, ctx.keeps = site, keeps
+        if not keeps:
             ctx.save_for_backward(x, p, given)
             return map_unit(x, p, site)
         point_to_p(site, p)
@@ -193,15 +193,16 @@ class _Unit(torch.autograd.Function):
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.keeps:
-            return *_chain(ctx.site, *saved, d_value.contiguous()), None, None
+            _, p, dx, dp = saved
+            return *_chain(ctx.site, p, dx, dp, d_value.contiguous()), None, None, None
         x, p, given = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None
+        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None, None
 
 
 def _chain(
-    site: K.Site, x: Tensor, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
+    site: K.Site, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """As `map_unit_back`, by derivatives that forward kept."""
     d_x, size = torch.empty_like(dx), _size(dx)
@@ -243,7 +244,10 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
     else:
         (draws,) = draw_for([unit], tuple(x.shape), x)
     given = draws if isinstance(draws, Tensor) else None
+    p = used_p(unit)
+    wanted = x.requires_grad or (p is not None and p.requires_grad)
+    keeps = wanted and torch.is_grad_enabled() and x.numel() <= KEPT_NUMBERS
     value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), used_p(unit), make_site(unit, draws), given
+        x.contiguous(), p, make_site(unit, draws), given, keeps and not K.on_gpu(x.device)
     )
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -184,6 +185,13 @@ def function(name: str, like: torch.Tensor) -> Any:
         return cuda.Launch(full, like.device.index)
     # Not by `library()`: a graph that has been built goes back even if the switch was turned since.
     return getattr(_state["library"], full)
+
+
+@functools.cache
+def address(name: str, dtype: torch.dtype) -> int | None:
+    """Of the processor's kernel `name`, for another one that calls it."""
+    suffix = "f" if dtype == torch.float32 else "d"
+    return ctypes.cast(getattr(_state["library"], f"{name}_{suffix}"), c_void_p).value
 
 
 def threads_for(work: int, parts: int) -> int:

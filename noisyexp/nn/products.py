@@ -10,9 +10,8 @@ T steps, B rows, I inputs, H units, G = gates * H.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import c_void_p, cast
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,17 +72,34 @@ class Plan:
             return [(t, t + 1 if t + 1 < steps else -1) for t in reversed(range(steps))]
         return [(t, t - 1) for t in range(steps)]
 
-    def layer(self, batch: int, hidden: int, ps: Sequence[Tensor | None], **arrays: Any) -> K.Layer:
-        """The structure that the kernels take; arrays by name, None for those without."""
-        work = batch * hidden * len(self.sites)
-        layer = K.Layer(batch, hidden, K.parts_of_step(arrays["gates"].device, batch, work))
+    def layer(
+        self,
+        batch: int,
+        hidden: int,
+        ps: Sequence[Tensor | None],
+        p_sums: Tensor | None = None,
+        **arrays: Tensor | None,
+    ) -> K.Layer:
+        """The structure that the kernels take; arrays by name, None for those without.
+
+        `p_sums`, (sites, parts, H), is where the kernels add up the gradients of p.
+        """
+        gates = arrays["gates"]
+        assert gates is not None
+        threads = K.parts_of_step(gates.device, batch, batch * hidden * len(self.sites))
+        layer = K.Layer(batch, hidden, threads)
+        sums = None if p_sums is None else p_sums.data_ptr()
+        apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
         for index, (site, p, given) in enumerate(zip(self.sites, ps, self.given, strict=True)):
             point_to_p(site, p)
+            site.p_grad = None if sums is None or p is None else sums + index * apart
             site.given = None if given is None else given.data_ptr()
             layer.sites[index] = site
         for name, array in arrays.items():
-            setattr(layer, name, None if array is None else array.data_ptr())
-        layer.mask = None if self.mask is None else self.mask.data_ptr()
+            if array is not None:
+                setattr(layer, name, array.data_ptr())
+        if self.mask is not None:
+            layer.mask = self.mask.data_ptr()
         return layer
 
 
@@ -194,8 +210,7 @@ class Products:
             batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
             recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
         )  # fmt: skip
-        step = K.function(f"{plan.cell.name}_forward", gates)
-        at_gates, at_output, w_t = gates.unbind(0), run.output.unbind(0), w_hh.t()
+        w_t = w_hh.t()
         if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
             w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
         loop = whole_pass(plan, "forward", gates, run.weights)
@@ -203,6 +218,8 @@ class Products:
             loop.w_t = None if w_t.stride(0) == 1 else w_t.data_ptr()
             K.function("forward_pass", gates)(layer, loop)
             return
+        step = K.function(f"{plan.cell.name}_forward", gates)
+        at_gates, at_output = gates.unbind(0), run.output.unbind(0)
         for t, before in plan.order(steps):
             h = run.h_start if before < 0 else at_output[before]
             if recurrent is None:
@@ -216,14 +233,14 @@ class Products:
     def backward_steps(self, run: Backward) -> None:
         """All steps back: the kernel, then the product that takes d_recurrent to d_h."""
         plan, w_hh = run.plan, run.weights.w_hh
-        step = K.function(f"{plan.cell.name}_backward", run.output)
-        at_gates = run.d_recurrent.unbind(0)
         carries = not plan.cell.adds or plan.mask is not None
         loop = whole_pass(plan, "backward", run.d_recurrent, run.weights)
         if loop is not None:
             loop.carries, loop.to_start = carries, run.wants_h
             K.function("backward_pass", run.output)(run.layer, loop)
             return
+        step = K.function(f"{plan.cell.name}_backward", run.output)
+        at_gates = run.d_recurrent.unbind(0)
         for t, before in reversed(plan.order(len(at_gates))):
             step(run.layer, t, before)
             if before < 0 and not run.wants_h:
@@ -241,6 +258,8 @@ class Products:
     def weight_grads(self, run: Backward) -> tuple[Tensor, Tensor]:
         """Gradients of W_ih and W_hh: sums over steps, without a copy of the states."""
         d, output = run.d_recurrent, run.output
+        if len(d) == 1:
+            return sum_of_products(run.d_gates[0], run.flat), d[0].t().mm(run.h_start)
         if run.plan.reverse:
             first, d_rest, h_rest = d[-1], d[:-1], output[1:]
         else:
@@ -286,7 +305,7 @@ def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.Pass 
     routine = gemm_for(gates)
     if routine is None or not weights.w_hh.is_contiguous():
         return None
-    step = cast(K.function(f"{plan.cell.name}_{way}", gates), c_void_p).value
+    step = K.address(f"{plan.cell.name}_{way}", gates.dtype)
     steps, _, width = gates.shape
     loop = K.Pass(routine, step, steps, width, plan.reverse, plan.cell.adds)
     loop.w = weights.w_hh.data_ptr()
