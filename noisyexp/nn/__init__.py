@@ -5,7 +5,9 @@ from noisyexp.nn.beam import Hypothesis, beam_search
 from noisyexp.nn.cells import NoisyGRUCell, NoisyLSTMCell
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.lstm import NoisyLSTM
+from noisyexp.nn.output import linear_cross_entropy
 from noisyexp.nn.replace import Replacement, replace_activations
+from noisyexp.nn.shared import shared_weights
 
 __all__ = [
     "AdditiveAttention",
@@ -16,5 +18,7 @@ __all__ = [
     "NoisyLSTMCell",
     "Replacement",
     "beam_search",
+    "linear_cross_entropy",
     "replace_activations",
+    "shared_weights",
 ]
