@@ -145,8 +145,8 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:
-        x, p, given = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
+        x, p, given = saved
         d_value, d_x = d_value.contiguous(), torch.empty_like(x)
         rows = K.sums_for_p(x.device, ctx.size.threads)
         sums = None if p is None else x.new_zeros(rows, ctx.size.units)

@@ -105,8 +105,8 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
-        keys, q, v, p, given = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Any, ...], d_scores: Tensor) -> tuple[Tensor | None, ...]:
+        keys, q, v, p, given = saved
         d_scores, d_q = d_scores.contiguous(), torch.zeros_like(q)
         sums = keys.new_zeros(2, K.CHUNKS, keys.shape[-1])
         point_to_p(ctx.site, p, None if p is None else sums[1])
