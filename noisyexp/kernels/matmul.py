@@ -76,21 +76,27 @@ class Recurrence(Structure):
     ]
 
 
+def declare_products(library: ctypes.CDLL) -> None:
+    """Say what products call of a library compiled from matmul.h."""
+    library.bf16_pack_columns.argtypes = [POINTER(Matrix), c_void_p]
+    library.bf16_pack_rows.argtypes = [POINTER(Matrix), c_void_p, c_int64]
+    library.bf16_multiply.argtypes = [POINTER(Matmul)]
+    library.bf16_usable.argtypes, library.bf16_usable.restype = [c_int32], c_int32
+    for name in ("bf16_pack_columns", "bf16_pack_rows", "bf16_multiply"):
+        getattr(library, name).restype = None
+
+
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Say what this module calls of the compiled kernels.
 
     Raises:
         BuildError: a structure has another size in C.
     """
-    library.bf16_pack_columns.argtypes = [POINTER(Matrix), c_void_p]
-    library.bf16_pack_rows.argtypes = [POINTER(Matrix), c_void_p, c_int64]
-    library.bf16_multiply.argtypes = [POINTER(Matmul)]
-    library.bf16_usable.argtypes, library.bf16_usable.restype = [c_int32], c_int32
+    declare_products(library)
     names = [f"{cell}_{way}_bf16" for cell in ("lstm", "gru") for way in ("forward", "backward")]
     for name in names:
-        getattr(library, name).argtypes = [POINTER(Recurrence)]
-    for name in ("bf16_pack_columns", "bf16_pack_rows", "bf16_multiply", *names):
-        getattr(library, name).restype = None
+        function = getattr(library, name)
+        function.argtypes, function.restype = [POINTER(Recurrence)], None
     sizes = (c_int64 * 3)()
     library.bf16_struct_sizes(sizes)
     declared = [ctypes.sizeof(kind) for kind in (Matrix, Matmul, Recurrence)]
@@ -155,11 +161,11 @@ def agrees(name: str, rows: int = 37, depth: int = 75, columns: int = 107) -> bo
     """Whether a form gives the product that plain C gives, of a size with edges everywhere."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(rows, depth, generator=generator)
-    b = Columns(torch.randn(depth, columns, generator=generator))
+    b = Columns(torch.randn(depth, columns, generator=generator), name)
     start = torch.randn(columns, generator=generator)
-    truth = _multiply("rounded", as_rows(a), b, start, None)
+    truth = _multiply("rounded", as_rows(a), b, start)
     for _ in range(2):  # a product leaves nothing behind that the next one stumbles on
-        found = _multiply(name, as_rows(a), b, start, None)
+        found = _multiply(name, as_rows(a), b, start)
     return bool(torch.allclose(found, truth, rtol=1e-4, atol=1e-4))
 
 
@@ -202,9 +208,17 @@ def _readable(x: Tensor) -> Tensor:
 
 
 class Columns:
-    """A right operand (K, N), rounded and packed; for products that share it."""
+    """A right operand (K, N), rounded and packed; for products that share it.
 
-    def __init__(self, b: Tensor) -> None:
+    Args:
+        b: float32 or bf16 on a processor where `packs` says so.
+        form_name: what multiplies it, one of FORMS; None for what this processor does best.
+    """
+
+    def __init__(self, b: Tensor, form_name: str | None = None) -> None:
+        name = form_name or form()
+        assert name is not None, "see packs()"
+        self.form = name
         b = _readable(b)
         self.depth, self.columns = b.shape
         panels, deep = -(-self.columns // PANEL), -(-self.depth // DEPTH)
@@ -226,14 +240,10 @@ def as_rows(a: Tensor) -> Tensor:
     return out[:, : a.shape[1]]
 
 
-def _multiply(
-    name: str, a: Tensor, b: Columns, start: Tensor | None, out: Tensor | None
-) -> Tensor:
+def _multiply(name: str, a: Tensor, b: Columns, start: Tensor | None) -> Tensor:
+    """start + a b by one form; a as `as_rows` leaves it."""
     rows = a.shape[0]
-    if a.shape[1] != b.depth:
-        raise ValueError(f"a product of {tuple(a.shape)} and ({b.depth}, {b.columns})")
-    if out is None:
-        out = torch.empty(rows, b.columns)
+    out = torch.empty(rows, b.columns)
     task = Matmul(
         rows, b.columns, b.depth, a.data_ptr(), a.stride(0), b.packed.data_ptr(),
         None if start is None else start.data_ptr(),
@@ -243,3 +253,64 @@ def _multiply(
     )  # fmt: skip
     _library().bf16_multiply(task)
     return out
+
+
+def bf16_matmul(
+    a: Tensor,
+    b: Tensor | Columns,
+    start: Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """start + a b with operands of 16 bits and sums of 32, without gradients.
+
+    `rows x weights^T` is `bf16_matmul(rows, weights.t(), bias)`, a weight gradient
+    `bf16_matmul(d.t(), rows)`: neither transposition is written to memory as such.
+
+    On a processor without bf16 instructions, and for float16 on any processor, the operands stay
+    as they are and the product is one of float32 (see `note_float32`).
+
+    Args:
+        a: (M, K) of any floating dtype; its strides may be those of a transposed matrix.
+        b: (K, N) likewise, or packed already, see `Columns` and `packs`.
+        start: (M, N) with rows in one piece, or (N,) for all rows: float32, added.
+        dtype: of the operands, bfloat16 or float16.
+
+    Returns:
+        (M, N), float32.
+
+    Raises:
+        ValueError: sizes that do not fit.
+    """
+    depth, columns = (b.depth, b.columns) if isinstance(b, Columns) else b.shape
+    if a.shape[1] != depth or (start is not None and start.shape[-1] != columns):
+        raise ValueError(f"a product of {tuple(a.shape)} and {(depth, columns)}")
+    if isinstance(b, Columns):
+        name = b.form
+    else:
+        name = form() if packs(a.device, dtype) else None
+    if name is None:
+        assert isinstance(b, Tensor)
+        return _by_torch(a, b, start, dtype)
+    return _multiply(name, as_rows(a), b if isinstance(b, Columns) else Columns(b), start)
+
+
+def packs(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether products there are made from packed operands, so that `Columns` can be kept."""
+    return device.type == "cpu" and dtype == torch.bfloat16 and form() is not None
+
+
+def _by_torch(a: Tensor, b: Tensor, start: Tensor | None, dtype: torch.dtype) -> Tensor:
+    with torch.autocast(a.device.type, enabled=False):
+        if a.device.type == "cpu":
+            found = torch.mm(a.float(), b.float())
+        elif _has_out_dtype():
+            found = torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
+        else:
+            found = torch.mm(a.to(dtype), b.to(dtype)).float()
+        return found if start is None else found.add_(start)
+
+
+def _has_out_dtype() -> bool:
+    """torch 2.8 and later give a float32 product of 16-bit operands on GPUs."""
+    return "dtype" in torch.ops.aten.mm.overloads()
