@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from noisyexp.nn.equations import State
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
+from noisyexp.precision import half_dtype, in_float32, operand_dtype, result_dtype
 
 
 class NoisyRecurrent(NoisyModule):
@@ -32,6 +33,7 @@ class NoisyRecurrent(NoisyModule):
     batch_first: bool
     dropout: float
     bidirectional: bool
+    weight_ih_l0: Tensor
 
     def _make_units(self, extra: Mapping[str, Any]) -> nn.ModuleDict:
         """Units by layer and direction, then by site."""
@@ -62,9 +64,9 @@ class NoisyRecurrent(NoisyModule):
             ValueError: the last dimension of `input` is not input_size, or a state has the wrong
                 shape.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
-            return super().forward(input, hx)
         x = input.data if isinstance(input, PackedSequence) else input
+        if self.runs_torch(x, self.weight_ih_l0):
+            return super().forward(input, hx)
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"input of shape {tuple(x.shape)}: expected 2 or 3 dimensions, the last of size "
@@ -103,13 +105,30 @@ class NoisyRecurrent(NoisyModule):
         for part in state:
             if tuple(part.shape) != shape:
                 raise ValueError(f"state of shape {tuple(part.shape)}: expected {shape}")
+        half = half_dtype(x, self.weight_ih_l0)
+        if half is None or self._backend != "auto":
+            return self._run_layers(x, state, mask, None)
+        dtype = result_dtype(half, state[-1], self.cell_name)
+        with in_float32(x.device):
+            state = tuple(part.float() for part in state)
+            operands = operand_dtype(half, x.device)
+            output, final = self._run_layers(x.float(), state, mask, operands)
+        return output.to(dtype), tuple(part.to(dtype) for part in final)
+
+    def _run_layers(
+        self, x: Tensor, state: State, mask: Tensor | None, operands: torch.dtype | None
+    ) -> tuple[Tensor, State]:
+        """As `_run`; operands: what those of products are rounded to, None for nothing."""
+        directions = 2 if self.bidirectional else 1
         finals: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(directions):
                 index = layer * directions + direction
                 start = tuple(part[index] for part in state)
-                output, final = self._run_direction(x, start, mask, layer, direction)
+                output, final = self._run_direction(
+                    x, start, mask, layer, direction, operands
+                )
                 outputs.append(output)
                 finals.append(final)
             x = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
@@ -118,17 +137,21 @@ class NoisyRecurrent(NoisyModule):
         return x, tuple(torch.stack(part) for part in zip(*finals, strict=True))
 
     def _run_direction(
-        self, x: Tensor, state: State, mask: Tensor | None, layer: int, direction: int
-    ) -> tuple[Tensor, State]:
+        self, x: Tensor, state: State, mask: Tensor | None, layer: int, direction: int,
+        operands: torch.dtype | None,
+    ) -> tuple[Tensor, State]:  # fmt: skip
         suffix = self._suffix(layer, direction)
-        w_ih, w_hh = getattr(self, f"weight_ih_{suffix}"), getattr(self, f"weight_hh_{suffix}")
-        b_ih = getattr(self, f"bias_ih_{suffix}") if self.bias else None
-        b_hh = getattr(self, f"bias_hh_{suffix}") if self.bias else None
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        given: list[Tensor] = [getattr(self, f"{name}_{suffix}") for name in names]
+        if x.dtype == torch.float32:
+            given = [weight.float() for weight in given]  # of a module in half precision
+        w_ih, w_hh, b_ih, b_hh = weights = (*given, None, None)[:4]
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
-        weights = (w_ih, w_hh, b_ih, b_hh)
         if x.numel() and self.fuses(units, x, *state, *weights):
-            return run_fused(self.cell_name, units, x, state, mask, weights, bool(direction))
+            return run_fused(
+                self.cell_name, units, x, state, mask, weights, bool(direction), operands
+            )
         # The input's share of every gate, for all steps at once: (T, B, gates * H).
         projected = functional.linear(x, w_ih, b_ih)
         draws = {
