@@ -169,6 +169,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> bool:
     """Whether the kernels compute this unit on x, here and now."""
     return (
         unit.backend == "auto"
+        and not unit.by_torch
         and is_fusible(unit)
         and x.numel() > 0
         and fits(unit, x.shape[-1] if x.dim() else 1)

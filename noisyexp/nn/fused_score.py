@@ -143,7 +143,7 @@ def _call(site: K.Site, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
 def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> bool:
     """Whether the kernel computes these scores; on a GPU, torch's few passes over them do well."""
     on_processor = keys.numel() > 0 and not K.on_gpu(keys.device)
-    return on_processor and can_fuse({"score": unit}, keys, q, *of_v)
+    return on_processor and not unit.by_torch and can_fuse({"score": unit}, keys, q, *of_v)
 
 
 def fused_score(unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:
