@@ -21,6 +21,7 @@ from noisyexp.activations.fused import can_fuse, fused_unit
 from noisyexp.activations.noise import KEY_LIMIT, NoiseSource, refuse_capture
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.philox import DrawKey, normal
+from noisyexp.kernels.precision import HALF, in_float32, to_float
 
 PShape = Literal["unit", "scalar"]
 
@@ -145,6 +146,10 @@ class Activation(nn.Module):
         Raises:
             TypeError: x is not of a floating dtype.
         """
+        half = x.dtype in HALF or torch.is_autocast_enabled(x.device.type)
+        if half and self.backend == "auto" and not self.by_torch:
+            with in_float32(x.device):  # as inside layers; see kernels.precision
+                return self.forward(to_float(x), noise).to(x.dtype)
         if can_fuse(self, x, noise):
             return fused_unit(self, x, noise)
         if not x.is_floating_point():

@@ -11,7 +11,6 @@ import ctypes
 import os
 import warnings
 from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -161,11 +160,11 @@ def agrees(name: str, rows: int = 37, depth: int = 75, columns: int = 107) -> bo
     """Whether a form gives the product that plain C gives, of a size with edges everywhere."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(rows, depth, generator=generator)
-    b = Columns(torch.randn(depth, columns, generator=generator), name)
+    b = torch.randn(depth, columns, generator=generator)
     start = torch.randn(columns, generator=generator)
-    truth = _multiply("rounded", as_rows(a), b, start)
+    truth = multiply(as_rows(a), Columns(b, "rounded"), start)
     for _ in range(2):  # a product leaves nothing behind that the next one stumbles on
-        found = _multiply(name, as_rows(a), b, start)
+        found = multiply(as_rows(a), Columns(b, name), start)
     return bool(torch.allclose(found, truth, rtol=1e-4, atol=1e-4))
 
 
@@ -179,9 +178,16 @@ def note_float32() -> None:
         warnings.warn(f"precision=bf16 computes in float32 here: {reason}", stacklevel=2)
 
 
+def loop(name: str) -> Any:
+    """A function of loops.h."""
+    return getattr(_library(), name)
+
+
 def width_of(size: int) -> int:
-    """Numbers from row to row of a left operand: an odd number of tiles, so that the rows of a block
-    do not all fall on the same few lines of the first-level cache."""
+    """Numbers from row to row of a left operand: an odd number of tiles.
+
+    So the rows of a block do not all fall on the same few lines of the first-level cache.
+    """
     return (-(-size // DEPTH) | 1) * DEPTH
 
 
@@ -201,7 +207,7 @@ def _matrix(x: Tensor, along: int) -> Matrix:
 
 
 def _readable(x: Tensor) -> Tensor:
-    """x as the packing takes it: float32 or bf16, one of its strides 1."""
+    """A matrix as the packing takes it: float32 or bf16, one of its strides 1."""
     if x.dtype not in (torch.float32, torch.bfloat16):
         x = x.float()
     return x if 1 in x.stride() else x.contiguous()
@@ -226,30 +232,32 @@ class Columns:
         _library().bf16_pack_columns(_matrix(b, 0), self.packed.data_ptr())
 
 
-def as_rows(a: Tensor) -> Tensor:
+def as_rows(a: Tensor, fresh: bool = False) -> Tensor:
     """A left operand (M, K), rounded: bf16 (M, K), rows `width_of(K)` apart and zeros between.
 
-    What already lies so is returned as it is, without looking for the zeros.
+    Args:
+        a: any floating dtype; one of its strides should be 1.
+        fresh: a copy even where `a` lies so already.
     """
-    if a.dtype == torch.bfloat16 and a.stride() == (width_of(a.shape[1]), 1):
+    width = width_of(a.shape[1])
+    if not fresh and a.dtype == torch.bfloat16 and a.stride() == (width, 1) == (a.shape[1], 1):
         return a
     a = _readable(a)
-    width = width_of(a.shape[1])
     out = torch.empty(a.shape[0], width, dtype=torch.bfloat16)
     _library().bf16_pack_rows(_matrix(a, 1), out.data_ptr(), width)
     return out[:, : a.shape[1]]
 
 
-def _multiply(name: str, a: Tensor, b: Columns, start: Tensor | None) -> Tensor:
-    """start + a b by one form; a as `as_rows` leaves it."""
+def multiply(a: Tensor, b: Columns, start: Tensor | None = None) -> Tensor:
+    """The float32 start + a b; a as `as_rows` leaves it, or rows of such a one."""
     rows = a.shape[0]
     out = torch.empty(rows, b.columns)
     task = Matmul(
         rows, b.columns, b.depth, a.data_ptr(), a.stride(0), b.packed.data_ptr(),
         None if start is None else start.data_ptr(),
         0 if start is None or start.dim() == 1 else start.stride(0),
-        out.data_ptr(), out.stride(0), FORMS[name],
-        threads_for(name, rows * b.columns * b.depth),
+        out.data_ptr(), out.stride(0), FORMS[b.form],
+        threads_for(b.form, rows * b.columns * b.depth),
     )  # fmt: skip
     _library().bf16_multiply(task)
     return out
@@ -262,7 +270,7 @@ def bf16_matmul(
     *,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """start + a b with operands of 16 bits and sums of 32, without gradients.
+    """A product with operands of 16 bits and sums of 32, start + a b, without gradients.
 
     `rows x weights^T` is `bf16_matmul(rows, weights.t(), bias)`, a weight gradient
     `bf16_matmul(d.t(), rows)`: neither transposition is written to memory as such.
@@ -285,14 +293,11 @@ def bf16_matmul(
     depth, columns = (b.depth, b.columns) if isinstance(b, Columns) else b.shape
     if a.shape[1] != depth or (start is not None and start.shape[-1] != columns):
         raise ValueError(f"a product of {tuple(a.shape)} and {(depth, columns)}")
-    if isinstance(b, Columns):
-        name = b.form
-    else:
-        name = form() if packs(a.device, dtype) else None
-    if name is None:
-        assert isinstance(b, Tensor)
-        return _by_torch(a, b, start, dtype)
-    return _multiply(name, as_rows(a), b if isinstance(b, Columns) else Columns(b), start)
+    if isinstance(b, Tensor):
+        if not packs(a.device, dtype):
+            return _by_torch(a, b, start, dtype)
+        b = Columns(b)
+    return multiply(as_rows(a), b, start)
 
 
 def packs(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> bool:
@@ -312,5 +317,5 @@ def _by_torch(a: Tensor, b: Tensor, start: Tensor | None, dtype: torch.dtype) ->
 
 
 def _has_out_dtype() -> bool:
-    """torch 2.8 and later give a float32 product of 16-bit operands on GPUs."""
+    """Torch 2.8 and later give a float32 product of 16-bit operands on GPUs."""
     return "dtype" in torch.ops.aten.mm.overloads()

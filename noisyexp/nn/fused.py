@@ -17,7 +17,9 @@ from torch import Tensor
 from noisyexp.activations import Activation
 from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, point_to_p, used_p
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import matmul
 from noisyexp.kernels.derivatives import first_derivatives
+from noisyexp.nn.mixed import PackedProducts
 from noisyexp.nn.products import (
     CELL_SHAPES,
     Backward,
@@ -29,9 +31,13 @@ from noisyexp.nn.products import (
 )
 
 
-def choose_products(x: Tensor) -> Products:
-    """What computes a pass on such an input."""
-    return Products()
+def choose_products(plan: Plan, device: torch.device) -> Products:
+    """What computes a pass there."""
+    if plan.operands is None:
+        return Products()
+    form = matmul.form()
+    assert form is not None, "see precision.operand_dtype"
+    return PackedProducts(form)
 
 
 def _forward(
@@ -63,7 +69,8 @@ def _backward(
         run: the forward pass.
         grads: of output, final h and final c; None for zeros.
         wants: whether gradients of x and of h are asked for.
-        d_gates: (T, B, G), where to write; it may be the memory of the gates themselves.
+        d_gates: where to write, (B, G) for products that keep gates, else (T, B, G), which may be
+            the memory of the gates themselves.
 
     Returns:
         Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh (None for what is not there or not asked for),
@@ -79,7 +86,7 @@ def _backward(
         carry.clone() if d is None else d.clone(memory_format=torch.contiguous_format)
         for d in d_state
     )
-    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(gates)
+    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(d_gates)
     bias = sum_of_biases(plan, weights)
     layer = plan.layer(
         batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
@@ -94,18 +101,13 @@ def _backward(
         plan, run.flat, run.h_start, weights, run.output, run.kept, layer, d_gates, d_recurrent,
         d_h, carry, *wants,
     )  # fmt: skip
-    d_x, d_w_ih, d_w_hh = products.backward(back)
-    d_b_ih = None if weights.b_ih is None else d_gates.flatten(0, 1).sum(0)
-    d_b_hh = d_b_ih
-    if d_b_ih is not None:
-        # One tensor twice would be scaled twice by what works in place on gradients.
-        d_b_hh = d_b_ih.clone() if plan.cell.adds else d_recurrent.flatten(0, 1).sum(0)
+    d_x, *d_weights = products.backward(back)
     d_ps = [
         None if p is None else total.sum_to_size(p.shape)
         for p, total in zip(run.ps, p_sums.sum(1), strict=True)
     ]
     d_start = [d_h if wants[1] else None, d_c if run.c_start is not None else None]
-    return [d_x, *d_start, d_w_ih, d_w_hh, d_b_ih, d_b_hh], d_ps
+    return [d_x, *d_start, *d_weights], d_ps
 
 
 class _Recurrence(torch.autograd.Function):
@@ -124,7 +126,7 @@ class _Recurrence(torch.autograd.Function):
         b_hh: Tensor | None,
         *ps: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        ctx.products = choose_products(x)
+        ctx.products = choose_products(plan, x.device)
         state = [h_start] if c_start is None else [h_start, c_start]
         run = _forward(ctx.products, plan, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
         ctx.plan, ctx.spent = plan, False
@@ -151,7 +153,7 @@ class _Recurrence(torch.autograd.Function):
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
         # The products of a float32 forward stay float32, whatever context backward is called in.
         with torch.autocast(flat.device.type, enabled=False):
-            if ctx.spent:  # a second backward of a retained graph
+            if ctx.spent and not ctx.products.keeps_gates:  # a second backward of a retained graph
                 again = ctx.products.gates_again(plan, flat, h_start, weights, output)
                 # .data: the saved tensor's version must not count this as a change of it.
                 gates.data.copy_(again)
@@ -160,7 +162,8 @@ class _Recurrence(torch.autograd.Function):
                 plan, flat, h_start, c_start, weights, ps, cells, output, gates, list(kept)
             )
             wants = (ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-            found, d_ps = _backward(ctx.products, run, grads, wants, d_gates=gates)
+            d_gates = torch.empty_like(gates[0]) if ctx.products.keeps_gates else gates
+            found, d_ps = _backward(ctx.products, run, grads, wants, d_gates)
         return (None, *found, *d_ps)
 
 
@@ -178,7 +181,7 @@ def _runs_as_is(unit: Activation) -> bool:
 def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> bool:
     """Whether the kernels run this layer on these tensors, here and now."""
     return all(_runs_as_is(unit) for unit in units.values()) and K.runs(
-        *tensors, *(unit.p for unit in units.values())
+        *tensors, *(used_p(unit) for unit in units.values())
     )
 
 
@@ -190,6 +193,7 @@ def run_fused(
     mask: Tensor | None,
     weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     reverse: bool = False,
+    operands: torch.dtype | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer in one direction.
 
@@ -201,6 +205,7 @@ def run_fused(
         mask: (T, B) or (T, B, 1) bool, false past the end of a sequence; None if there is none.
         weights: W_ih, W_hh, b_ih, b_hh of torch's layer.
         reverse: from the last step to the first.
+        operands: see `Plan`; the tensors themselves are float32 then.
 
     Returns:
         Output (T, B, H) and the final state.
@@ -210,7 +215,7 @@ def run_fused(
     sites = [make_site(unit, draws) for unit, draws in zip(units.values(), noise, strict=True)]
     given = [draws if isinstance(draws, Tensor) else None for draws in noise]
     bytes_mask = None if mask is None else mask.reshape(steps, batch).to(torch.uint8).contiguous()
-    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse)
+    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse, operands)
     c_start = state[1] if plan.cell.states == 2 else None
     ps = [used_p(unit) for unit in units.values()]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]

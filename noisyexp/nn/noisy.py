@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
+from noisyexp.kernels.precision import half_dtype, in_float32
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -100,6 +101,18 @@ class NoisyModule(nn.Module):
             and self.cell is CELLS.get(self.cell_name)  # a subclass may have a cell of its own
             and can_fuse(units, *tensors)
         )
+
+    def runs_torch(self, units: Units, x: Tensor, weight: Tensor) -> bool:
+        """Whether torch's own layer computes this call: the reference, unless in half precision.
+
+        There torch rounds gates and states, and all variants should be computed in one way.
+        """
+        if self.spec.variant != "reference" or self._backend != "auto":
+            return False
+        if half_dtype(x, weight) is None:
+            return True
+        with in_float32(x.device):
+            return not self.fuses(units, x.new_empty(0, dtype=torch.float32))
 
     def step_function(self) -> Step:
         """`cell`, under `torch.compile` where the backend says so."""

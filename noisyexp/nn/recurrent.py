@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from noisyexp.kernels.precision import half_dtype, in_float32, operand_dtype, result_dtype
 from noisyexp.nn.equations import State
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
-from noisyexp.precision import half_dtype, in_float32, operand_dtype, result_dtype
 
 
 class NoisyRecurrent(NoisyModule):
@@ -45,6 +45,11 @@ class NoisyRecurrent(NoisyModule):
             }
         )
 
+    @property
+    def first_units(self) -> Any:
+        """Units of the first layer; those of the others have the same settings."""
+        return self.units["l0"]
+
     @staticmethod
     def _suffix(layer: int, direction: int) -> str:
         return f"l{layer}" + ("_reverse" if direction else "")
@@ -65,7 +70,7 @@ class NoisyRecurrent(NoisyModule):
                 shape.
         """
         x = input.data if isinstance(input, PackedSequence) else input
-        if self.runs_torch(x, self.weight_ih_l0):
+        if self.runs_torch(self.first_units, x, self.weight_ih_l0):
             return super().forward(input, hx)
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             raise ValueError(
@@ -111,14 +116,13 @@ class NoisyRecurrent(NoisyModule):
         dtype = result_dtype(half, state[-1], self.cell_name)
         with in_float32(x.device):
             state = tuple(part.float() for part in state)
-            operands = operand_dtype(half, x.device)
-            output, final = self._run_layers(x.float(), state, mask, operands)
+            output, final = self._run_layers(x.float(), state, mask, half)
         return output.to(dtype), tuple(part.to(dtype) for part in final)
 
     def _run_layers(
-        self, x: Tensor, state: State, mask: Tensor | None, operands: torch.dtype | None
+        self, x: Tensor, state: State, mask: Tensor | None, half: torch.dtype | None
     ) -> tuple[Tensor, State]:
-        """As `_run`; operands: what those of products are rounded to, None for nothing."""
+        """As `_run`; with `half`, x and state are float32 and operands of products that."""
         directions = 2 if self.bidirectional else 1
         finals: list[State] = []
         for layer in range(self.num_layers):
@@ -126,9 +130,7 @@ class NoisyRecurrent(NoisyModule):
             for direction in range(directions):
                 index = layer * directions + direction
                 start = tuple(part[index] for part in state)
-                output, final = self._run_direction(
-                    x, start, mask, layer, direction, operands
-                )
+                output, final = self._run_direction(x, start, mask, layer, direction, half)
                 outputs.append(output)
                 finals.append(final)
             x = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
@@ -138,17 +140,18 @@ class NoisyRecurrent(NoisyModule):
 
     def _run_direction(
         self, x: Tensor, state: State, mask: Tensor | None, layer: int, direction: int,
-        operands: torch.dtype | None,
+        half: torch.dtype | None,
     ) -> tuple[Tensor, State]:  # fmt: skip
         suffix = self._suffix(layer, direction)
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
         given: list[Tensor] = [getattr(self, f"{name}_{suffix}") for name in names]
-        if x.dtype == torch.float32:
-            given = [weight.float() for weight in given]  # of a module in half precision
+        if half is not None:
+            given = [weight.float() for weight in given]
         w_ih, w_hh, b_ih, b_hh = weights = (*given, None, None)[:4]
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
         if x.numel() and self.fuses(units, x, *state, *weights):
+            operands = None if half is None else operand_dtype(half, x.device)
             return run_fused(
                 self.cell_name, units, x, state, mask, weights, bool(direction), operands
             )

@@ -49,9 +49,9 @@ def operand_dtype(half: torch.dtype, device: torch.device) -> torch.dtype | None
     return half
 
 
-def to_float(tensor: Tensor | None) -> Tensor | None:
+def to_float(tensor: Tensor) -> Tensor:
     """A half-precision tensor as float32, others as they are."""
-    return tensor.float() if tensor is not None and tensor.dtype in HALF else tensor
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 @contextmanager
