@@ -11,6 +11,7 @@ import ctypes
 import os
 import warnings
 from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,6 +86,13 @@ def declare_products(library: ctypes.CDLL) -> None:
         getattr(library, name).restype = None
 
 
+def load_products(path: Path) -> ctypes.CDLL:
+    """A library compiled from matmul.h alone, with other settings than the kernels."""
+    found = ctypes.CDLL(str(path))
+    declare_products(found)
+    return found
+
+
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Say what this module calls of the compiled kernels.
 
@@ -107,7 +115,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 _state: dict[str, Any] = {}
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The compiled kernels, declared; call it where `form` is not None."""
     found = K.library()
     assert found is not None  # whoever has a form has a library
     if _state.get("declared") is not found:
@@ -137,13 +146,12 @@ def form() -> str | None:
 
 
 def _find_form(wanted: str) -> str | None:
-    library = _library()
     if wanted != "auto":
-        if not library.bf16_usable(FORMS[wanted]):
+        if not library().bf16_usable(FORMS[wanted]):
             raise ValueError(f"{SWITCH}={wanted}: this processor or this system does not have them")
         return wanted
     for name in ("tiles", "pairs"):
-        if not library.bf16_usable(FORMS[name]):
+        if not library().bf16_usable(FORMS[name]):
             continue
         if agrees(name):
             return name
@@ -180,7 +188,7 @@ def note_float32() -> None:
 
 def loop(name: str) -> Any:
     """A function of loops.h."""
-    return getattr(_library(), name)
+    return getattr(library(), name)
 
 
 def width_of(size: int) -> int:
@@ -229,7 +237,7 @@ class Columns:
         self.depth, self.columns = b.shape
         panels, deep = -(-self.columns // PANEL), -(-self.depth // DEPTH)
         self.packed = torch.empty(panels * deep * 2 * TILE_WORDS, dtype=torch.int32)
-        _library().bf16_pack_columns(_matrix(b, 0), self.packed.data_ptr())
+        library().bf16_pack_columns(_matrix(b, 0), self.packed.data_ptr())
 
 
 def as_rows(a: Tensor, fresh: bool = False) -> Tensor:
@@ -244,12 +252,17 @@ def as_rows(a: Tensor, fresh: bool = False) -> Tensor:
         return a
     a = _readable(a)
     out = torch.empty(a.shape[0], width, dtype=torch.bfloat16)
-    _library().bf16_pack_rows(_matrix(a, 1), out.data_ptr(), width)
+    library().bf16_pack_rows(_matrix(a, 1), out.data_ptr(), width)
     return out[:, : a.shape[1]]
 
 
-def multiply(a: Tensor, b: Columns, start: Tensor | None = None) -> Tensor:
-    """The float32 start + a b; a as `as_rows` leaves it, or rows of such a one."""
+def multiply(
+    a: Tensor, b: Columns, start: Tensor | None = None, by: ctypes.CDLL | None = None
+) -> Tensor:
+    """The float32 start + a b; a as `as_rows` leaves it, or rows of such a one.
+
+    `by`: another library than the kernels, see `load_products`.
+    """
     rows = a.shape[0]
     out = torch.empty(rows, b.columns)
     task = Matmul(
@@ -259,7 +272,7 @@ def multiply(a: Tensor, b: Columns, start: Tensor | None = None) -> Tensor:
         out.data_ptr(), out.stride(0), FORMS[b.form],
         threads_for(b.form, rows * b.columns * b.depth),
     )  # fmt: skip
-    _library().bf16_multiply(task)
+    (by or library()).bf16_multiply(task)
     return out
 
 
