@@ -6,9 +6,6 @@ bits. Products are summed in float32, and all else is float32: gates, states, no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -33,6 +30,7 @@ def half_dtype(*tensors: Tensor | None) -> torch.dtype | None:
     return dtypes.pop() if len(dtypes) == 1 and torch.float32 not in dtypes else None
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def operand_dtype(half: torch.dtype, device: torch.device) -> torch.dtype | None:
     """The dtype that operands are rounded to there, None for none.
 
@@ -52,13 +50,6 @@ def operand_dtype(half: torch.dtype, device: torch.device) -> torch.dtype | None
 def to_float(tensor: Tensor) -> Tensor:
     """A half-precision tensor as float32, others as they are."""
     return tensor.float() if tensor.dtype in HALF else tensor
-
-
-@contextmanager
-def in_float32(device: torch.device) -> Iterator[None]:
-    """What is computed in this context has the dtype of its tensors."""
-    with torch.autocast(device.type, enabled=False):
-        yield
 
 
 def result_dtype(half: torch.dtype, state: Tensor, like: str) -> torch.dtype:

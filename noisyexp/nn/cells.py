@@ -8,12 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from noisyexp.kernels.precision import (
-    half_dtype,
-    in_float32,
-    operand_dtype,
-    result_dtype,
-)
+from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
@@ -48,24 +44,25 @@ class _NoisyCell(NoisyModule):
         weights = (self.weight_ih, self.weight_hh, b_ih, b_hh)
         units: Any = self.units
         half = half_dtype(x, self.weight_ih)
-        if half is not None and self._backend == "auto":
-            dtype = result_dtype(half, state[-1], "cell")
-            with in_float32(x.device):
-                state = tuple(part.float() for part in state)
-                given = [None if weight is None else weight.float() for weight in weights]
-                final = self._compute(units, x.float(), state, given, half)
-            return tuple(part.to(dtype) for part in final)
-        return self._compute(units, x, state, weights, None)
+        if half is None or self._backend != "auto":
+            return self._compute(units, x, state, weights, None)
+        dtype = result_dtype(half, state[-1], "cell")
+        with torch.autocast(x.device.type, enabled=False):
+            state = tuple(part.float() for part in state)
+            given = [None if weight is None else weight.float() for weight in weights]
+            final = self._compute(units, x.float(), state, given, half)
+        return tuple(part.to(dtype) for part in final)
 
     def _compute(
         self, units: Any, x: Tensor, state: State, weights: Any, half: torch.dtype | None
     ) -> State:
         """The step; with `half` all tensors are float32 and operands of products that."""
         w_ih, w_hh, b_ih, b_hh = weights
-        if len(x) and self.fuses(units, x, *state, *weights):
+        way = self.fuses(units, x, *state, *weights) if len(x) else dispatch.PLAIN
+        if way:
             operands = None if half is None else operand_dtype(half, x.device)
             return run_fused(
-                self.cell_name, units, x[None], state, None, weights, operands=operands
+                way, self.cell_name, units, x[None], state, None, weights, operands=operands
             )[1]
         shape = (len(x), self.hidden_size)
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}

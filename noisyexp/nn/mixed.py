@@ -64,7 +64,7 @@ class PackedProducts(Products):
     def backward(self, run: Backward) -> Gradients:
         """As `Products.backward`; `d_gates` and `d_recurrent` are (B, G), those of one step."""
         plan, weights = run.plan, run.weights
-        x, states = run.kept
+        x, states = run.kept or self._round_again(run)
         steps, batch, _ = run.output.shape
         size, adds = weights.w_hh.shape[0], plan.cell.adds
         rounded = torch.empty(
@@ -92,6 +92,14 @@ class PackedProducts(Products):
             return Gradients(d_x, d_w_ih, d_w_hh, None, None)
         # One tensor twice would be scaled twice by what works in place on gradients.
         return Gradients(d_x, d_w_ih, d_w_hh, sums[0], sums[0].clone() if adds else sums[1])
+
+    def _round_again(self, run: Backward) -> tuple[Tensor, Tensor]:
+        """What forward keeps, where nobody kept it."""
+        steps, batch, hidden = run.output.shape
+        start = run.h_start[None]
+        parts = [run.output, start] if run.plan.reverse else [start, run.output]
+        states = M.as_rows(torch.cat(parts).flatten(0, 1), fresh=True)
+        return M.as_rows(run.flat, fresh=True), states.view(steps + 1, batch, hidden)
 
     def _run(
         self, way: str, plan: Plan, layer: K.Layer, columns: M.Columns, rounded: Tensor,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
-from noisyexp.kernels.precision import half_dtype, in_float32
+from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -94,13 +95,12 @@ class NoisyModule(nn.Module):
         for unit in activations(self):
             unit.backend = "auto" if value == "auto" else "eager"
 
-    def fuses(self, units: Units, *tensors: Tensor | None) -> bool:
-        """Whether the compiled kernels run this layer on these tensors, here and now."""
-        return (
-            self._backend == "auto"
-            and self.cell is CELLS.get(self.cell_name)  # a subclass may have a cell of its own
-            and can_fuse(units, *tensors)
-        )
+    def fuses(self, units: Units, *tensors: Tensor | None) -> int:
+        """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
+        # A subclass may have a cell of its own.
+        if self._backend == "auto" and self.cell is CELLS.get(self.cell_name):
+            return can_fuse(units, *tensors)
+        return dispatch.PLAIN
 
     def runs_torch(self, units: Units, x: Tensor, weight: Tensor) -> bool:
         """Whether torch's own layer computes this call: the reference, unless in half precision.
@@ -111,7 +111,7 @@ class NoisyModule(nn.Module):
             return False
         if half_dtype(x, weight) is None:
             return True
-        with in_float32(x.device):
+        with torch.autocast(x.device.type, enabled=False):
             return not self.fuses(units, x.new_empty(0, dtype=torch.float32))
 
     def step_function(self) -> Step:

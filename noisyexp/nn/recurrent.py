@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from noisyexp.kernels.precision import half_dtype, in_float32, operand_dtype, result_dtype
+from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import State
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
@@ -72,6 +73,10 @@ class NoisyRecurrent(NoisyModule):
         x = input.data if isinstance(input, PackedSequence) else input
         if self.runs_torch(self.first_units, x, self.weight_ih_l0):
             return super().forward(input, hx)
+        return self._forward(input, hx) if torch.compiler.is_compiling() else self._eager(input, hx)
+
+    def _forward(self, input: Tensor | PackedSequence, hx: Any) -> Any:
+        x = input.data if isinstance(input, PackedSequence) else input
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"input of shape {tuple(x.shape)}: expected 2 or 3 dimensions, the last of size "
@@ -90,6 +95,10 @@ class NoisyRecurrent(NoisyModule):
         if not batched:
             return output.squeeze(1), self._as_state(tuple(s.squeeze(1) for s in final))
         return output.transpose(0, 1) if self.batch_first else output, self._as_state(final)
+
+    # Unless its `allow_rnn` is set, torch.compile leaves modules of torch.nn.LSTM and GRU out of
+    # its graphs, and would then make graphs of the functions that they call, one by one.
+    _eager = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
 
     def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         x, lengths = pad_packed_sequence(input)
@@ -114,7 +123,7 @@ class NoisyRecurrent(NoisyModule):
         if half is None or self._backend != "auto":
             return self._run_layers(x, state, mask, None)
         dtype = result_dtype(half, state[-1], self.cell_name)
-        with in_float32(x.device):
+        with torch.autocast(x.device.type, enabled=False):
             state = tuple(part.float() for part in state)
             output, final = self._run_layers(x.float(), state, mask, half)
         return output.to(dtype), tuple(part.to(dtype) for part in final)
@@ -150,10 +159,11 @@ class NoisyRecurrent(NoisyModule):
         w_ih, w_hh, b_ih, b_hh = weights = (*given, None, None)[:4]
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
-        if x.numel() and self.fuses(units, x, *state, *weights):
+        way = self.fuses(units, x, *state, *weights) if x.numel() else dispatch.PLAIN
+        if way:
             operands = None if half is None else operand_dtype(half, x.device)
             return run_fused(
-                self.cell_name, units, x, state, mask, weights, bool(direction), operands
+                way, self.cell_name, units, x, state, mask, weights, bool(direction), operands
             )
         # The input's share of every gate, for all steps at once: (T, B, gates * H).
         projected = functional.linear(x, w_ih, b_ih)
