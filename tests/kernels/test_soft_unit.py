@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from noisyexp import NoisyGRU, NoisyLSTM
 from noisyexp.activations import make_activation
 from noisyexp.activations.fused import can_fuse, fused_unit
-from noisyexp.kernels import library
+from noisyexp.kernels import dispatch, library
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.fused_score import can_fuse_score
 
