@@ -88,7 +88,7 @@ def describe() -> None:
     compiler = build.find_compiler()
     if compiler:
         done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-        print(done.stdout.splitlines()[0])
+        print(done.stdout.partition("\n")[0] or compiler)
     for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         print((cache / "level").read_text().strip(), (cache / "size").read_text().strip(), end="; ")
     print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, cores {os.cpu_count()}")
