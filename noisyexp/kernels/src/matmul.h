@@ -270,10 +270,9 @@ void bf16_multiply(const matmul *p) {
 int32_t bf16_usable(int32_t form) {
     if (form == BY_TILES) return tiles_usable();
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
-    return 1;
-#else
-    return form == BY_FLOATS;
+    if (form == BY_PAIRS) return __builtin_cpu_supports("avx512bf16") != 0;
 #endif
+    return form == BY_FLOATS;
 }
 
 #endif
