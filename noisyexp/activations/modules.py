@@ -11,7 +11,7 @@ import difflib
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import HALF, to_float
 
 PShape = Literal["unit", "scalar"]
+
+NOT_SCRIPTED = (
+    "torch.jit.script cannot read noisy units: use torch.export, or torch.jit.trace in evaluation"
+)
 
 _QUIET = (K.FORM_HARD, K.MULTIPLIER_MEAN)
 _SOFT = (K.FORM_SOFT, K.MULTIPLIER_MEAN)
@@ -173,6 +177,14 @@ class Activation(nn.Module):
             value = self.noisy(x, xi.to(x.dtype) if x.dtype == torch.float64 else xi)
         return value.clamp(self.kind.low, self.kind.high) if self.clip_output else value
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
+
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """The unit in training, before the optional clip; x and xi of shape (..., num_units)."""
         raise NotImplementedError
@@ -229,6 +241,14 @@ class NAN(Activation):
     leaks = True
     kernel_forms = ((K.FORM_OUTPUT, K.MULTIPLIER_NORMAL), _QUIET)
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
+
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 12."""
         assert self.p is not None
@@ -251,6 +271,14 @@ class NAH(Activation):
         (K.FORM_OUTPUT, K.MULTIPLIER_HALF_NORMAL),
         (K.FORM_OUTPUT, K.MULTIPLIER_MEAN),
     )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Algorithm 1."""
@@ -291,6 +319,14 @@ class NANI(_InputNoise):
     default_c = 0.05
     kernel_forms = ((K.FORM_INPUT, K.MULTIPLIER_NORMAL), _QUIET)
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
+
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 14."""
         return F.nani(x, xi, self.kind, sigma=self.c)
@@ -302,6 +338,14 @@ class NANIL(_InputNoise):
     variant = "nanil"
     has_p = True
     kernel_forms = ((K.FORM_INPUT_LEARNED, K.MULTIPLIER_NORMAL), _QUIET)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 9 in Eq 14."""
@@ -315,6 +359,14 @@ class NANIS(_InputNoise):
     variant = "nanis"
     default_c = 0.25
     kernel_forms = ((K.FORM_INPUT_SATURATED, K.MULTIPLIER_NORMAL), _QUIET)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 15."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from noisyexp.activations.replay import Replay
 from noisyexp.kernels import dispatch
@@ -41,8 +42,9 @@ def draws_apart() -> Iterator[None]:
     units, are the same whether the units draw a p or not.
     """
     with torch.random.fork_rng(devices=[]):
-        fresh = torch.randint(2**62, (), device="cpu")
-        torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+        with _disable_current_modes():  # a fake tensor has no number
+            fresh = int(torch.randint(2**62, (), device="cpu"))
+        torch.default_generator.manual_seed(derive_seed("p", fresh))
         yield
 
 
@@ -147,9 +149,10 @@ class NoiseSource:
         """`draw_key` as a graph has it: key and call, (2,) int64, anew at every run of the graph.
 
         Raises:
-            RuntimeError: in `torch.func.vmap` with a `randomness` other than "same": all rows of it
-                have the draws of one call.
+            RuntimeError: see `refuse_frozen`; in `torch.func.vmap` with a `randomness` other than
+                "same": all rows of it have the draws of one call.
         """
+        refuse_frozen()
         _refuse_other_rows()
         key: Tensor = torch.ops.noisyexp.source_key(self._ticket, site)
         return key

@@ -171,6 +171,12 @@ class NoisyRecurrent(NoisyModule):
             site: unit.draw_noise((steps, batch, self.hidden_size), x.device)
             for site, unit in units.items()
         }
+        if torch._C._get_tracing_state() is not None:
+            raise RuntimeError(
+                f"what TorchScript traces of the plain loop has {int(steps)} steps for inputs of "
+                "any length: use torch.onnx.export(..., dynamo=True), which knows the length it is "
+                "made for, or torch.export"
+            )
         step = self.step_function()
         outputs: list[Tensor] = [x.new_empty(0)] * steps
         for t in reversed(range(steps)) if direction else range(steps):
