@@ -22,6 +22,7 @@ from noisyexp.activations.noise import NoiseSource, draw_fresh
 from noisyexp.activations.ops import unit_in_graph
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import HALF, to_float
 
 PShape = Literal["unit", "scalar"]
 
@@ -30,6 +31,7 @@ NOT_SCRIPTED = (
 )
 
 _QUIET = (K.FORM_HARD, K.MULTIPLIER_MEAN)
+_SOFT = (K.FORM_SOFT, K.MULTIPLIER_MEAN)
 
 
 class Activation(nn.Module):
@@ -59,6 +61,8 @@ class Activation(nn.Module):
     kernel_forms: ClassVar[tuple[tuple[int, int], tuple[int, int]]]
     """Form and multiplier of the compiled kernel, in training and in evaluation. Of this very
     class: a subclass without its own runs as written."""
+    by_torch: ClassVar[bool] = False
+    """Whether torch has this very unit: then the kernels run it inside layers and cells alone."""
     _known: ClassVar[dict[str, type[Activation]]] = {}
 
     p: nn.Parameter | None
@@ -154,6 +158,10 @@ class Activation(nn.Module):
         Raises:
             TypeError: x is not of a floating dtype.
         """
+        half = x.dtype in HALF or torch.is_autocast_enabled(x.device.type)
+        if half and self.backend == "auto" and not self.by_torch:
+            with torch.autocast(x.device.type, enabled=False):  # as within layers
+                return self.forward(to_float(x), noise).to(x.dtype)
         way = can_fuse(self, x, noise)
         if way == dispatch.DIRECT:
             return fused_unit(self, x, noise)
@@ -205,6 +213,8 @@ class Reference(Activation):
 
     variant = "reference"
     has_noise = False
+    by_torch = True
+    kernel_forms = (_SOFT, _SOFT)
 
     def expected(self, x: Tensor) -> Tensor:
         """tanh(x) or the logistic g(x)."""
