@@ -39,8 +39,9 @@ def way(*tensors: Tensor | None) -> int:
     """`DIRECT`, `OPERATOR`, or `PLAIN` where the kernels do not take these tensors.
 
     They take tensors that are all float32 or all float64, on the CPU or on one GPU; callers make
-    them of half precision, see `precision`. The transforms of `torch.func` go through the plain code, which they can batch and
-    differentiate again. Every reason for `PLAIN` is said once a process, but for the switch.
+    such of half precision, see `precision`. The transforms of `torch.func` go through the plain
+    code, which they can batch and differentiate again. Every reason for `PLAIN` is said once a
+    process, but for the switch.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     device, dtype = given[0].device, given[0].dtype

@@ -108,7 +108,7 @@ class NoisyModule(nn.Module):
             return can_fuse(units, *tensors)
         return dispatch.PLAIN
 
-    def runs_torch(self, units: Units, x: Tensor, weight: Tensor) -> bool:
+    def runs_torch(self, units: Any, x: Tensor, weight: Tensor) -> bool:
         """Whether torch's own layer computes this call: the reference, unless in half precision.
 
         There torch rounds gates and states, and all variants should be computed in one way.

@@ -156,7 +156,9 @@ class NoisyRecurrent(NoisyModule):
         given: list[Tensor] = [getattr(self, f"{name}_{suffix}") for name in names]
         if half is not None:
             given = [weight.float() for weight in given]
-        w_ih, w_hh, b_ih, b_hh = weights = (*given, None, None)[:4]
+        w_ih, w_hh, *biases = given
+        b_ih, b_hh = biases or (None, None)
+        weights = (w_ih, w_hh, b_ih, b_hh)
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
         way = self.fuses(units, x, *state, *weights) if x.numel() else dispatch.PLAIN

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels")
 # come from torch's linear layers, which round their results, too.
 BOUNDS = {
     "ptb": (1e-5, 0.004), "lte": (1e-4, 0.004), "ptb_char": (1e-4, 0.005), "nmt": (1e-5, 0.006),
-    "captioning": (1e-5, 0.004), "unique_count": (2e-4, 0.004), "ntm_recall": (3e-4, 0.01),
+    "captioning": (1e-5, 0.004), "unique_count": (2e-4, 0.012), "ntm_recall": (3e-4, 0.01),
     "mnist": (4e-4, 0.06), "mixture": (3e-3, 0.04),
 }  # fmt: skip
 GENERATED = ("ptb", "ptb_char", "nmt", "captioning", "mnist")
