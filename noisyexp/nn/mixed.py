@@ -89,13 +89,13 @@ class PackedProducts(Products):
             d_x = M.multiply(d, columns).view(steps, batch, -1)
         factors = (d, x), (d_recurrent, before.flatten(0, 1))
         if any(plan.shared) and not batching():
-            of_weights = leave(plan, factors, self._sum_of_products)
+            d_w_ih, d_w_hh = leave(plan, factors, self._sum_of_products)
         else:
-            of_weights = self._weight_grads(factors)
+            d_w_ih, d_w_hh = self._weight_grads(factors)
         if sums is None:
-            return Gradients(d_x, *of_weights, None, None)
+            return Gradients(d_x, d_w_ih, d_w_hh, None, None)
         # One tensor twice would be scaled twice by what works in place on gradients.
-        return Gradients(d_x, *of_weights, sums[0], sums[0].clone() if adds else sums[1])
+        return Gradients(d_x, d_w_ih, d_w_hh, sums[0], sums[0].clone() if adds else sums[1])
 
     def _columns(
         self, plan: Plan, index: int, weight: Tensor, transposed: bool = False
@@ -113,7 +113,7 @@ class PackedProducts(Products):
 
     def _weight_grads(
         self, factors: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         (d, x), (d_recurrent, states) = factors
         d_t = M.as_rows(d.t())
         d_w_ih = M.multiply(d_t, M.Columns(x, self.form))

@@ -186,10 +186,10 @@ class Products:
         d_x = self.input_grad(run) if run.wants_x else None
         if any(run.plan.shared) and not batching():
             factors = (run.d_gates[0], run.flat), (run.d_recurrent[0], run.h_start)
-            of_weights = leave(run.plan, factors, sum_of_products)
+            d_w_ih, d_w_hh = leave(run.plan, factors, sum_of_products)
         else:
-            of_weights = self.weight_grads(run)
-        return Gradients(d_x, *of_weights, *self.bias_grads(run))
+            d_w_ih, d_w_hh = self.weight_grads(run)
+        return Gradients(d_x, d_w_ih, d_w_hh, *self.bias_grads(run))
 
     def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
         """The part of all gates that no state enters, (T * B, G).
@@ -281,7 +281,7 @@ class Products:
 
 def leave(
     plan: Plan, factors: Sequence[tuple[Tensor, Tensor]], multiply: Callable[..., Tensor]
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of W_ih and W_hh of one step, None where the factors are left to `plan.shared`.
 
     Args:
@@ -289,13 +289,13 @@ def leave(
         factors: d (B, G) and x (B, inputs) of both.
         multiply: d^T x.
     """
+    found: list[Tensor | None] = []
     for shared, (d, x) in zip(plan.shared, factors, strict=True):
         if shared is not None:
             shared.leave(d, x)
-    return tuple(
-        multiply(d, x) if shared is None else None
-        for shared, (d, x) in zip(plan.shared, factors, strict=True)
-    )
+        found.append(multiply(d, x) if shared is None else None)
+    d_w_ih, d_w_hh = found
+    return d_w_ih, d_w_hh
 
 
 def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:
