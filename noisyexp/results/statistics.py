@@ -38,11 +38,17 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, 1)
-    # Late import: scipy.stats takes about a second and most commands need no interval.
-    stats: Any = importlib.import_module("scipy.stats")
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    quantile = float(_special().stdtrit(n - 1, (1 + confidence) / 2))
     return Estimate(mean, quantile * deviation / math.sqrt(n), n)
+
+
+def _special() -> Any:
+    """Student's distribution and its inverse, imported late: most commands need no interval.
+
+    Not scipy.stats, which takes more than a second to import.
+    """
+    return importlib.import_module("scipy.special")
 
 
 def p_value(difference: Estimate) -> float | None:
@@ -54,10 +60,10 @@ def p_value(difference: Estimate) -> float | None:
         return None
     if difference.half_width == 0.0:
         return float(difference.mean == 0.0)
-    stats: Any = importlib.import_module("scipy.stats")
     freedom = difference.n - 1
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-    return float(2 * stats.t.sf(abs(difference.mean) * quantile / difference.half_width, freedom))
+    quantile = float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2))
+    t = abs(difference.mean) * quantile / difference.half_width
+    return float(2 * _special().stdtr(freedom, -t))
 
 
 def holm(values: Sequence[float]) -> list[float]:

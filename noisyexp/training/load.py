@@ -13,6 +13,7 @@ from torch import nn
 from noisyexp.activations import SCHEDULES, set_noise_level
 from noisyexp.errors import CheckpointError, RecordError
 from noisyexp.fileio import read_json
+from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
@@ -20,7 +21,6 @@ from noisyexp.training.config import ActConfig, AnnealConfig
 from noisyexp.training.older import load_model
 from noisyexp.training.sessions import check_same_files
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 WEIGHTS = ("last", "best")
 
 

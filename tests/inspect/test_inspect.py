@@ -10,7 +10,7 @@ from statistics import NormalDist
 import pytest
 import torch
 
-import noisyexp.inspect.__main__ as command
+import noisyexp.cli.inspect as command
 import noisyexp.inspect.page as page_module
 import noisyexp.inspect.settings as settings_module
 from noisyexp.activations import variants

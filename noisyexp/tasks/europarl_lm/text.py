@@ -62,7 +62,7 @@ def build_corpus(
     )
     text = [word if word in frequent else UNKNOWN for word in text]
     vocab = vocab_by_first_appearance(text)
-    train, valid, test = torch.tensor(vocab.lookup_indices(text)).split(sizes)
+    train, valid, test = torch.split(torch.tensor(vocab.lookup_indices(text)), list(sizes))
     return Corpus(train, valid, test, vocab, files)
 
 

@@ -5,39 +5,36 @@ recorded ones, and the first epochs (up to a validation each) are trained in a t
 With as many epochs as the record has, the final numbers are compared, too.
 
 Examples:
-    python scripts/verify.py results/records/table5/reference-cpu-seed0.json
-    python scripts/verify.py results/records/table2/reference-paper-seed0.json --epochs 2
+    noisyexp verify results/records/table5/reference-cpu-seed0.json
+    noisyexp verify results/records/table2/reference-paper-seed0.json epochs=2
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
-# Before torch is imported: spinning threads make small steps slow beside other processes.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import torch
 
-import torch  # noqa: E402
-
-from noisyexp.cli.compose import check  # noqa: E402
-from noisyexp.errors import NoisyexpError, RecordError  # noqa: E402
-from noisyexp.fileio import read_json  # noqa: E402
-from noisyexp.results.matching import disagreements  # noqa: E402
-from noisyexp.results.records import Record, load_record  # noqa: E402
-from noisyexp.tasks import Task, find_task  # noqa: E402
-from noisyexp.training.callbacks import Callback  # noqa: E402
-from noisyexp.training.folder import config_hash  # noqa: E402
-from noisyexp.training.record import describe_machine  # noqa: E402
-from noisyexp.training.run import RunSpec, build_trainer, execute, setup_torch  # noqa: E402
-from noisyexp.training.trainer import Trainer  # noqa: E402
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.compose import check
+from noisyexp.cli.verb import exit_code_of
+from noisyexp.errors import NoisyexpError, RecordError
+from noisyexp.fileio import read_json
+from noisyexp.results.matching import disagreements
+from noisyexp.results.records import Record, load_record
+from noisyexp.schema import option
+from noisyexp.tasks import Task, find_task
+from noisyexp.training.callbacks import Callback
+from noisyexp.training.folder import config_hash
+from noisyexp.training.record import describe_machine
+from noisyexp.training.run import RunSpec, build_trainer, execute, setup_torch
+from noisyexp.training.trainer import Trainer
 
 TOLERANCE = 0.02
 """Largest relative difference of a number on another machine, with another torch or number of
@@ -172,7 +169,7 @@ def verify(path: Path, epochs: int, tolerance: float | None) -> int:
     trained = f"{len(curve) - whole} of {len(record.curve)} validations"
     rest = " and the final numbers" if whole else ""
     if not whole:
-        trained += f"; the final numbers need --epochs {len(record.curve)}"
+        trained += f"; the final numbers need epochs={len(record.curve)}"
     if not lines:
         print(f"{path}: equal bit for bit over {trained}{rest}")
         return 0
@@ -187,31 +184,35 @@ def verify(path: Path, epochs: int, tolerance: float | None) -> int:
         print(
             "Units differ by as little in their first epochs: this shows that the code trains as it"
         )
-        print("did, not which unit it was. Give more --epochs or a smaller --tolerance.")
+        print("did, not which unit it was. Give more epochs or a smaller tolerance.")
     return 0 if largest <= limit else 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code: 0 repeated, 1 not, 2 cannot be repeated here."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("record", type=Path, nargs="+", help="results/records/<table>/<run>.json")
-    parser.add_argument("--epochs", type=int, default=1, help="how many to train (default 1)")
-    parser.add_argument(
-        "--tolerance", type=float,
-        help=f"largest relative difference (default 0 on the same machine, else {TOLERANCE:g})",
-    )  # fmt: skip
-    options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs {options.epochs}: at least 1")
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
+
+    records: list[str] = option("results/records/<table>/<run>.json")
+    epochs: int = option("how many to train", low=1)
+    tolerance: float | None = option(
+        f"largest relative difference (default: 0 on the same machine, else {TOLERANCE:g})", low=0
+    )
+
+
+def verify_all(arguments: Sequence[str]) -> int:
+    """Verify every record of the command line; returns the worst of the exit codes."""
+    defaults = {"epochs": 1, "tolerance": None}
+    given = read_pairs(Arguments, arguments, defaults, about=__doc__ or "", words="records")
     code = 0
-    for path in options.record:
+    for path in given.records:
         try:
-            code = max(code, verify(path, options.epochs, options.tolerance))
+            code = max(code, verify(Path(path), given.epochs, given.tolerance))
         except NoisyexpError as error:
             print(f"error: {error}", file=sys.stderr)
             code = 2
     return code
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str]) -> int:
+    """Command line; returns the exit code: 0 repeated, 1 not, 2 cannot be repeated here."""
+    return exit_code_of(lambda: verify_all(arguments))

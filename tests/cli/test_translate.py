@@ -1,4 +1,4 @@
-"""What `scripts/translate.py` writes is what the run's model finds."""
+"""What `noisyexp translate` writes is what the run's model finds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import scripts.translate as translate
+import noisyexp.cli.translate as translate
 from noisyexp.cli.compose import check
 from noisyexp.data.moses import detokenise
 from noisyexp.nn.beam import Hypothesis

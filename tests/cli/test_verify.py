@@ -1,4 +1,4 @@
-"""scripts/verify.py on a record of its own: equal, changed by hand, of another configuration."""
+"""`noisyexp verify` on a record of its own: equal, changed by hand, of another configuration."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from noisyexp.cli.main import main as run
+from noisyexp.cli.run import main as run
+from noisyexp.cli.verify import TOLERANCE, differences, main
 from noisyexp.training.folder import config_hash
-from scripts.verify import TOLERANCE, differences, main
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def changed(record: Path, folder: Path, change: Any) -> Path:
 def test_a_run_repeats_bit_for_bit(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     epochs = len(json.loads(record.read_text())["curve"])
     assert epochs > 1
-    assert main([str(record), "--epochs", str(epochs)]) == 0
+    assert main([str(record), f"epochs={epochs}"]) == 0
     said = f"equal bit for bit over {epochs} of {epochs} validations and the final numbers"
     assert said in capsys.readouterr().out
     assert main([str(record)]) == 0
@@ -51,7 +51,7 @@ def test_on_the_same_machine_no_difference_is_tolerated(
     assert main([str(path)]) == 1
     out = capsys.readouterr().out
     assert "valid_loss after update " in out and "beyond 0 %" in out
-    assert main([str(path), "--tolerance", "0.001"]) == 0
+    assert main([str(path), "tolerance=0.001"]) == 0
     assert "apart by up to 0.01 %, within 0.1 %" in capsys.readouterr().out
 
 
@@ -84,7 +84,7 @@ def test_all_numbers_are_compared(
     record: Path, tmp_path: Path, change: Any, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     epochs = len(json.loads(record.read_text())["curve"])
-    assert main([str(changed(record, tmp_path, change)), "--epochs", str(epochs)]) == 1
+    assert main([str(changed(record, tmp_path, change)), f"epochs={epochs}"]) == 1
     assert word in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""`scripts/caption.py` captions a picture with the words and the attention of its model."""
+"""`noisyexp caption` captions a picture with the words and the attention of its model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import scripts.caption as script
+import noisyexp.cli.caption as script
 from noisyexp.cli.compose import check
 from noisyexp.tasks.captioning import Captioning, generated
 from noisyexp.tasks.captioning.extractors import EXTRACTORS, Extractor

@@ -1,4 +1,4 @@
-"""What `scripts/sample.py` shows is what the run learned, by the weights that are asked for."""
+"""What `noisyexp sample` shows is what the run learned, by the weights that are asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import scripts.sample as sample
+import noisyexp.cli.sample as sample
 from noisyexp.activations import activations
 from noisyexp.cli.compose import check
 from noisyexp.errors import CheckpointError, RecordError

@@ -1,4 +1,4 @@
-"""What small programs share: exit codes, whose run a folder is, files that cannot be written."""
+"""What verbs share: exit codes, whose run a folder is, files that cannot be written."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from noisyexp.errors import NoisyexpError, RecordError
 from noisyexp.fileio import read_json
 
 
-def exit_code_of(function: Callable[[], object]) -> int:
+def exit_code_of(function: Callable[[], int | None]) -> int:
     """Call `function`; print an error that is meant for people, without a traceback.
 
     Returns:
-        0, or the error's exit code.
+        What it returns (None is 0), or the error's exit code.
     """
     try:
-        function()
+        return function() or 0
     except NoisyexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
 
 
 def check_task(folder: Path, name: str) -> None:

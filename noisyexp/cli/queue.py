@@ -4,32 +4,32 @@ A run that fails does not stop the others. After a stop of any kind the same com
 run from its checkpoint. The list is read again when it has changed.
 
 Examples:
-    python scripts/run_queue.py                            # two runs at a time, one thread each
-    python scripts/run_queue.py --list                     # what is left to do
-    python scripts/run_queue.py --workers 14 device=cuda   # more key=value for every run
+    noisyexp queue                           # two runs at a time, one thread each
+    noisyexp queue list=true                 # what is left to do
+    noisyexp queue workers=14 device=cuda    # any other key=value is given to every run
 """
 
 from __future__ import annotations
 
-import argparse
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
-
-from noisyexp.cli.compose import check  # noqa: E402
-from noisyexp.errors import NoisyexpError, RecordError, RunLockedError  # noqa: E402
-from noisyexp.results.rows import Row, load_rows  # noqa: E402
-from noisyexp.results.yamlfile import read_yaml  # noqa: E402
-from noisyexp.training.folder import locked  # noqa: E402
-from noisyexp.training.run import finished_record  # noqa: E402
-from scripts.reproduce import missing_runs, publish_run  # noqa: E402
+from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.compose import check
+from noisyexp.cli.reproduce import missing_runs, publish_run
+from noisyexp.errors import NoisyexpError, RecordError, RunLockedError
+from noisyexp.places import CONFIG_DIR, project_root
+from noisyexp.results.rows import Row, load_rows
+from noisyexp.results.yamlfile import read_yaml
+from noisyexp.schema import option
+from noisyexp.training.folder import locked
+from noisyexp.training.run import finished_record
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def entries(path: Path) -> list[tuple[list[Row], str, list[int] | None]]:
             raise RecordError(f"{path}: {entry} needs table and rows, and may have scale and seeds")
         rows = {
             row.experiment.split("/")[1]: row
-            for row in load_rows(ROOT / "configs" / "experiment" / str(entry["table"]))
+            for row in load_rows(CONFIG_DIR / "experiment" / str(entry["table"]))
         }
         if unknown := set(entry["rows"]) - set(rows):
             raise RecordError(
@@ -68,11 +68,11 @@ def entries(path: Path) -> list[tuple[list[Row], str, list[int] | None]]:
     return found
 
 
-def to_do(path: Path) -> list[Job]:
+def to_do(path: Path, root: Path) -> list[Job]:
     """Runs of the list without a record that fits the row, in the order of the list, each once."""
     jobs = []
     for rows, scale, seeds in entries(path):
-        for row, seed in missing_runs(rows, scale, seeds):
+        for row, seed in missing_runs(rows, scale, seeds, root):
             words = (f"experiment={row.experiment}", f"scale={scale}", f"seed={seed}")
             jobs.append(Job(words, row))
     return list(dict.fromkeys(jobs))
@@ -81,8 +81,8 @@ def to_do(path: Path) -> list[Job]:
 class Queue:
     """What is left to do, what runs and what failed; `overrides` go to every run."""
 
-    def __init__(self, path: Path, overrides: list[str]) -> None:
-        self.path, self.overrides = path, overrides
+    def __init__(self, path: Path, overrides: list[str], root: Path) -> None:
+        self.path, self.overrides, self.root = path, overrides, root
         self.read_at = -1.0
         self.left: list[Job] = []
         self.running: dict[Job, tuple[subprocess.Popen[bytes], Path]] = {}
@@ -93,7 +93,7 @@ class Queue:
         changed = self.path.stat().st_mtime
         if changed != self.read_at:
             try:
-                self.left = to_do(self.path)
+                self.left = to_do(self.path, self.root)
             except NoisyexpError as error:
                 if self.read_at < 0:  # at the start; later a mistake must not end what runs
                     raise
@@ -103,16 +103,16 @@ class Queue:
             if job in self.running or job in self.failed:
                 continue
             arguments = [*job.words, *self.overrides]
-            folder = ROOT / check(arguments)[0].folder
+            folder = self.root / check(arguments)[0].folder
             try:
                 with locked(folder):  # by a run that outlived the command that started it
                     pass
             except RunLockedError:
                 continue
-            command = [sys.executable, str(ROOT / "run.py"), *arguments, "progress=plain"]
+            command = [sys.executable, "-m", "noisyexp", "run", *arguments, "progress=plain"]
             with (folder / "output.txt").open("ab") as output:
                 process = subprocess.Popen(
-                    command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+                    command, cwd=self.root, stdout=output, stderr=subprocess.STDOUT
                 )
             self.running[job] = process, folder
             print(time.strftime("%H:%M"), "start", job, folder, flush=True)
@@ -129,7 +129,7 @@ class Queue:
             try:
                 if record is None:
                     raise RecordError(f"exit status {process.returncode}, see {folder}/output.txt")
-                publish_run(folder / "run.json", job.row)
+                publish_run(folder / "run.json", job.row, self.root)
                 self.left = [other for other in self.left if other != job]
                 print(time.strftime("%H:%M"), record["status"], job, flush=True)
             except RecordError as error:
@@ -152,36 +152,43 @@ class Queue:
             process.terminate()
         for process, _ in self.running.values():
             process.wait()
+        self.running.clear()
 
 
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main(arguments: list[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
+
+    file: str | None = option("the list; default results/queue.yaml")
+    workers: int = option("runs at a time", low=1)
+    list: bool = option("print what is left to do, and stop")
+
+
+def main(arguments: Sequence[str], root: Path | None = None) -> int:
     """Command line; returns the exit code: 0 all done, 1 some failed, 2 a mistake, 130 stopped."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--file", type=Path, default=ROOT / "results" / "queue.yaml")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time; default 2")
-    parser.add_argument("--list", action="store_true", help="print what is left to do")
-    parser.add_argument("overrides", nargs="*", help="more key=value; default threads=1")
-    options = parser.parse_intermixed_args(arguments)
-    queue = Queue(options.file, options.overrides or ["threads=1"])
+    root = root or project_root()
+    queue = None
     try:
-        if options.list:
-            print(*to_do(options.file), sep="\n")
+        mine, overrides = split_arguments(Arguments, arguments)
+        defaults = {"file": None, "workers": 2, "list": False}
+        given = read_pairs(Arguments, mine, defaults, about=__doc__ or "")
+        path = Path(given.file) if given.file else root / "results" / "queue.yaml"
+        if given.list:
+            print(*to_do(path, root), sep="\n")
             return 0
+        queue = Queue(path, overrides or ["threads=1"], root)
         signal.signal(signal.SIGTERM, _interrupt)
-        return queue.work(options.workers)
+        return queue.work(given.workers)
     except KeyboardInterrupt:
-        queue.stop()
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     except NoisyexpError as error:
-        queue.stop()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    finally:
+        if queue is not None:
+            queue.stop()

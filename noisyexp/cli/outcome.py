@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from noisyexp.cli.compose import CONFIG_DIR, compose_config
+from noisyexp.cli.compose import compose_config
 from noisyexp.errors import NoisyexpError
 from noisyexp.fileio import read_json, write_json
+from noisyexp.places import CONFIG_DIR
 from noisyexp.results.matching import disagreements
 from noisyexp.training.folder import RunNames
 from noisyexp.training.progress import format_duration
@@ -28,7 +29,8 @@ def show(value: float | None) -> str:
 def run_line(outcome: Outcome) -> str:
     """One line: what was run, our numbers, the paper's beside them, time and folder."""
     record = outcome.record
-    name = f"{record['task']} {record['act']} (scale={record['scale']}, seed {record['seed']})"
+    act = record["act"].replace("nan_normal", "nan")
+    name = f"{record['task']} {act} (scale={record['scale']}, seed {record['seed']})"
     if outcome.skipped:
         name += " already finished"
     if record["status"] != "complete":
@@ -99,6 +101,7 @@ def sweep_report(specs: list[RunSpec]) -> tuple[str, int]:
             reason = reason or "no record was written; it may have been killed"
             text = f"{status}: {reason.splitlines()[0]}"
         own = " ".join(part for part in spec.command if part not in shared)
+        own = own.replace("nan_normal", "nan")
         lines.append(f"  {own or _short(spec.names)}: {text}")
     path = Path(specs[0].config.run_root) / "sweep.json"
     try:

@@ -1,32 +1,29 @@
 """Caption a picture with a trained model, and draw where each word looked.
 
 Examples:
-    python scripts/caption.py run=runs/captioning/nah-cpu-s0-0123456789ab image=dog.jpg
-    python scripts/caption.py run=<folder> image=dog.jpg beam=10 picture=out.png weights=last
+    noisyexp caption run=runs/captioning/nah-cpu-s0-0123456789ab image=dog.jpg
+    noisyexp caption run=<folder> image=dog.jpg beam=10 picture=out.png weights=last
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from noisyexp.cli.pairs import read_pairs  # noqa: E402
-from noisyexp.cli.scripts import check_task, exit_code_of  # noqa: E402
-from noisyexp.errors import DataError, NoisyexpError, RecordError  # noqa: E402
-from noisyexp.results.attention import draw_caption_maps  # noqa: E402
-from noisyexp.schema import option  # noqa: E402
-from noisyexp.tasks.captioning import Captioning  # noqa: E402
-from noisyexp.tasks.captioning.decoding import decode, spell  # noqa: E402
-from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image  # noqa: E402
-from noisyexp.tasks.captioning.model import Captioner  # noqa: E402
-from noisyexp.training.load import WEIGHTS, load_run  # noqa: E402
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.verb import check_task, exit_code_of
+from noisyexp.errors import DataError, NoisyexpError, RecordError
+from noisyexp.results.attention import draw_caption_maps
+from noisyexp.schema import option
+from noisyexp.tasks.captioning import Captioning
+from noisyexp.tasks.captioning.decoding import decode, spell
+from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image
+from noisyexp.tasks.captioning.model import Captioner
+from noisyexp.training.load import WEIGHTS, load_run
 
 DEFAULTS = {"beam": 5, "picture": None, "weights": "best"}
 
@@ -88,10 +85,8 @@ def describe(given: Arguments) -> None:
         print(f"picture: {given.picture}")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
-    return exit_code_of(lambda: describe(read_pairs(Arguments, arguments, DEFAULTS)))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return exit_code_of(
+        lambda: describe(read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
+    )

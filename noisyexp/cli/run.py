@@ -12,12 +12,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from noisyexp.cli.compose import CONFIG_DIR, ROOT_FILE, check, spec_from_config
-from noisyexp.cli.help import long_text, short_text
+from noisyexp.cli.compose import ROOT_FILE, check, spec_from_config
+from noisyexp.cli.help import key_texts, long_text, short_text
 from noisyexp.cli.named_sweeps import expand_sweeps
-from noisyexp.cli.report import run_line, sweep_report
+from noisyexp.cli.outcome import run_line, sweep_report
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.places import CONFIG_DIR
 from noisyexp.training.callbacks import Interrupted
 from noisyexp.training.run import RunSpec, execute
 
@@ -40,6 +41,10 @@ DISK_ERRORS = (
 )  # fmt: skip
 """What the machine refuses; every other OSError is a bug of ours."""
 
+STARTS = ("task=", "experiment=")
+"""What a run has to be given: the default task is the paper's, an hour long."""
+EXAMPLE_START = "task=ptb, or a row of a table, experiment=table2/nah"
+
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
 
@@ -56,13 +61,14 @@ def main(argv: list[str]) -> int:
     if not argv:
         print(short_text())
         return 0
-    if "--help" in argv or "-h" in argv:
-        print(long_text())
-        return 0
     try:
         argv = [spell_nan(argument) for argument in expand_sweeps(argv)]
+        asked = [word for word in argv if not word.startswith("-")]
+        if "--help" in argv or "-h" in argv:
+            print(key_texts(asked) if asked else long_text())
+            return 0
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(spoken(error), file=sys.stderr)
         return error.exit_code
     if any(argument in HYDRA_FLAGS for argument in argv):
         try:
@@ -70,7 +76,7 @@ def main(argv: list[str]) -> int:
                 check([word for word in argv if "=" in word and not word.startswith("-")])
             _hydra(argv)
         except NoisyexpError as error:
-            print(error, file=sys.stderr)
+            print(spoken(error), file=sys.stderr)
             return error.exit_code
         except ValueError as error:  # two flags that exclude each other, or act=null
             print(error, file=sys.stderr)
@@ -82,13 +88,15 @@ def main(argv: list[str]) -> int:
         unknown = [argument for argument in overrides if argument.startswith("-")]
         if unknown:
             raise ConfigError(
-                [f"{flag}: no such option; see python run.py --help" for flag in unknown]
+                [f"{flag}: no such option; see noisyexp run --help" for flag in unknown]
             )
         specs = check(overrides)
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
+        if not any(word.lstrip("+").startswith(STARTS) for word in overrides):
+            raise ConfigError([f"which experiment? Give one: {EXAMPLE_START}"])
     except NoisyexpError as error:
-        print(error, file=sys.stderr)
+        print(spoken(error), file=sys.stderr)
         return error.exit_code
     try:
         return _sweep(argv, specs) if multirun else run_one(specs[0])
@@ -99,6 +107,11 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def spoken(error: Exception) -> str:
+    """The message in the words that a person types, see `spell_nan`."""
+    return str(error).replace("nan_normal", "nan")
 
 
 def spell_nan(argument: str) -> str:

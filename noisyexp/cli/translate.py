@@ -5,9 +5,9 @@ tokens=true. `attention=<file>.png` draws which source words the model looked at
 the first sentence.
 
 Examples:
-    echo "I thank the Commissioner." | python scripts/translate.py run=runs/nmt/<folder>
-    python scripts/translate.py run=<folder> input=news.en output=news.fr beam=1
-    echo "I agree ." | python scripts/translate.py run=<folder> attention=attention.png
+    echo "I thank the Commissioner." | noisyexp translate run=runs/nmt/<folder>
+    noisyexp translate run=<folder> input=news.en output=news.fr beam=1
+    echo "I agree ." | noisyexp translate run=<folder> attention=attention.png
 """
 
 from __future__ import annotations
@@ -17,23 +17,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
 
-import torch  # noqa: E402
-
-from noisyexp.cli.pairs import read_pairs  # noqa: E402
-from noisyexp.cli.scripts import check_task, exit_code_of, writing  # noqa: E402
-from noisyexp.data.moses import detokenise, tokenise  # noqa: E402
-from noisyexp.data.parallel import EOS, UNK  # noqa: E402
-from noisyexp.errors import RecordError  # noqa: E402
-from noisyexp.nn.beam import Hypothesis  # noqa: E402
-from noisyexp.results.attention import check_picture, plot_alignment  # noqa: E402
-from noisyexp.schema import option  # noqa: E402
-from noisyexp.tasks.nmt import NMT  # noqa: E402
-from noisyexp.tasks.nmt.decoding import read, search  # noqa: E402
-from noisyexp.tasks.nmt.model import Translator  # noqa: E402
-from noisyexp.training.load import WEIGHTS, load_run  # noqa: E402
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.verb import check_task, exit_code_of, writing
+from noisyexp.data.moses import detokenise, tokenise
+from noisyexp.data.parallel import EOS, UNK
+from noisyexp.errors import RecordError
+from noisyexp.nn.beam import Hypothesis
+from noisyexp.results.attention import check_picture, plot_alignment
+from noisyexp.schema import option
+from noisyexp.tasks.nmt import NMT
+from noisyexp.tasks.nmt.decoding import read, search
+from noisyexp.tasks.nmt.model import Translator
+from noisyexp.training.load import WEIGHTS, load_run
 
 DEFAULTS = {
     "weights": "best", "input": None, "output": None, "beam": None, "tokens": False,
@@ -103,7 +100,7 @@ def draw(source: Sequence[str], text: str, hypothesis: Hypothesis, path: Path) -
 
 def run(arguments: Sequence[str]) -> None:
     """Translate as the command line says."""
-    given = read_pairs(Arguments, arguments, DEFAULTS)
+    given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "")
     check_task(Path(given.run), "nmt")
     if given.attention is not None:
         try:
@@ -131,10 +128,6 @@ def run(arguments: Sequence[str]) -> None:
         print("attention: no sentence was given, so there is no picture", file=sys.stderr)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     return exit_code_of(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 
-import scripts.reproduce as reproduce
-from noisyexp.cli.main import main as run_main
+import noisyexp.cli.reproduce as reproduce
+from noisyexp.cli.run import main as run_main
 from noisyexp.errors import RecordError
+from noisyexp.places import CONFIG_DIR
 from noisyexp.results.rows import load_rows
 
-ROWS = load_rows(reproduce.ROOT / "configs" / "experiment" / "table2")
+ROWS = load_rows(CONFIG_DIR / "experiment" / "table2")
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty results folder beside the real configuration files."""
-    (tmp_path / "configs").symlink_to(reproduce.ROOT / "configs")
-    (tmp_path / "noisyexp").symlink_to(reproduce.ROOT / "noisyexp")
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+def root(tmp_path: Path) -> Path:
+    """A folder without results."""
     return tmp_path
 
 
@@ -39,7 +37,9 @@ FIGURE_6 = ["reference", "nan_normal", "nah"]
 
 
 def test_all_rows_and_seeds_are_missing_at_first_seed_by_seed(root: Path) -> None:
-    todo = [(row.experiment, seed) for row, seed in reproduce.missing_runs(ROWS, "paper", None)]
+    todo = [
+        (row.experiment, seed) for row, seed in reproduce.missing_runs(ROWS, "paper", None, root)
+    ]
     assert todo == [(f"table2/{row}", s) for s in range(4) for row, seeds in TABLE_2 if s < seeds]
 
 
@@ -52,7 +52,7 @@ def test_runs_with_a_record_of_the_scale_are_left_out(root: Path) -> None:
     assert (record["experiment"], record["seed"]) == ("table2/nah", 1)
 
     def todo(scale: str, seeds: list[int]) -> list[tuple[str, int]]:
-        return [(r.experiment, s) for r, s in reproduce.missing_runs(ROWS, scale, seeds)]
+        return [(r.experiment, s) for r, s in reproduce.missing_runs(ROWS, scale, seeds, root)]
 
     # A record on generated data is no record of the table's row.
     assert ("table2/nah", 1) in todo("smoke", [1])
@@ -69,21 +69,19 @@ def test_a_run_with_other_settings_is_not_published_as_the_row(root: Path) -> No
     assert run_main([*arguments, "training.lr=0.5"]) == 0
     (run,) = (root / "runs").rglob("run.json")
     row = next(
-        row
-        for row in load_rows(root / "configs" / "experiment" / "fig6")
-        if row.experiment == "fig6/nah"
+        row for row in load_rows(CONFIG_DIR / "experiment" / "fig6") if row.experiment == "fig6/nah"
     )
     with pytest.raises(RecordError, match="is not a run of fig6/nah with the settings of its file"):
-        reproduce.publish_run(run, row)
+        reproduce.publish_run(run, row, root)
     assert not (root / "results").exists()
 
 
 def test_wrong_seeds_and_tables_are_explained(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(["table2", "--seeds", "a,1"]) != 0
-    assert "--seeds a,1" in capsys.readouterr().err
-    assert reproduce.main(["table9"]) != 0
+    assert reproduce.main(["2", "seeds=a,1"], root) == 2
+    assert "seeds=a,1" in capsys.readouterr().err
+    assert reproduce.main(["table9"], root) != 0
     assert "table9" in capsys.readouterr().err
 
 
@@ -93,17 +91,17 @@ def test_a_table_is_run_recorded_and_made(
     """A figure's rows, at scale smoke: all run and recorded; a second call runs nothing."""
     started: list[list[str]] = []
 
-    def start(command: list[str]) -> int:
+    def start(command: list[str], root: Path) -> int:
         started.append(command)
         return run_main([*command, "progress=off"])
 
     monkeypatch.setattr(reproduce, "start", start)
-    monkeypatch.setattr(reproduce, "make_table", lambda names: 0)
-    arguments = ["fig6", "--scale", "smoke", "--seeds", "0", f"run_root={root}/runs"]
-    assert reproduce.main(arguments) == 0
+    monkeypatch.setattr(reproduce, "make_table", lambda names, root: 0)
+    arguments = ["fig6", "scale=smoke", "seeds=0", f"run_root={root}/runs"]
+    assert reproduce.main(arguments, root) == 0
     assert len(started) == len(FIGURE_6)
     names = sorted(path.name for path in (root / "results" / "records" / "fig6").iterdir())
     assert names == sorted(f"{row}-smoke-seed0.json" for row in FIGURE_6)
-    assert reproduce.main(arguments) == 0
+    assert reproduce.main(arguments, root) == 0
     assert len(started) == len(FIGURE_6)
     assert "0 runs to do" in capsys.readouterr().out

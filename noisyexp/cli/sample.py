@@ -5,27 +5,23 @@ prints programs with true and predicted outputs, recall draws the read and write
 time, unique_count the confusion matrix.
 
 Examples:
-    python scripts/sample.py run=runs/unique_count/reference-smoke-s0-0123456789ab
-    python scripts/sample.py run=<folder> weights=best
+    noisyexp sample run=runs/unique_count/reference-smoke-s0-0123456789ab
+    noisyexp sample run=<folder> weights=best
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
 
-import torch  # noqa: E402
-
-from noisyexp.cli.pairs import read_pairs  # noqa: E402
-from noisyexp.cli.scripts import exit_code_of, writing  # noqa: E402
-from noisyexp.results.figures import plot_panels  # noqa: E402
-from noisyexp.schema import option  # noqa: E402
-from noisyexp.training.load import WEIGHTS, load_run  # noqa: E402
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.verb import exit_code_of, writing
+from noisyexp.results.figures import plot_panels
+from noisyexp.schema import option
+from noisyexp.training.load import WEIGHTS, load_run
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Arguments:
 
 def show(arguments: Sequence[str]) -> None:
     """Print what the task shows of a run, and draw its pictures into the run's folder."""
-    given = read_pairs(Arguments, arguments, {"weights": "last"})
+    given = read_pairs(Arguments, arguments, {"weights": "last"}, about=__doc__ or "")
     folder = Path(given.run)
     run = load_run(folder, given.weights)
     with torch.no_grad():
@@ -52,10 +48,6 @@ def show(arguments: Sequence[str]) -> None:
         print(f"figure: {png}")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     return exit_code_of(lambda: show(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
