@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import math
 import weakref
 from collections.abc import Callable
 
@@ -244,13 +243,20 @@ def test_half_precision(cell: str, variant: str, monkeypatch: pytest.MonkeyPatch
     ours = run(lambda: cast(shared_weights), model, *leaves)
     theirs = run(lambda: cast(contextlib.nullcontext), model, *leaves)
     assert list(ours) == list(theirs)
-    for name, value in exact.items():
+    for name in exact:
         assert ours[name].dtype == theirs[name].dtype
-        errors = [float((one[name] - value).norm() / value.norm()) for one in (ours, theirs)]
-        assert errors[0] <= 1.5 * errors[1] + 2e-3 or name.endswith("v.bias"), name
-        # p of single sites has small gradients; v.bias has none but by rounding.
-        limit = 0.5 if name.endswith(".p") else math.inf if name.endswith("v.bias") else 3e-2
-        assert errors[0] < limit, name
+    # p of one site may have next to no gradient: all together; v.bias has none but by rounding.
+    apart = [name for name in exact if not name.endswith((".p", "v.bias"))]
+    groups = [[name] for name in apart]
+    if variant == "nah":
+        groups.append([name for name in exact if name.endswith(".p")])
+    for names in groups:
+        value, one, other = (
+            torch.cat([found[name].flatten() for name in names]) for found in (exact, ours, theirs)
+        )
+        errors = [float((found - value).norm() / value.norm()) for found in (one, other)]
+        assert errors[0] <= 1.5 * errors[1] + 2e-3, names
+        assert errors[0] < (0.1 if len(names) > 1 else 3e-2), names
 
 
 def test_half_precision_packs_a_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
