@@ -6,7 +6,7 @@ keeping them, so a unit holds nothing for backward but its input.
 
 from __future__ import annotations
 
-import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DrawKey, blocks_rows_units
+from noisyexp.kernels.precision import to_float
 
 if TYPE_CHECKING:
     from noisyexp.activations.base import Activation
@@ -47,8 +48,11 @@ def _form(unit: Activation) -> tuple[int, int]:
 
 
 def used_p(unit: Activation) -> Tensor | None:
-    """p, or None where the unit does not use it: NAN without noise is alpha h + (1 - alpha) u."""
-    return None if _form(unit)[0] == K.FORM_HARD else unit.p
+    """The p that the kernels take: float32 in half-precision modules, None where it is not used.
+
+    NAN without noise is alpha h + (1 - alpha) u.
+    """
+    return None if unit.p is None or _form(unit)[0] == K.FORM_HARD else to_float(unit.p)
 
 
 def describe(unit: Activation) -> list[int]:
@@ -62,13 +66,19 @@ WORDS = 6
 """Whole numbers that `describe` gives."""
 
 
-def new_site(described: Sequence[int], alpha: float, c: float) -> K.Site:
+def new_site(described: tuple[int, ...], alpha: float, c: float) -> K.Site:
     """The unit as the kernels take it, without draws and without p."""
+    return K.Site.from_buffer_copy(_filled(described, alpha, c))
+
+
+@functools.lru_cache(maxsize=64)
+def _filled(described: tuple[int, ...], alpha: float, c: float) -> bytes:
+    """Filling a structure takes longer than copying one."""
     sigmoid, form, multiplier, clip, leaks, of_code = described
     kind = F.SIGMOID if sigmoid else F.TANH
     # The code's NAN pushes to the same side for every alpha.
     one_side = of_code and multiplier == K.MULTIPLIER_NORMAL
-    return K.Site(
+    site = K.Site(
         form=form,
         multiplier=multiplier,
         clip=clip,
@@ -82,6 +92,7 @@ def new_site(described: Sequence[int], alpha: float, c: float) -> K.Site:
         side=1.0 if alpha > 1.0 and not one_side else -1.0,
         mean=F.HALF_NORMAL_MEAN_CODE if of_code else F.HALF_NORMAL_MEAN,
     )
+    return bytes(site)
 
 
 def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
@@ -92,17 +103,9 @@ def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
         noise: the key of the draws, the draws themselves (contiguous, of x's dtype, kept alive by
             the caller), or None where the unit draws nothing.
     """
-    now = (
-        unit.training, unit.alpha, unit.c, unit.clip_output, unit.code_compat, unit.kind,
-        ctypes.sizeof(K.Site),
-    )  # fmt: skip
-    kept = unit.__dict__.get("_site")
-    if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
-        if unit.training:
-            unit.look_at_p()
-        filled = new_site(describe(unit), unit.alpha, unit.c)
-        kept = unit.__dict__["_site"] = (now, bytes(filled))
-    site = K.Site.from_buffer_copy(kept[1])
+    if unit.training:
+        unit.look_at_p()
+    site = new_site(tuple(describe(unit)), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
     elif noise is not None:
@@ -233,7 +236,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
         and fits(unit, x.shape[-1] if x.dim() else 1)
         and (noise is None or (noise.device == x.device and not noise.requires_grad))
     ):
-        return dispatch.way(x, unit.p)
+        return dispatch.way(x, used_p(unit))
     return dispatch.PLAIN
 
 

@@ -112,7 +112,7 @@ def decode(
     all_ps: list[Tensor | None] = []
     all_given: list[Tensor | None] = []
     for index, values in enumerate(encoded.settings):
-        words = encoded.units[index * _WORDS : (index + 1) * _WORDS]
+        words = tuple(encoded.units[index * _WORDS : (index + 1) * _WORDS])
         site = fused.new_site(words[: fused.WORDS], *values.tolist())
         uses_p, source = words[fused.WORDS :]
         all_ps.append(next(ps) if uses_p else None)

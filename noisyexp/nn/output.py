@@ -21,12 +21,12 @@ from torch.nn import functional
 
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
+from noisyexp.kernels import matmul as M
 from noisyexp.kernels.derivatives import first_derivatives
+from noisyexp.kernels.precision import half_dtype, operand_dtype
 
 NEAR = {"cpu": 2**20, "cuda": 2**24}
 """Logits of a block at least, where there are as many: what a cache holds, or fills a GPU."""
-HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")
-"""Whether a GPU's product of half-precision numbers can have a float32 result."""
 ROWS = 256
 """Rows of a block at least: every block writes the whole gradient of the weight."""
 
@@ -93,14 +93,15 @@ def linear_cross_entropy(
     else:
         _check(ids[kept] if ids.device.type == "cpu" else ids[:0], len(weight))
         ids = torch.where(kept, ids, -1)
-        device = hidden.device.type
-        half = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if half else hidden.dtype
+        half = half_dtype(hidden, weight)
+        operands = None if half is None else operand_dtype(half, hidden.device)
+        if half is None and hidden.dtype != weight.dtype:
+            raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}: one is needed")
         inputs = (flat, weight, bias)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-            found = _Loss.apply(*inputs, ids, weights, floor, dtype)  # type: ignore[no-untyped-call]
+            found = _Loss.apply(*inputs, ids, weights, floor, operands)  # type: ignore[no-untyped-call]
         else:
-            found = _run(inputs, ids, weights, floor, dtype, (False,) * 3)[0]
+            found = _run(inputs, ids, weights, floor, operands, (False,) * 3)[0]
     total, costs, hits = found
     return CrossEntropy(total, costs.view(targets.shape), hits.view(targets.shape))
 
@@ -148,12 +149,12 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor,
-        weights: Tensor, floor: float, dtype: torch.dtype,
+        weights: Tensor, floor: float, operands: torch.dtype | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        ctx.floor, ctx.dtype = floor, dtype
+        ctx.floor, ctx.operands = floor, operands
         ctx.save_for_backward(hidden, weight, bias, ids, weights)
         found, ctx.gradients = _run(
-            (hidden, weight, bias), ids, weights, floor, dtype, ctx.needs_input_grad[:3]
+            (hidden, weight, bias), ids, weights, floor, operands, ctx.needs_input_grad[:3]
         )
         ctx.mark_non_differentiable(*found[1:])
         ctx.set_materialize_grads(False)
@@ -171,7 +172,7 @@ class _Loss(torch.autograd.Function):
         if gradients is None:  # a second backward of a retained graph
             *inputs, ids, weights = saved
             wants = ctx.needs_input_grad[:3]
-            gradients = _run(tuple(inputs), ids, weights, ctx.floor, ctx.dtype, wants)[1]
+            gradients = _run(tuple(inputs), ids, weights, ctx.floor, ctx.operands, wants)[1]
         if d_total.device.type != "cpu" or float(d_total) != 1.0:
             for gradient in gradients:
                 if gradient is not None:
@@ -180,7 +181,12 @@ class _Loss(torch.autograd.Function):
 
 
 def _run(
-    inputs: Inputs, ids: Tensor, weights: Tensor, floor: float, dtype: torch.dtype, wants: Wants
+    inputs: Inputs,
+    ids: Tensor,
+    weights: Tensor,
+    floor: float,
+    operands: torch.dtype | None,
+    wants: Wants,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor | None]]:
     """Total, costs and hits, and the gradients of the total that are wanted.
 
@@ -189,16 +195,16 @@ def _run(
         ids: (N,) int64, negative where ignored.
         weights: (N,) of rows.
         floor: see `linear_cross_entropy`.
-        dtype: of the operands of products.
+        operands: what those of products are rounded to; None for nothing.
         wants: gradients of which inputs.
     """
     device = inputs[0].device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        blocks = _Blocks(inputs, dtype, wants)
+        blocks = _Blocks(inputs, wants) if operands is None else _Halved(inputs, wants, operands)
         weights = weights.to(blocks.sums).contiguous()
         costs = torch.empty(len(ids), dtype=blocks.sums, device=device)
         hits = torch.empty(len(ids), dtype=torch.bool, device=device)
-        scale = _scale(weights) if dtype == torch.float16 else None
+        scale = _scale(weights) if operands == torch.float16 else None
         factors = weights if scale is None else weights * scale
         for rows in blocks.slices():
             logits = blocks.logits(rows)
@@ -209,20 +215,19 @@ def _run(
 
 
 class _Blocks:
-    """Operands in their dtype, and gradients as they grow, block of rows after block."""
+    """Gradients as they grow, block of rows after block; products by torch in one dtype."""
 
-    def __init__(self, inputs: Inputs, dtype: torch.dtype, wants: Wants) -> None:
-        hidden, weight, bias = inputs
-        self.inputs = inputs
-        self.sums = torch.float64 if dtype == torch.float64 else torch.float32
-        self.hidden, self.weight = hidden.to(dtype), weight.to(dtype)
+    def __init__(self, inputs: Inputs, wants: Wants) -> None:
+        hidden, weight, bias = self.inputs = inputs
+        self.sums = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        self.hidden, self.weight = hidden.to(self.sums), weight.to(self.sums)
         self.bias = None if bias is None else bias.to(self.sums)
         (self.size, width), classes = hidden.shape, len(weight)
         # A block as large as the gradient of the weight, and more only where that is small.
         rows = max(ROWS, width, NEAR.get(hidden.device.type, NEAR["cuda"]) // classes)
         self.rows = math.ceil(self.size / math.ceil(max(self.size, 1) / rows))
-        self.buffer = hidden.new_empty(self.rows, classes, dtype=self.sums)
         make = hidden.new_empty if self.size else hidden.new_zeros
+        self.buffer: Tensor | None = None
         self.d_hidden = make(self.size, width, dtype=self.sums) if wants[0] else None
         self.d_weight = make(classes, width, dtype=self.sums) if wants[1] else None
         parts = (K.CHUNKS, classes)
@@ -235,18 +240,23 @@ class _Blocks:
 
     def logits(self, rows: slice) -> Tensor:
         """Logits of a block, written over those of the block before."""
+        if self.buffer is None:
+            self.buffer = self.hidden.new_empty(self.rows, len(self.weight))
         out = self.buffer[: rows.stop - rows.start]
-        _multiply(self.hidden[rows], self.weight.t(), out, self.bias)
-        return out
+        if self.bias is None:
+            return torch.mm(self.hidden[rows], self.weight.t(), out=out)
+        return torch.addmm(self.bias, self.hidden[rows], self.weight.t(), out=out)
 
     def add_gradients(self, rows: slice, d: Tensor) -> None:
         """What the gradient of a block's logits gives to those of hidden and weight."""
-        operand = d.to(self.hidden.dtype)
         if self.d_hidden is not None:
-            _multiply(operand, self.weight, self.d_hidden[rows])
-        if self.d_weight is not None:
-            start = self.d_weight if rows.start else None
-            _multiply(operand.t(), self.hidden[rows], self.d_weight, start)
+            torch.mm(d, self.weight, out=self.d_hidden[rows])
+        if self.d_weight is None:
+            return
+        if rows.start:
+            self.d_weight.addmm_(d.t(), self.hidden[rows])
+        else:
+            torch.mm(d.t(), self.hidden[rows], out=self.d_weight)
 
     def gradients(self, scale: Tensor | None) -> list[Tensor | None]:
         """Those of hidden, weight and bias, divided by `scale`."""
@@ -260,30 +270,35 @@ class _Blocks:
         ]
 
 
-def _scale(weights: Tensor) -> Tensor:
-    """A power of two that brings gradients of logits to at most 2^14, (): far from fp16's ends."""
-    largest = weights.abs().amax() if len(weights) else weights.new_ones(())
-    return torch.exp2(14 - torch.ceil(torch.log2(largest.clamp(min=1e-30))))
+class _Halved(_Blocks):
+    """Operands of products in half precision, their sums in float32."""
 
-
-def _multiply(a: Tensor, b: Tensor, out: Tensor, start: Tensor | None = None) -> None:
-    """Write a b, or start + a b, with the sums of `out`; start: None, `out`, or a row of it."""
-    if a.dtype == out.dtype:
-        if start is None:
-            torch.mm(a, b, out=out)
+    def __init__(self, inputs: Inputs, wants: Wants, operands: torch.dtype) -> None:
+        super().__init__(inputs, wants)
+        self.operands, weight = operands, inputs[1]
+        if M.packs(weight.device, operands):
+            self.forth: Tensor | M.Columns = M.Columns(weight.t())
+            self.back: Tensor | M.Columns | None = M.Columns(weight) if wants[0] else None
         else:
-            torch.addmm(start, a, b, out=out)
-        return
-    if a.device.type == "cuda" and HAS_OUT_DTYPE:
-        product = torch.mm(a, b, out_dtype=out.dtype)
-    elif a.dtype == torch.float16:  # its range is too small for sums
-        product = torch.mm(a.to(out.dtype), b.to(out.dtype))
-    else:
-        product = torch.mm(a, b)
-    if start is None:
-        out.copy_(product)
-    else:
-        torch.add(start, product, out=out)
+            self.back = weight.to(operands)
+            self.forth = self.back.t()
+
+    def logits(self, rows: slice) -> Tensor:
+        return M.bf16_matmul(self.hidden[rows], self.forth, self.bias, dtype=self.operands)
+
+    def add_gradients(self, rows: slice, d: Tensor) -> None:
+        if self.d_hidden is not None and self.back is not None:
+            self.d_hidden[rows] = M.bf16_matmul(d, self.back, dtype=self.operands)
+        if self.d_weight is not None:
+            start = self.d_weight if rows.start else None
+            x = self.hidden[rows]
+            self.d_weight = M.bf16_matmul(d.t(), x, start, dtype=self.operands)
+
+
+def _scale(weights: Tensor) -> Tensor:
+    """A power of two that brings gradients of logits to at most 2^10, (): far from fp16's ends."""
+    largest = weights.abs().amax() if len(weights) else weights.new_ones(())
+    return torch.exp2(10 - torch.ceil(torch.log2(largest.clamp(min=1e-30))))
 
 
 def _entropy(

@@ -9,7 +9,7 @@ T steps, B rows, I inputs, H units, G = gates * H.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,6 +56,7 @@ class Plan:
         given: draws of each site, where they are given and not made in the kernel.
         mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
         reverse: from the last step to the first.
+        operands: what those of products are rounded to, bfloat16 or float16; None for nothing.
         shared: of one step, where gradients of W_ih and W_hh are left; None for each made at once.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     given: Sequence[Tensor | None]
     mask: Tensor | None
     reverse: bool
+    operands: torch.dtype | None = None
     shared: tuple[Shared | None, Shared | None] = (None, None)
 
     def order(self, steps: int) -> list[tuple[int, int]]:
@@ -146,8 +148,9 @@ class Backward:
     Attributes:
         plan, flat, h_start, weights, output, kept: of the forward pass.
         layer: the structure for the kernels, with all arrays in it.
-        d_gates: (T, B, G), gradient at the input's share of the gates, to be written.
-        d_recurrent: (T, B, G), gradient at the recurrent product; the same memory where the two are
+        d_gates: (T, B, G), gradient at the input's share of the gates, to be written; (B, G) for
+            products that keep gates.
+        d_recurrent: likewise, gradient at the recurrent product; the same memory where the two are
             added.
         d_h: (B, H), gradient of h after the last step, and of h_start in the end.
         d_carry: (B, H), the part of d_h that goes past the product; the kernels write it.
@@ -169,8 +172,24 @@ class Backward:
     wants_h: bool
 
 
+class Gradients(NamedTuple):
+    """Of the input (T, B, I) and of `Weights`; None for what is not asked for or not there.
+
+    None also for weights whose gradient is left to `Plan.shared`.
+    """
+
+    d_x: Tensor | None
+    d_w_ih: Tensor | None
+    d_w_hh: Tensor | None
+    d_b_ih: Tensor | None
+    d_b_hh: Tensor | None
+
+
 class Products:
     """A pass by torch's products in the dtype of the input, float32 or float64."""
+
+    keeps_gates = False
+    """Whether backward leaves `gates` alone and wants `d_gates` and `d_recurrent` of one step."""
 
     def forward(self, run: Forward) -> None:
         """Write `gates`, `cells` and `output` (and `kept`) of a forward pass."""
@@ -179,16 +198,16 @@ class Products:
         )
         self.forward_steps(run)
 
-    def backward(self, run: Backward) -> tuple[Tensor | None, ...]:
-        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh.
-
-        None for what is not asked for or left to `plan.shared`.
-        """
+    def backward(self, run: Backward) -> Gradients:
+        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input and weights."""
         self.backward_steps(run)
         d_x = self.input_grad(run) if run.wants_x else None
         if any(run.plan.shared) and not batching():
-            return d_x, *self.leave_weight_grads(run)
-        return d_x, *self.weight_grads(run)
+            factors = (run.d_gates[0], run.flat), (run.d_recurrent[0], run.h_start)
+            d_w_ih, d_w_hh = leave(run.plan, factors, sum_of_products)
+        else:
+            d_w_ih, d_w_hh = self.weight_grads(run)
+        return Gradients(d_x, d_w_ih, d_w_hh, *self.bias_grads(run))
 
     def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
         """The part of all gates that no state enters, (T * B, G).
@@ -268,15 +287,13 @@ class Products:
         d_hh = sum_of_products(d_rest.flatten(0, 1), h_rest.flatten(0, 1))
         return d_ih, d_hh.addmm_(first.t(), run.h_start)
 
-    def leave_weight_grads(self, run: Backward) -> list[Tensor | None]:
-        """`weight_grads` of one step whose factors may be left to `plan.shared`."""
-        factors = (run.d_gates[0], run.flat), (run.d_recurrent[0], run.h_start)
-        found: list[Tensor | None] = []
-        for shared, (d, x) in zip(run.plan.shared, factors, strict=True):
-            if shared is not None:
-                shared.leave(d, x)
-            found.append(sum_of_products(d, x) if shared is None else None)
-        return found
+    def bias_grads(self, run: Backward) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of b_ih and b_hh."""
+        if run.weights.b_ih is None:
+            return None, None
+        d_b = run.d_gates.flatten(0, 1).sum(0)
+        # One tensor twice would be scaled twice by what works in place on gradients.
+        return d_b, d_b.clone() if run.plan.cell.adds else run.d_recurrent.flatten(0, 1).sum(0)
 
     def gates_again(
         self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
@@ -311,6 +328,25 @@ def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.Pass 
     loop.w = weights.w_hh.data_ptr()
     loop.b_hh = None if weights.b_hh is None else weights.b_hh.data_ptr()
     return loop
+
+
+def leave(
+    plan: Plan, factors: Sequence[tuple[Tensor, Tensor]], multiply: Callable[..., Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of W_ih and W_hh of one step, None where the factors are left to `plan.shared`.
+
+    Args:
+        plan: of one step.
+        factors: d (B, G) and x (B, inputs) of both.
+        multiply: d^T x.
+    """
+    found: list[Tensor | None] = []
+    for shared, (d, x) in zip(plan.shared, factors, strict=True):
+        if shared is not None:
+            shared.leave(d, x)
+        found.append(multiply(d, x) if shared is None else None)
+    d_w_ih, d_w_hh = found
+    return d_w_ih, d_w_hh
 
 
 def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:

@@ -14,33 +14,48 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from noisyexp.kernels import dispatch
+from noisyexp.kernels import matmul as M
 from noisyexp.kernels.derivatives import MESSAGE, batching, is_batched
+from noisyexp.kernels.precision import half_dtype
+
+T = TypeVar("T")
 
 Combine = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """The gradient from the factors (d, x) of all steps."""
 
 
 class Shared:
-    """What steps leave behind for the gradient of one tensor in one backward pass.
+    """What steps have in common that use one tensor in one forward pass.
 
     Args:
-        combine: makes the gradient of it.
+        combine: makes its gradient of what the steps leave behind.
+        wanted: whether anybody asks for it.
     """
 
-    def __init__(self, combine: Combine) -> None:
-        self.combine = combine
+    def __init__(self, combine: Combine, wanted: bool) -> None:
+        self.combine, self.wanted = combine, wanted
+        self._made: dict[Any, Any] = {}
         self._pass = -1
         self._factors: list[tuple[Tensor, Tensor]] = []
 
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` gives of the tensor, a packed copy say, made by the first step alone."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
+
     def leave(self, d: Tensor, x: Tensor) -> None:
         """Factors of one step; they must stay as they are until the pass is over."""
+        if not self.wanted:
+            return
         # A pass that asked for other gradients only may have left some that nobody took.
         now = torch._C._current_graph_task_id()
         if self._pass != now:
@@ -77,17 +92,20 @@ class Gather(torch.autograd.Function):
         return ctx.gradient.take(), None
 
 
-Use = tuple[Tensor, Shared]
-"""The empty tensor that a step takes as an input, and where it leaves its factors."""
+Use = tuple[Tensor | None, Shared | None]
+"""The empty tensor that a step takes as an input, and what it has in common with the others.
 
-_uses: ContextVar[dict[tuple[int, int], tuple[Tensor, Use]] | None] = ContextVar(
-    "uses", default=None
-)
+The first is None where no gradient is asked for, both for a step that is by itself.
+"""
+
+_uses: ContextVar[dict[Any, tuple[Tensor, Use]] | None] = ContextVar("uses", default=None)
 
 
 @contextlib.contextmanager
 def shared_weights() -> Iterator[None]:
     """Within it, cells and attention make the gradient of a weight once for all their steps.
+
+    So they do with the copies that products in half precision need of it.
 
     For one forward pass: `with shared_weights(): for x in sequence: h = cell(x, h)`. Gradients are
     those without it but for rounding, since sums have another order. What is inside has no second
@@ -109,25 +127,25 @@ def sharing() -> bool:
     return not torch.compiler.is_compiling() and _uses.get() is not None
 
 
-def use(tensor: Tensor, combine: Combine) -> Use | None:
-    """How one more step uses a tensor; None for a step that makes its gradient by itself.
+def use(tensor: Tensor, combine: Combine) -> Use:
+    """How one more step uses a tensor.
 
     Args:
-        tensor: shared by the steps.
+        tensor: shared by the steps. One that is made anew for each is used by one step.
         combine: see there; the same for all steps.
     """
-    if not sharing() or not (tensor.requires_grad and torch.is_grad_enabled()):
-        return None
-    uses = _uses.get()
-    assert uses is not None
-    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+    uses = _uses.get() if sharing() else None
+    if uses is None or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
         # A checkpoint of a step makes it again outside of the context: it must save the same.
-        return None
-    key = id(tensor), tensor._version  # changed in place, it has a new graph
+        return None, None
+    wanted = tensor.requires_grad and torch.is_grad_enabled()
+    if tensor.is_leaf and not isinstance(tensor, nn.Parameter):
+        return None, None  # perhaps a copy for this step alone: not to be kept
+    key = id(tensor), tensor._version, wanted, combine  # changed in place, it has a new graph
     if key not in uses:
-        gradient = Shared(combine)
-        token: Tensor = Gather.apply(tensor, gradient)  # type: ignore[no-untyped-call]
-        uses[key] = tensor, (token, gradient)  # the tensor too, so that its id stays its own
+        shared = Shared(combine, wanted)
+        token = Gather.apply(tensor, shared) if wanted else None  # type: ignore[no-untyped-call]
+        uses[key] = tensor, (token, shared)  # the tensor too, so that its id stays its own
     return uses[key][1]
 
 
@@ -141,36 +159,58 @@ def leaves(d: Tensor) -> bool:
     return not (torch.is_grad_enabled() or batching() or is_batched(d))
 
 
+def sum_of_rounded(ds: Sequence[Tensor], xs: Sequence[Tensor]) -> Tensor:
+    """`sum_of_outer_products` of operands in half precision, with sums in float32."""
+    return M.bf16_matmul(torch.cat(tuple(ds)).t(), torch.cat(tuple(xs)))
+
+
 class _Linear(torch.autograd.Function):
-    """x W^T + b; the gradient of W is left to `gradient` where `leaves` says so."""
+    """x W^T + b; the gradient of W is left to `shared` where `leaves` says so.
+
+    With `half`, operands are that and the result has it, as torch's has under autocast.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, gradient: Shared
-    ) -> Tensor:
-        ctx.gradient, ctx.has_bias = gradient, bias is not None
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor | None,
+        shared: Shared, half: torch.dtype | None,
+    ) -> Tensor:  # fmt: skip
+        ctx.shared, ctx.has_bias, ctx.half = shared, bias is not None, half
         ctx.save_for_backward(x, weight)
-        return functional.linear(x, weight, bias)
+        if half is None:
+            return functional.linear(x, weight, bias)
+        columns = shared.once("forward", lambda: M.Columns(weight.t()))
+        return M.multiply(M.as_rows(x), columns, None if bias is None else bias.float()).to(half)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        d_x = d.mm(weight) if ctx.needs_input_grad[0] else None
         d_bias = d.sum(0) if ctx.has_bias else None
-        if not leaves(d):
-            return d_x, d.t().mm(x), d_bias, None, None
-        ctx.gradient.leave(d, x)
-        return d_x, None, d_bias, None, None
+        with torch.autocast(d.device.type, enabled=False):
+            if not leaves(d):
+                d = d.to(weight.dtype)
+                return d.mm(weight).to(x.dtype), d.t().mm(x.to(d.dtype)), d_bias, None, None, None
+            if ctx.half is None:
+                d_x = d.mm(weight) if ctx.needs_input_grad[0] else None
+            else:
+                columns = ctx.shared.once("backward", lambda: M.Columns(weight))
+                d, x, dtype = M.as_rows(d), M.as_rows(x), x.dtype
+                d_x = M.multiply(d, columns).to(dtype)
+        ctx.shared.leave(d, x)
+        return d_x, None, d_bias, None, None, None
 
 
 def shared_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`torch.nn.functional.linear` of a step's rows, (B, I) to (B, G), with a shared weight."""
-    found = None
-    if x.dim() == 2 and not torch.is_autocast_enabled(x.device.type):
-        found = use(weight, sum_of_outer_products)
-    if found is None:
+    if not sharing() or x.dim() != 2:
         return functional.linear(x, weight, bias)
-    y: Tensor = _Linear.apply(x, weight, bias, *found)  # type: ignore[no-untyped-call]
+    half = half_dtype(x, weight)
+    if half is not None and not M.packs(x.device, half):
+        return functional.linear(x, weight, bias)
+    token, shared = use(weight, sum_of_outer_products if half is None else sum_of_rounded)
+    if shared is None or (half is None and token is None):
+        return functional.linear(x, weight, bias)
+    y: Tensor = _Linear.apply(x, weight, bias, token, shared, half)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -194,34 +234,50 @@ def sum_of_steps(ds: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
 
 
 class _WeightedSum(torch.autograd.Function):
-    """sum_s w_s v_s; the gradient of v is left to `gradient`, as in `_Linear`."""
+    """sum_s w_s v_s; the gradient of v is left to `shared`, and `half` is, as in `_Linear`."""
 
     @staticmethod
     def forward(
-        ctx: Any, weights: Tensor, vectors: Tensor, token: Tensor, gradient: Shared
-    ) -> Tensor:
-        ctx.gradient = gradient
+        ctx: Any, weights: Tensor, vectors: Tensor, token: Tensor, shared: Shared,
+        half: torch.dtype | None,
+    ) -> Tensor:  # fmt: skip
+        ctx.shared, ctx.half = shared, half
         ctx.save_for_backward(weights, vectors)
+        if half is not None:
+            weights = weights.to(half)
+            vectors = shared.once("half", lambda: vectors.to(half))
         return torch.bmm(weights.unsqueeze(1), vectors).squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         weights, vectors = ctx.saved_tensors
-        d_weights = None
-        if ctx.needs_input_grad[0]:
-            d_weights = torch.bmm(vectors, d.unsqueeze(2)).squeeze(2)
-        if not leaves(d):
-            return d_weights, torch.bmm(weights.unsqueeze(2), d.unsqueeze(1)), None, None
-        ctx.gradient.leave(d, weights)
-        return d_weights, None, None, None
+        half, d_weights, dtype = ctx.half, None, weights.dtype
+        with torch.autocast(d.device.type, enabled=False):
+            if half is not None:
+                weights = weights.to(half)
+                if leaves(d):
+                    vectors = ctx.shared.once("half", lambda: vectors.to(half))
+                else:
+                    vectors = vectors.to(half)
+            if ctx.needs_input_grad[0]:
+                d_weights = torch.bmm(vectors, d.unsqueeze(2)).squeeze(2).to(dtype)
+            if not leaves(d):
+                d_vectors = torch.bmm(weights.unsqueeze(2), d.unsqueeze(1))
+                return d_weights, d_vectors, None, None, None
+        ctx.shared.leave(d, weights)
+        return d_weights, None, None, None, None
 
 
 def weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
     """Sum over s of weights (B, S) times vectors (B, S, D): (B, D), with shared vectors."""
-    found = None
-    if not torch.is_autocast_enabled(vectors.device.type):
-        found = use(vectors, sum_of_steps)
-    if found is None:
-        return torch.bmm(weights.unsqueeze(1), vectors).squeeze(1)
-    total: Tensor = _WeightedSum.apply(weights, vectors, *found)  # type: ignore[no-untyped-call]
-    return total
+    if sharing():
+        token, shared = use(vectors, sum_of_steps)
+        if token is not None:
+            device = vectors.device.type
+            autocast = torch.is_autocast_enabled(device) and vectors.dtype != torch.float64
+            half = torch.get_autocast_dtype(device) if autocast else None
+            total: Tensor = _WeightedSum.apply(  # type: ignore[no-untyped-call]
+                weights, vectors, token, shared, half
+            )
+            return total
+    return torch.bmm(weights.unsqueeze(1), vectors).squeeze(1)

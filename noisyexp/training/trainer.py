@@ -13,6 +13,7 @@ from torch import nn
 
 from noisyexp.activations import NoiseSource, derive_seed
 from noisyexp.errors import DivergedError
+from noisyexp.kernels.precision import operand_dtype
 from noisyexp.tasks import Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
@@ -171,10 +172,12 @@ class Trainer:
             torch.cuda.manual_seed(seed)
 
     def autocast(self) -> torch.autocast:
-        """The context of a forward pass in the run's precision."""
-        return torch.autocast(
-            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
-        )
+        """The context of a forward pass in the run's precision.
+
+        Off also where bf16 would be float32 in the layers and slower than it in all else.
+        """
+        half = self.dtype != torch.float32 and operand_dtype(self.dtype, self.device) is not None
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=half)
 
     @torch.no_grad()
     def evaluate(

@@ -108,24 +108,6 @@ def test_other_instruction_sets(
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs_the_plain_loop(dtype: torch.dtype, no_library: None) -> None:
-    layer = NoisyLSTM(3, 5, variant="nah", dtype=dtype)
-    with pytest.warns(RuntimeWarning, match=f"not {str(dtype)[6:]} on cpu") as caught:
-        assert layer(torch.randn(4, 2, 3, dtype=dtype))[0].dtype == dtype
-        layer(torch.randn(4, 2, 3, dtype=dtype))
-    assert len(caught) == 1
-
-
-def test_autocast_runs_the_plain_loop(no_library: None) -> None:
-    layer = NoisyLSTM(3, 5, variant="nah")
-    with (
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.warns(RuntimeWarning, match="autocast is on"),
-    ):
-        layer(torch.randn(4, 2, 3))[0].float().sum().backward()  # type: ignore[no-untyped-call]
-
-
 def test_a_cell_or_unit_of_ones_own_is_not_replaced_by_a_kernel() -> None:
     class Loud(NAH):
         variant = "loud-nah"

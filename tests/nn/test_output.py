@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import matmul as M
 from noisyexp.nn import output
 from noisyexp.nn.output import linear_cross_entropy
 
@@ -299,19 +300,38 @@ def test_logits_are_never_whole_in_memory() -> None:
     assert layer.weight.nbytes < largest.nbytes < 1200 * 20000 * 4 / 4
 
 
-def test_autocast_rounds_operands_alone() -> None:
-    """Operands in bf16; costs near those of float64 with rounded operands, and float32."""
+@pytest.mark.parametrize("form", ["rounded", "off"])
+@pytest.mark.parametrize("module", ["autocast", "bf16"])
+def test_half_precision_rounds_operands_alone(
+    form: str, module: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Costs are those of rounded operands in float64, or of operands as they are.
+
+    Gradients differ by the rounding of the gradient of logits, which is an operand too.
+    """
+    monkeypatch.setenv(M.SWITCH, "off" if path == "torch" else form)
     parts = case(200, 64, 500, torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    rounds = M.form() is not None
+    if module == "bf16":
+        rounds = True
+        parts[:3] = [part.detach().bfloat16().requires_grad_() for part in parts[:3]]
+    with torch.autocast("cpu", torch.bfloat16, enabled=module == "autocast"):
         found = linear_cross_entropy(*parts[:4], ignore_index=-1)
     assert found.total.dtype == found.costs.dtype == torch.float32
-    rounded = [part.detach().bfloat16().double() for part in parts[:2]]
-    near = [part.requires_grad_() for part in (*rounded, parts[2].detach().double())]
+    near = [part.detach().bfloat16() if rounds else part.detach() for part in parts[:2]]
+    near = [part.double().requires_grad_() for part in (*near, parts[2].detach())]
     total, costs, _ = truth([*near, parts[3]], 1.0)
-    for a, b in zip([found.costs, *gradients(found.total, parts)],
-                    [costs, *gradients(total, near)], strict=True):  # fmt: skip
-        assert a.dtype == torch.float32
-        assert float(((a - b).norm() / b.norm()).detach()) < 2e-2
+    torch.testing.assert_close(found.costs, costs.float(), rtol=1e-5, atol=1e-5)
+    for a, b, given in zip(
+        gradients(found.total, parts), gradients(total, near), parts, strict=False
+    ):
+        assert a.dtype == given.dtype
+        assert float(((a - b).norm() / b.norm()).detach()) < 5e-3
+
+
+def test_dtypes_that_do_not_match() -> None:
+    with pytest.raises(ValueError, match=r"hidden is torch.float32 and weight torch.float64"):
+        linear_cross_entropy(torch.zeros(1, 2), torch.zeros(3, 2).double(), None, torch.tensor([0]))
 
 
 def test_fp16_keeps_small_gradients() -> None:

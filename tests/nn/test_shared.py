@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import matmul as M
 from noisyexp.nn import NoisyGRUCell, NoisyLSTMCell
 from noisyexp.nn.attention import AdditiveAttention
 from noisyexp.nn.shared import Combine, Shared, shared_weights
@@ -222,21 +223,66 @@ def test_parametrised_weights_have_their_gradient() -> None:
     assert_same(run(shared_weights, *case), run(contextlib.nullcontext, *case))
 
 
-def test_autocast_gives_torchs_dtypes_and_gradients() -> None:
-    model, words, vectors, direction = (part.float() for part in make("lstm"))
-
-    @contextlib.contextmanager
-    def cast(context: Context):  # type: ignore[no-untyped-def]
-        with torch.autocast("cpu", torch.bfloat16), context():
-            yield
-
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("variant", ["reference", "nah"])
+def test_half_precision(cell: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operands rounded to bf16: gradients as near to float32's as those of each step by itself."""
+    if K.library() is None:
+        pytest.skip("no compiled kernels here")
+    monkeypatch.setenv(M.SWITCH, "rounded")
+    model, words, vectors, direction = (part.float() for part in make(cell, variant))
     leaves = words.detach().requires_grad_(), vectors.detach().requires_grad_(), direction
+
+    def cast(context: Context) -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+        stack.enter_context(context())
+        return stack
+
+    exact = run(contextlib.nullcontext, model, *leaves)
     ours = run(lambda: cast(shared_weights), model, *leaves)
     theirs = run(lambda: cast(contextlib.nullcontext), model, *leaves)
     assert list(ours) == list(theirs)
-    for name, value in theirs.items():
-        assert ours[name].dtype == value.dtype
-        assert float((ours[name] - value).norm()) <= 3e-2 * float(value.norm()), name
+    for name in exact:
+        assert ours[name].dtype == theirs[name].dtype
+    # p of one site may have next to no gradient: all together; v.bias has none but by rounding.
+    apart = [name for name in exact if not name.endswith((".p", "v.bias"))]
+    groups = [[name] for name in apart]
+    if variant == "nah":
+        groups.append([name for name in exact if name.endswith(".p")])
+    for names in groups:
+        value, one, other = (
+            torch.cat([found[name].flatten() for name in names]) for found in (exact, ours, theirs)
+        )
+        errors = [float((found - value).norm() / value.norm()) for found in (one, other)]
+        assert errors[0] <= 1.5 * errors[1] + 2e-3, names
+        assert errors[0] < (0.1 if len(names) > 1 else 3e-2), names
+
+
+def test_half_precision_packs_a_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three weights, in one layout for all steps forward and in another for all steps back."""
+    if K.library() is None:
+        pytest.skip("no compiled kernels here")
+    monkeypatch.setenv(M.SWITCH, "rounded")
+    model, words, vectors, _ = (part.float() for part in make())
+    packed, init = [], M.Columns.__init__
+
+    def count(self: M.Columns, b: Tensor, *rest: object) -> None:
+        packed.append(tuple(b.shape))
+        init(self, b, *rest)
+
+    monkeypatch.setattr(M.Columns, "__init__", count)
+    with torch.autocast("cpu", torch.bfloat16), shared_weights():
+        loss = model(words, vectors).float().sum()
+    layouts = [(H, 3 * H), (H, H), (E + H, 3 * H)]
+    assert sorted(packed) == sorted(layouts)
+    loss.backward()
+    sums = [(T * B, E + H), (T * B, H), (T * B, H)]
+    assert sorted(packed) == sorted([*layouts, *((b, a) for a, b in layouts), *sums])
+    packed.clear()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), shared_weights():
+        model(words, vectors)
+    assert sorted(packed) == sorted(layouts)
 
 
 def test_nothing_is_kept_when_the_graph_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,8 +290,8 @@ def test_nothing_is_kept_when_the_graph_is_gone(monkeypatch: pytest.MonkeyPatch)
     made: list[weakref.ref[Shared]] = []
     init = Shared.__init__
 
-    def watch(self: Shared, combine: Combine) -> None:
-        init(self, combine)
+    def watch(self: Shared, combine: Combine, wanted: bool) -> None:
+        init(self, combine, wanted)
         made.append(weakref.ref(self))
 
     monkeypatch.setattr(Shared, "__init__", watch)

@@ -112,6 +112,7 @@ PARTS(double, d)
 #include "passes.h"
 #include "score.h"
 #include "cross_entropy.h"
+#include "loops.h"
 #undef REAL
 #undef NAME
 #define REAL double
@@ -150,4 +151,11 @@ void struct_sizes(int64_t out[5]) {
     out[2] = (int64_t)sizeof(shape);
     out[3] = (int64_t)sizeof(score);
     out[4] = (int64_t)sizeof(pass);
+}
+
+/* The same for kernels/matmul.py. */
+void bf16_struct_sizes(int64_t out[3]) {
+    out[0] = (int64_t)sizeof(matrix);
+    out[1] = (int64_t)sizeof(matmul);
+    out[2] = (int64_t)sizeof(recurrence);
 }
