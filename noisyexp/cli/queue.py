@@ -97,7 +97,7 @@ class Queue:
             except NoisyexpError as error:
                 if self.read_at < 0:  # at the start; later a mistake must not end what runs
                     raise
-                print(f"{error}\nThe list before the change stays in use.", file=sys.stderr, flush=True)
+                print(f"{error}\nThe list read before stays in use.", file=sys.stderr, flush=True)
             self.read_at = changed
         for job in self.left:
             if job in self.running or job in self.failed:

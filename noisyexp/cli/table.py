@@ -43,10 +43,10 @@ SUMMARY_RULE = (
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
     "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
     f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line alone; "
-    "p beside it is adjusted for the number of lines. Points of curves were chosen after the curves "
-    "had been seen. At scale cpu 'reversed' says that the row is behind at that budget, not where a "
-    "longer run ends. The commands run what is missing and write the table; `noisyexp "
-    "verify` repeats a run."
+    "p beside it is adjusted for the number of lines. Points of curves were chosen after the "
+    "curves had been seen. At scale cpu 'reversed' says that the row is behind at that budget, not "
+    "where a longer run ends. The commands run what is missing and write the table; "
+    "`noisyexp verify` repeats a run."
 )
 
 

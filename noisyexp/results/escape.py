@@ -1,4 +1,4 @@
-"""Figure 2 as an experiment: gradient descent on a one-dimensional non-convex objective, with noisy units.
+"""Figure 2 as an experiment: gradient descent of noisy units on a non-convex objective in one w.
 
 The paper's figure is a drawing: noise lets gradient descent explore and leave poor minima, and
 annealing it lets it settle. Here the objective is a network of four units and one parameter w,
