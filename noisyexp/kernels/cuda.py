@@ -20,7 +20,7 @@ from noisyexp.kernels.build import SOURCES, BuildError
 BLOCK = 64
 """Threads of a block: few, so that the thousands of a recurrent step lie on many processors."""
 
-_HEADERS = ("structs.h", "gpu.h")
+_HEADERS = ("structs.h", "thread.h", "gpu.h", "steps.h")
 
 
 def _nvrtc() -> ctypes.CDLL:
