@@ -39,6 +39,29 @@ typedef struct {
     void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
 } layer;
 
+/* All steps of a layer in one launch, persistent.cu. Rows of the batch are cut into groups, units into
+   slices; a block has a group and a slice, and only blocks of one group wait for each other. */
+typedef struct {
+    layer own; /* the bias is that of the products with the state: an LSTM's sum, a GRU's b_hh */
+    int64_t steps;
+    int32_t reverse;
+    int32_t operands;           /* of the products with the state, OPERANDS_... */
+    int32_t groups, slices;
+    int32_t rows, units;        /* of a group, of a slice */
+    int32_t chunk, chunks;      /* rows at a time, and how often */
+    int32_t splits;             /* parts of the sum over k that a block's warps share */
+    int32_t tile_rows, tile_columns; /* of a thread, in products of float32 */
+    int32_t width;              /* from one row of operands to the next, in numbers */
+    int32_t at_tile, at_sums, at_values, bytes; /* places in shared memory, and its size */
+    const float *w_hh;
+    void *exchange;             /* what the blocks of a group tell each other, zeros at first */
+    uint32_t *arrived;          /* a counter each group, ARRIVED_APART apart, zeros at first */
+    void *output_half, *d_gates_half, *d_recurrent_half; /* rounded copies to write, or null */
+} pass;
+
+enum { OPERANDS_FLOAT, OPERANDS_BF16, OPERANDS_FP16 };
+#define ARRIVED_APART 32 /* 128 bytes, a line of the cache */
+
 typedef struct {
     int64_t blocks, rows, units;
     int32_t threads; /* of the processor; on a GPU the parts into which the rows are cut */

@@ -10,6 +10,7 @@ typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
 typedef unsigned long long uint64_t;
 #define KERNEL extern "C" __global__ void
 #if __CUDA_ARCH__ >= 700
