@@ -145,8 +145,8 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:
-        x, p, given = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
+        x, p, given = saved
         d_value, d_x = d_value.contiguous(), torch.empty_like(x)
         rows = K.sums_for_p(x.device, ctx.size.threads)
         sums = None if p is None else x.new_zeros(rows, ctx.size.units)
@@ -169,6 +169,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> bool:
     """Whether the kernels compute this unit on x, here and now."""
     return (
         unit.backend == "auto"
+        and not unit.by_torch
         and is_fusible(unit)
         and x.numel() > 0
         and fits(unit, x.shape[-1] if x.dim() else 1)

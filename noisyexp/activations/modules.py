@@ -25,6 +25,7 @@ from noisyexp.kernels.philox import DrawKey, normal
 PShape = Literal["unit", "scalar"]
 
 _QUIET = (K.FORM_HARD, K.MULTIPLIER_MEAN)
+_SOFT = (K.FORM_SOFT, K.MULTIPLIER_MEAN)
 
 
 class Activation(nn.Module):
@@ -54,6 +55,8 @@ class Activation(nn.Module):
     kernel_forms: ClassVar[tuple[tuple[int, int], tuple[int, int]]]
     """Form and multiplier of the compiled kernel, in training and in evaluation. Of this very
     class: a subclass without its own runs as written."""
+    by_torch: ClassVar[bool] = False
+    """Whether torch has this very unit: then the kernels run it inside layers and cells alone."""
     _known: ClassVar[dict[str, type[Activation]]] = {}
 
     p: nn.Parameter | None
@@ -182,6 +185,8 @@ class Reference(Activation):
 
     variant = "reference"
     has_noise = False
+    by_torch = True
+    kernel_forms = (_SOFT, _SOFT)
 
     def expected(self, x: Tensor) -> Tensor:
         """tanh(x) or the logistic g(x)."""

@@ -105,8 +105,8 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
-        keys, q, v, p, given = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Any, ...], d_scores: Tensor) -> tuple[Tensor | None, ...]:
+        keys, q, v, p, given = saved
         d_scores, d_q = d_scores.contiguous(), torch.zeros_like(q)
         sums = keys.new_zeros(2, K.CHUNKS, keys.shape[-1])
         point_to_p(ctx.site, p, None if p is None else sums[1])
@@ -143,7 +143,7 @@ def _call(site: K.Site, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
 def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> bool:
     """Whether the kernel computes these scores; on a GPU, torch's few passes over them do well."""
     on_processor = keys.numel() > 0 and not K.on_gpu(keys.device)
-    return on_processor and can_fuse({"score": unit}, keys, q, *of_v)
+    return on_processor and not unit.by_torch and can_fuse({"score": unit}, keys, q, *of_v)
 
 
 def fused_score(unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from noisyexp import NoisyLSTM
 from noisyexp.activations import NoiseSource, attach_noise, make_activation
+from noisyexp.activations.fused import fused_unit
 from noisyexp.kernels import bindings, build, cuda
 from noisyexp.kernels.philox import DrawKey, normal, normal_torch
 
@@ -129,6 +130,22 @@ def test_single_units(
         unit.zero_grad()
     for slow, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
+def test_soft_units(device: torch.device, kind: str) -> None:
+    ends = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 700.0, -700.0])
+    for dtype in (torch.float32, torch.float64):
+        x = torch.cat([torch.linspace(-30, 30, 600), ends]).to(dtype).view(-1, 6).to(device)
+        unit = make_activation(kind, "reference", 6)
+        leaf, truth = x.clone().requires_grad_(), x.double().requires_grad_()
+        value, expected = fused_unit(unit, leaf, None), getattr(torch, kind)(truth)
+        value.backward(torch.ones_like(value))
+        expected.backward(torch.ones_like(expected))
+        assert leaf.grad is not None and truth.grad is not None
+        near = {"rtol": 1e-6 if dtype == torch.float32 else 1e-13, "equal_nan": True}
+        torch.testing.assert_close(value.double(), expected, atol=1e-30, **near)
+        torch.testing.assert_close(leaf.grad.double(), truth.grad, atol=2e-16, **near)
 
 
 @pytest.mark.parametrize("shape", [(7,), (9, 5), (3, 6, 20)])

@@ -31,6 +31,16 @@ INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
     return y;
 }
 
+/* tanh x or 1 / (1 + exp(-x)), see unit.h. */
+INLINE NAME(value) NAME(soft_unit)(const site *s, REAL x) {
+    const int is_tanh = s->low < 0;
+    const REAL size = x < 0 ? -x : x, e = exp(is_tanh ? -2 * size : -size), over = 1 / (1 + e);
+    NAME(value) y = {is_tanh ? (REAL)tanh(x) : (x < 0 ? e : (REAL)1) * over,
+                     4 * (REAL)s->slope * e * over * over, 0};
+    if (x != x) y.v = x;
+    return y;
+}
+
 /* sigma of the noise at the input, fixed (Eq 14), where saturated only (Eq 15), or learned (Eq 9, or
    the released code's softplus), and its derivatives. */
 INLINE NAME(value) NAME(input_sigma)(const site *s, REAL x, REAL p, REAL xi) {
@@ -67,7 +77,7 @@ INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
 /* The thread's draw: given, or made; 0 for units that draw nothing now, and for NAN, NAH and NANIL
    inside the linear range, where sigma is zero. */
 INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
-    if (s->form == FORM_HARD || s->multiplier == MULTIPLIER_MEAN) return 0;
+    if (s->form == FORM_HARD || s->form == FORM_SOFT || s->multiplier == MULTIPLIER_MEAN) return 0;
     if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) {
         const REAL u = (REAL)s->slope * x + (REAL)s->offset;
         if (u >= (REAL)s->low && u <= (REAL)s->high) return 0;
@@ -79,8 +89,9 @@ INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
 INLINE NAME(value) NAME(unit)(const site *s, place at, REAL x) {
     const REAL p = s->p ? ((const REAL *)s->p)[at.unit * s->p_stride] : (REAL)0;
     const REAL xi = NAME(draw)(s, at, x);
-    NAME(value) y = s->form <= FORM_OUTPUT ? NAME(output_unit)(s, x, p, xi)
-                                           : NAME(input_unit)(s, x, p, xi);
+    NAME(value) y = s->form == FORM_SOFT     ? NAME(soft_unit)(s, x)
+                    : s->form <= FORM_OUTPUT ? NAME(output_unit)(s, x, p, xi)
+                                             : NAME(input_unit)(s, x, p, xi);
     if (s->clip) {
         if (!(y.v >= (REAL)s->low && y.v <= (REAL)s->high)) y.dx = y.dp = 0;
         y.v = NAME(clipped)(s, y.v);

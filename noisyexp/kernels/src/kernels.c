@@ -26,6 +26,31 @@ INLINE float exp_minus_f(float x) {
 }
 
 INLINE double exp_minus_d(double x) { return exp(-fabs(x)); }
+
+/* exp(-|x|), and 1 - exp(-|x|) without the cancellation near 0, both to 1e-7; zero below the smallest
+   normal number. NaN is the caller's. */
+INLINE float exp_parts_f(float x, float *rest) {
+    int32_t bits;
+    memcpy(&bits, &x, 4);
+    bits &= 0x7FFFFFFF;
+    bits = bits > 0x42B00000 ? 0x42B00000 : bits; /* 88, where n is 127 and the power 0 */
+    float size, power;
+    memcpy(&size, &bits, 4);
+    int32_t n = (int32_t)(size * 1.44269504088896f + 0.5f);
+    float r = ((float)n * 0.693359375f - size) - (float)n * 2.12194440e-4f;
+    float less = r * (1.0f + r * (1.0f / 2 + r * (1.0f / 6 + r * (1.0f / 24
+                 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)))))));
+    bits = (127 - n) << 23;
+    memcpy(&power, &bits, 4);
+    *rest = (1.0f - power) - power * less;
+    return power + power * less;
+}
+
+INLINE double exp_parts_d(double x, double *rest) {
+    *rest = -expm1(-fabs(x));
+    return exp(-fabs(x));
+}
+
 INLINE float log_one_plus_f(float x) { return log1pf(x); }
 INLINE double log_one_plus_d(double x) { return log1p(x); }
 INLINE float absolute_f(float x) { return fabsf(x); }

@@ -53,6 +53,27 @@ INLINE void NAME(noiseless)(const site *s, int grad, const REAL *x, REAL *v, REA
     }
 }
 
+/* The soft units, tanh x and the logistic 1 / (1 + exp(-x)), by e = exp(-2 |x|) and exp(-|x|). Both
+   have the derivative 4 slope e / (1 + e)^2, which keeps its digits where 1 - v^2 loses them. */
+INLINE void NAME(soft)(const site *s, int grad, const REAL *x, REAL *v, REAL *dx, REAL *dp) {
+    const REAL scale = 4 * s->slope;
+    REAL e[TILE], rest[TILE];
+    if (s->low < 0) {
+        for (int l = 0; l < TILE; l++) e[l] = NAME(exp_parts)(2 * x[l], &rest[l]);
+        for (int l = 0; l < TILE; l++) v[l] = NAME(copy_sign)(rest[l] / (1 + e[l]), x[l]);
+    } else {
+        for (int l = 0; l < TILE; l++) e[l] = NAME(exp_parts)(x[l], &rest[l]);
+        for (int l = 0; l < TILE; l++) v[l] = (x[l] < 0 ? e[l] : 1) / (1 + e[l]);
+    }
+    for (int l = 0; l < TILE; l++) v[l] = x[l] == x[l] ? v[l] : x[l];
+    if (!grad) return;
+    for (int l = 0; l < TILE; l++) {
+        REAL d = scale * e[l] / ((1 + e[l]) * (1 + e[l]));
+        dx[l] = x[l] == x[l] ? d : x[l];
+        dp[l] = 0;
+    }
+}
+
 /* Whether any unit of the tile saturates, so that Eq 9's sigma is not zero everywhere. NaN counts.
    A loop of its own: merged with the one above, compilers vectorise neither. */
 INLINE int NAME(saturates)(const site *s, const REAL *x) {
@@ -179,7 +200,9 @@ INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REA
     REAL xi[TILE], p[TILE], unused_dx[TILE], unused_dp[TILE];
     int quiet = s->form == FORM_HARD;
     if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) quiet = !NAME(saturates)(s, x);
-    if (quiet) {
+    if (s->form == FORM_SOFT) {
+        NAME(soft)(s, grad, x, v, dx, dp);
+    } else if (quiet) {
         NAME(noiseless)(s, grad, x, v, dx, dp);
     } else {
         if (s->multiplier != MULTIPLIER_MEAN) NAME(draw)(s, at, xi);
