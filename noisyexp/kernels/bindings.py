@@ -66,6 +66,21 @@ class Layer(Structure):
         return int(self.threads * self.hidden)
 
 
+class Pass(Structure):
+    """`pass` of structs.h: all steps of a layer in one direction; see kernels/persistent.py."""
+
+    _fields_ = [
+        ("own", Layer),
+        ("steps", c_int64),
+        *((name, c_int32) for name in ("reverse", "operands", "groups", "slices", "rows")),
+        *((name, c_int32) for name in ("units", "chunk", "chunks", "splits", "tile_rows")),
+        *((name, c_int32) for name in ("tile_columns", "width", "at_tile", "at_sums")),
+        *((name, c_int32) for name in ("at_values", "bytes")),
+        *((name, c_void_p) for name in ("w_hh", "exchange", "arrived")),
+        *((name, c_void_p) for name in ("output_half", "d_gates_half", "d_recurrent_half")),
+    ]
+
+
 class Shape(Structure):
     """`shape` of structs.h: (blocks, rows, units) and the threads to use."""
 

@@ -18,6 +18,7 @@ from noisyexp.activations import Activation
 from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, point_to_p, used_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.derivatives import first_derivatives
+from noisyexp.nn.persistent import PersistentProducts, can_persist
 from noisyexp.nn.products import (
     CELL_SHAPES,
     Backward,
@@ -31,6 +32,8 @@ from noisyexp.nn.products import (
 
 def choose_products(x: Tensor) -> Products:
     """What computes a pass on such an input."""
+    if K.on_gpu(x.device) and can_persist(x):
+        return PersistentProducts()
     return Products()
 
 

@@ -232,8 +232,8 @@ def test_a_launch_hands_over_structures_by_value_and_64_bits_for_the_rest(
             calls.append((args[:8], (size.blocks, size.rows, size.units), numbers))
             return 0
 
-    monkeypatch.setattr(cuda, "_driver", Driver)
-    monkeypatch.setattr(cuda, "_handle", lambda name, index: ctypes.c_void_p(7))
+    monkeypatch.setattr(cuda, "driver", Driver)
+    monkeypatch.setattr(cuda, "handle", lambda name, index: ctypes.c_void_p(7))
     monkeypatch.setattr(cuda, "_module", lambda index: (ctypes.c_void_p(), ctypes.c_void_p(9)))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     stream = type("Stream", (), {"cuda_stream": 11})

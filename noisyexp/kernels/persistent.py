@@ -1,0 +1,225 @@
+"""All steps of a layer in one launch on a GPU: how the work is cut, and the launch itself.
+
+Blocks of threads are all on the GPU at once and wait for each other after every step; each keeps its
+part of the recurrent weights in shared memory (`src/persistent.cu`). A plan says how rows of the batch
+and hidden units are cut, so that the weights fit and a step takes the fewest cycles by a rough count.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Iterator
+from ctypes import byref, c_int, c_void_p
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from noisyexp.kernels import bindings as K
+from noisyexp.kernels import cuda
+
+SWITCH = "NOISYEXP_PERSISTENT"
+"""Environment variable: 0 turns these kernels off."""
+
+OPERANDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""Of the products with the state; sums are float32."""
+
+COUNTERS_APART = 32
+_VALUE_BYTES = 12
+_FLOAT_TILES = ((4, 1), (4, 2), (8, 2), (8, 4))
+_HALF_TILES = ((8, 1), (16, 1), (32, 1))
+_MULTIPROCESSORS, _COOPERATIVE, _SHARED = 16, 95, 97  # CU_DEVICE_ATTRIBUTE_...
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_...
+
+
+class Limits(NamedTuple):
+    """Of a GPU: multiprocessors, and bytes of shared memory that a block can have."""
+
+    processors: int
+    shared: int
+
+
+class Work(NamedTuple):
+    """One pass: gates of the cell, B, H, number of the operands' type, and which way."""
+
+    gates: int
+    batch: int
+    hidden: int
+    operands: int
+    backward: bool
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a pass is cut; what `pass` of structs.h says of it, and the threads of a block."""
+
+    groups: int
+    slices: int
+    rows: int
+    units: int
+    chunk: int
+    chunks: int
+    splits: int
+    tile_rows: int
+    tile_columns: int
+    width: int
+    at_tile: int
+    at_sums: int
+    at_values: int
+    bytes: int
+    threads: int
+
+    def exchange_bytes(self, work: Work) -> int:
+        """What the blocks need to tell each other a step, for two steps."""
+        rows = 2 * self.groups * self.chunk * self.chunks
+        if work.backward:
+            return rows * self.slices * work.hidden * 4
+        return rows * self.width * (2 if work.operands else 4)
+
+
+def ceil(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def _width(numbers: int, operands: int) -> int:
+    """Of a row in shared memory, such that neighbouring rows begin in different banks."""
+    return 16 * ceil(numbers, 16) + 8 if operands else 4 * (ceil(numbers, 4) | 1)
+
+
+def _candidates(work: Work, limits: Limits) -> Iterator[Cut]:
+    size = 2 if work.operands else 4
+    for units in range(1, work.hidden + 1):
+        slices = ceil(work.hidden, units)
+        if slices > limits.processors or units > ceil(work.hidden, slices):
+            continue  # too many blocks, or as many with fewer units each
+        rows = ceil(work.batch, min(work.batch, limits.processors // slices))
+        groups = ceil(work.batch, rows)
+        of_gates = work.gates * units
+        m, k = (work.hidden, of_gates) if work.backward else (of_gates, work.hidden)
+        width = _width(k, work.operands)
+        at_tile = (16 * ceil(m, 16) if work.operands else m) * width * size
+        if at_tile > limits.shared:
+            continue
+        for tile_rows, tile_columns in _HALF_TILES if work.operands else _FLOAT_TILES:
+            for times in (1, 2, 3, 4):
+                chunk = tile_rows * times
+                chunks = ceil(rows, chunk)
+                if times > 1 and chunk - tile_rows >= rows:
+                    continue
+                for splits in (1, 2, 4, 8, 16):
+                    tiles = 1 if work.backward or chunks == 1 else 2
+                    sums = splits * chunk * (units if work.backward else m)
+                    values = (work.gates + 1) * chunk * units * _VALUE_BYTES
+                    at_sums = at_tile + tiles * chunk * width * size
+                    at_values = at_sums + 16 * ceil(4 * sums, 16)
+                    if at_values + values > limits.shared:
+                        continue
+                    for threads in (128, 256, 512):
+                        yield Cut(
+                            groups, slices, rows, units, chunk, chunks, splits, tile_rows,
+                            tile_columns, width, at_tile, at_sums, at_values, at_values + values,
+                            threads,
+                        )  # fmt: skip
+
+
+def _product_cycles(work: Work, cut: Cut) -> int:
+    """Of a block's product for one chunk: arithmetic, shared memory or waiting, what takes longest."""
+    of_gates, warps = work.gates * cut.units, cut.threads // 32
+    m, k = (work.hidden, of_gates) if work.backward else (of_gates, work.hidden)
+    splits = 1 if work.backward else cut.splits
+    rows, columns = cut.tile_rows, cut.tile_columns
+    strips = ceil(m, 16 if work.operands else 32 * columns)
+    tiles = cut.chunk // rows * strips * splits
+    active = min(tiles, warps)
+    if work.operands:
+        vectors = ceil(ceil(k, 16), splits)
+        each = max(ceil(active, 4) * rows, active * (4 + rows // 4), 70)
+    else:
+        vectors = ceil(ceil(k, 4), splits)
+        each = max(ceil(active, 4) * 4 * rows * columns, active * (4 * columns + rows), 60)
+    return ceil(tiles, warps) * (vectors * each + 100 + 8 * rows * columns)
+
+
+def cycles(work: Work, cut: Cut) -> int:
+    """About what a step takes a block, for the choice between plans alone."""
+    rows = min(cut.rows, cut.chunk)
+    numbers, threads = rows * cut.units, cut.threads
+    chunk = _product_cycles(work, cut)
+    if work.backward:
+        batches = ceil(ceil(cut.slices, cut.splits), 8)
+        chunk += ceil(cut.splits * numbers, threads) * batches * 700 + 10 * cut.splits
+        chunk += ceil(numbers, threads) * 600 + 400 + rows * work.hidden // 8
+        moved = 2 * cut.slices * work.batch * work.hidden * 4
+    else:
+        chunk += ceil(work.gates * numbers, threads) * (150 + 12 * cut.splits) + 500
+        chunk += ceil(numbers, threads) * 250 + 500
+        copied = rows * cut.width * (2 if work.operands else 4)
+        chunk += copied // 32 + (800 if cut.chunks == 1 else 100)
+        moved = copied * cut.chunks * cut.slices * cut.groups
+    return cut.chunks * chunk + moved // 3000 + 2200 + 4 * cut.slices
+
+
+@functools.lru_cache(maxsize=256)
+def best_cut(work: Work, limits: Limits) -> Cut | None:
+    """The plan with the fewest cycles; None where the weights do not fit."""
+    return min(_candidates(work, limits), key=lambda cut: cycles(work, cut), default=None)
+
+
+@functools.cache
+def limits_of(index: int) -> Limits | None:
+    """Of GPU `index`; None where it cannot run these kernels: before compute capability 8.0, or
+    without cooperative launches."""
+    if torch.cuda.get_device_capability(index) < (8, 0) or os.environ.get(SWITCH) == "0":
+        return None
+    found = []
+    for attribute in (_MULTIPROCESSORS, _SHARED, _COOPERATIVE):
+        value = c_int()
+        status = cuda.driver().cuDeviceGetAttribute(byref(value), attribute, index)
+        cuda.check(status, "cuDeviceGetAttribute")
+        found.append(value.value)
+    processors, shared, cooperative = found
+    return Limits(processors, shared) if cooperative else None
+
+
+@functools.cache
+def _kernel(cell: str, backward: bool, operands: int, index: int) -> c_void_p:
+    """The kernel, allowed to use all the shared memory that a block can have."""
+    defines = (f"-DLSTM={int(cell == 'lstm')}", f"-DOPERANDS={operands}")
+    handle = cuda.handle(
+        "backward_all" if backward else "forward_all", index, "persistent.cu", defines
+    )
+    limits = limits_of(index)
+    assert limits is not None
+    status = cuda.driver().cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, limits.shared)
+    cuda.check(status, "cuFuncSetAttribute")
+    return handle
+
+
+def launch(cell: str, work: Work, cut: Cut, steps: K.Pass, index: int) -> None:
+    """Put a pass on torch's current stream of GPU `index`; RuntimeError if the driver refuses it."""
+    if torch.cuda.current_device() != index:
+        with torch.cuda.device(index):
+            return launch(cell, work, cut, steps, index)
+    kernel = _kernel(cell, work.backward, work.operands, index)
+    parameters = (c_void_p * 1)(ctypes.addressof(steps))
+    cuda.make_current(index)
+    status = cuda.driver().cuLaunchCooperativeKernel(
+        kernel, cut.groups * cut.slices, 1, 1, cut.threads, 1, 1, cut.bytes,
+        c_void_p(torch.cuda.current_stream(index).cuda_stream), parameters,
+    )  # fmt: skip
+    cuda.check(status, f"{cell}, all steps in one launch")
+    return None
+
+
+def describe(work: Work, cut: Cut, **values: Any) -> K.Pass:
+    """The structure that a kernel takes: the plan, and addresses or numbers by name."""
+    steps = K.Pass(operands=work.operands)
+    for name, _ in K.Pass._fields_:
+        if hasattr(cut, name):
+            setattr(steps, name, getattr(cut, name))
+    for name, value in values.items():
+        setattr(steps, name, value)
+    return steps

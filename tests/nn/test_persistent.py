@@ -1,0 +1,108 @@
+"""All steps in one launch: the source as C on any machine, the kernels themselves where there is a GPU.
+
+As C the blocks run one after another, a step at a time, with shared memory that begins as
+not-a-number. What that cannot show, the waiting of blocks for each other, needs a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from equivalence import VARIANTS, compare, make
+from torch.nn.utils.rnn import pack_sequence
+
+from noisyexp.kernels import bindings, build, cuda, persistent
+
+MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
+GPU = persistent.Limits(132, 232448)
+SMALL = (persistent.Limits(7, 30_000), persistent.Limits(132, 12_000), persistent.Limits(3, 60_000))
+"""Such that plans have several groups, slices and chunks."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if build.find_compiler() is None:
+        pytest.skip("no C compiler")
+    target = tmp_path_factory.mktemp("gpu") / "persistent.so"
+    flags = ["-O1", "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+    path = str(build.SOURCES / "persistent.cu")
+    command = [build.find_compiler(), "-x", "c", *flags, path, "-lm", "-o", str(target)]
+    subprocess.run(command, check=True)
+    library = ctypes.CDLL(str(target))
+    assert library.size_of_pass() == ctypes.sizeof(bindings.Pass)
+    return library
+
+
+@pytest.fixture(params=MACHINES)
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A function that sets the limits of the machine; after the test, something has run there."""
+    ran: list[persistent.Cut] = []
+    launch, limits = persistent.launch, persistent.limits_of
+    if request.param == "source":
+        library = request.getfixturevalue("source")
+
+        def launch(cell: str, work: Any, cut: Any, steps: Any, index: Any) -> None:
+            function = getattr(library, f"{cell}_{'backward' if work.backward else 'forward'}_all")
+            function.argtypes, function.restype = [bindings.Pass, ctypes.c_int], None
+            function(steps, cut.threads)
+
+        monkeypatch.setattr(cuda, "why_not", lambda index: None)
+        monkeypatch.setattr(bindings, "on_gpu", lambda device: True)
+        monkeypatch.setattr(bindings, "draws_on", lambda device: False)  # those of the plain loop
+
+    def count(cell: str, work: Any, cut: Any, *rest: Any) -> None:
+        ran.append(cut)
+        launch(cell, work, cut, *rest)
+
+    def choose(found: persistent.Limits) -> torch.device:
+        if request.param == "cuda":
+            real = limits(0)
+            assert real is not None
+            found = persistent.Limits(*map(min, real, found))
+        monkeypatch.setattr(persistent, "limits_of", lambda index: found)
+        return torch.device("cpu") if request.param == "source" else torch.device("cuda", 0)
+
+    monkeypatch.setattr(persistent, "launch", count)
+    choose.ran = ran  # type: ignore[attr-defined]
+    yield choose
+    assert ran
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant(machine: Any, cell: str, variant: str) -> None:
+    layer = make(cell, 5, 9, variant=variant, bidirectional=True, c=2.0)
+    device = machine(SMALL[0])
+    compare(layer.to(device), (torch.randn(3, 5, 5) * 2).to(device))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("limits", SMALL)
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 7), (2, 37, 18), (3, 21, 33)])
+def test_odd_sizes(
+    machine: Any, cell: str, limits: persistent.Limits, sizes: tuple[int, int, int]
+) -> None:
+    steps, batch, hidden = sizes
+    layer = make(cell, 4, hidden, variant="nah", c=2.0, bias=batch != 3)
+    device = machine(limits)
+    compare(layer.to(device), torch.randn(steps, batch, 4).to(device))
+    # layers of which not all fits are there to see that they run, too
+    assert all(cut.bytes <= limits.shared for cut in machine.ran)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("limits", SMALL[:2])
+def test_packed_sequences_states_and_layers(
+    machine: Any, cell: str, limits: persistent.Limits
+) -> None:
+    layer = make(cell, 3, 18, 2, variant="nah", bidirectional=True, c=2.0)
+    device = machine(limits)
+    parts = [torch.randn(n, 3).to(device) for n in (1, 4, 4, 2, 6, 1, 3)]
+    states = 2 if cell == "lstm" else 1
+    hx = [torch.randn(4, 7, 18).to(device) for _ in range(states)]
+    compare(layer.to(device), pack_sequence(parts, enforce_sorted=False), hx)
