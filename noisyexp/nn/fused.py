@@ -18,7 +18,7 @@ from noisyexp.activations import Activation
 from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, point_to_p, used_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.derivatives import first_derivatives
-from noisyexp.nn.persistent import PersistentProducts, can_persist
+from noisyexp.nn import persistent
 from noisyexp.nn.products import (
     CELL_SHAPES,
     Backward,
@@ -32,9 +32,7 @@ from noisyexp.nn.products import (
 
 def choose_products(x: Tensor) -> Products:
     """What computes a pass on such an input."""
-    if K.on_gpu(x.device) and can_persist(x):
-        return PersistentProducts()
-    return Products()
+    return persistent.choose(x, x.dtype) if K.on_gpu(x.device) else Products()
 
 
 def _forward(

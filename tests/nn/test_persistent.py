@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from equivalence import VARIANTS, compare, make
+from equivalence import VARIANTS, compare, make, run
 from torch.nn.utils.rnn import pack_sequence
 
 from noisyexp.kernels import bindings, build, cuda, persistent
+from noisyexp.nn import fused
+from noisyexp.nn.half_products import HalfProducts
+from noisyexp.nn.persistent import PersistentHalfProducts, PersistentProducts
+from noisyexp.nn.products import Products
 
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
 GPU = persistent.Limits(132, 232448)
@@ -93,6 +97,52 @@ def test_odd_sizes(
     compare(layer.to(device), torch.randn(steps, batch, 4).to(device))
     # layers of which not all fits are there to see that they run, too
     assert all(cut.bytes <= limits.shared for cut in machine.ran)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_way_to_cut(
+    machine: Any, cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tile, several chunks, parts of sums; halves against the same products one at a time."""
+    layer = make(cell, 4, 18, variant="nah", c=2.0)
+    device = machine(SMALL[2])
+    layer, x = layer.to(device), torch.randn(3, 21, 4).to(device)
+    works = {
+        backward: persistent.Work(4 if cell == "lstm" else 3, 21, 18, persistent.OPERANDS[dtype], backward)
+        for backward in (False, True)
+    }
+    cuts: dict[Any, list[persistent.Cut]] = {True: [], False: []}
+    for backward, work in works.items():
+        seen = set()
+        for cut in persistent._candidates(work, SMALL[2]):
+            kind = (cut.tile_rows, cut.tile_columns, cut.chunks > 1, cut.splits > 1)
+            if kind not in seen and cut.threads == 128 and cut.splits < 4:
+                seen.add(kind)
+                cuts[backward].append(cut)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bindings, "on_gpu", lambda device: device.type == "cuda")
+        steps = HalfProducts(dtype) if dtype != torch.float32 else Products()
+        expected = passes(layer, x, steps)
+    products: Any = PersistentHalfProducts(dtype) if dtype != torch.float32 else PersistentProducts()
+    for index in range(max(map(len, cuts.values()))):
+        monkeypatch.setattr(
+            persistent, "best_cut",
+            lambda work, _, i=index: cuts[work.backward][i % len(cuts[work.backward])],
+        )
+        found = passes(layer, x, products)
+        for name, value in expected.items():
+            limit = 2e-5 if dtype == torch.float32 else 1e-3
+            limit *= max(float(value.abs().max()), 0.05)
+            torch.testing.assert_close(found[name], value, rtol=0, atol=limit)
+    assert len(machine.ran) == 2 * max(map(len, cuts.values()))
+
+
+def passes(layer: Any, x: torch.Tensor, products: Products) -> dict[str, torch.Tensor]:
+    """Output and gradients of a layer by such products, with the draws of one step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "choose_products", lambda x: products)
+        return run(layer, "auto", x, None)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
