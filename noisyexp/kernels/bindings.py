@@ -75,9 +75,11 @@ class Pass(Structure):
         *((name, c_int32) for name in ("reverse", "operands", "groups", "slices", "rows")),
         *((name, c_int32) for name in ("units", "chunk", "chunks", "splits", "tile_rows")),
         *((name, c_int32) for name in ("tile_columns", "width", "at_tile", "at_sums")),
-        *((name, c_int32) for name in ("at_values", "bytes")),
-        *((name, c_void_p) for name in ("w_hh", "exchange", "arrived")),
+        *((name, c_int32) for name in ("at_slots", "at_kept", "at_layer", "bytes")),
+        *((name, c_void_p) for name in ("w_hh", "b_ih", "b_hh", "exchange", "arrived")),
+        *((name, c_void_p) for name in ("end_h", "end_c", "start", "start_half")),
         *((name, c_void_p) for name in ("output_half", "d_gates_half", "d_recurrent_half")),
+        *((name, c_void_p) for name in ("partial", "totals")),
     ]
 
 

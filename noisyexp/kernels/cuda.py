@@ -25,7 +25,8 @@ BLOCK = 64
 """Threads of a block: few, so that the thousands of a recurrent step lie on many processors."""
 
 _HEADERS = (
-    "structs.h", "thread.h", "gpu.h", "steps.h", "machine.h", "product.h", "persistent.h",
+    "structs.h", "thread.h", "gpu.h", "steps.h", "machine.h", "product.h",
+    "persistent.h", "persistent_forward.h", "persistent_backward.h",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from ctypes import byref, c_int, c_void_p
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -27,7 +27,9 @@ OPERANDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Of the products with the state; sums are float32."""
 
 COUNTERS_APART = 32
-_VALUE_BYTES = 12
+MOST_TOTALS = 9
+_SLOTS = {False: 8, True: 18}  # forward, backward
+_CONSTANTS = 13 + MOST_TOTALS  # numbers of each unit of a slice
 _FLOAT_TILES = ((4, 1), (4, 2), (8, 2), (8, 4))
 _HALF_TILES = ((8, 1), (16, 1), (32, 1))
 _MULTIPROCESSORS, _COOPERATIVE, _SHARED = 16, 95, 97  # CU_DEVICE_ATTRIBUTE_...
@@ -67,7 +69,9 @@ class Cut:
     width: int
     at_tile: int
     at_sums: int
-    at_values: int
+    at_slots: int
+    at_kept: int
+    at_layer: int
     bytes: int
     threads: int
 
@@ -112,17 +116,25 @@ def _candidates(work: Work, limits: Limits) -> Iterator[Cut]:
                 for splits in (1, 2, 4, 8, 16):
                     tiles = 1 if work.backward or chunks == 1 else 2
                     sums = splits * chunk * (units if work.backward else m)
-                    values = (work.gates + 1) * chunk * units * _VALUE_BYTES
-                    at_sums = at_tile + tiles * chunk * width * size
-                    at_values = at_sums + 16 * ceil(4 * sums, 16)
-                    if at_values + values > limits.shared:
+                    sizes = (
+                        tiles * chunk * width * size, 4 * sums,
+                        4 * _SLOTS[work.backward] * chunk * units, 8 * chunks * chunk * units,
+                        _up(ctypes.sizeof(K.Layer)) + 4 * _CONSTANTS * units,
+                    )  # fmt: skip
+                    places = [at_tile]
+                    for bytes_of in sizes:
+                        places.append(places[-1] + _up(bytes_of))
+                    if places[-1] > limits.shared:
                         continue
                     for threads in (128, 256, 512):
                         yield Cut(
                             groups, slices, rows, units, chunk, chunks, splits, tile_rows,
-                            tile_columns, width, at_tile, at_sums, at_values, at_values + values,
-                            threads,
+                            tile_columns, width, *places, threads,
                         )  # fmt: skip
+
+
+def _up(size: int) -> int:
+    return 16 * ceil(size, 16)
 
 
 def _product_cycles(work: Work, cut: Cut) -> int:
@@ -174,28 +186,45 @@ def limits_of(index: int) -> Limits | None:
     without cooperative launches."""
     if torch.cuda.get_device_capability(index) < (8, 0) or os.environ.get(SWITCH) == "0":
         return None
-    found = []
-    for attribute in (_MULTIPROCESSORS, _SHARED, _COOPERATIVE):
-        value = c_int()
-        status = cuda.driver().cuDeviceGetAttribute(byref(value), attribute, index)
-        cuda.check(status, "cuDeviceGetAttribute")
-        found.append(value.value)
-    processors, shared, cooperative = found
-    return Limits(processors, shared) if cooperative else None
+    if not _attribute(_COOPERATIVE, index):
+        return None
+    return Limits(_attribute(_MULTIPROCESSORS, index), _attribute(_SHARED, index))
+
+
+def _attribute(attribute: int, index: int) -> int:
+    value = c_int()
+    status = cuda.driver().cuDeviceGetAttribute(byref(value), attribute, index)
+    cuda.check(status, "cuDeviceGetAttribute")
+    return value.value
 
 
 @functools.cache
 def _kernel(cell: str, backward: bool, operands: int, index: int) -> c_void_p:
     """The kernel, allowed to use all the shared memory that a block can have."""
     defines = (f"-DLSTM={int(cell == 'lstm')}", f"-DOPERANDS={operands}")
-    handle = cuda.handle(
-        "backward_all" if backward else "forward_all", index, "persistent.cu", defines
-    )
-    limits = limits_of(index)
-    assert limits is not None
-    status = cuda.driver().cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, limits.shared)
+    name = "backward_all" if backward else "forward_all"
+    handle = cuda.handle(name, index, "persistent.cu", defines)
+    shared = _attribute(_SHARED, index)
+    status = cuda.driver().cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, shared)
     cuda.check(status, "cuFuncSetAttribute")
     return handle
+
+
+@functools.cache
+def _kept_counters(index: int, stream: int) -> torch.Tensor:
+    """Zeros before and after every launch, which therefore share them on one stream."""
+    processors = _attribute(_MULTIPROCESSORS, index)
+    return torch.zeros(
+        (processors + 1) * COUNTERS_APART, dtype=torch.int32, device=torch.device("cuda", index)
+    )
+
+
+def counters(cut: Cut, device: torch.device) -> torch.Tensor:
+    """Counters for a launch on torch's current stream."""
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        size = (cut.groups + 1) * COUNTERS_APART
+        return torch.zeros(size, dtype=torch.int32, device=device)
+    return _kept_counters(device.index, torch._C._cuda_getCurrentRawStream(device.index))
 
 
 def launch(cell: str, work: Work, cut: Cut, steps: K.Pass, index: int) -> None:
@@ -208,18 +237,23 @@ def launch(cell: str, work: Work, cut: Cut, steps: K.Pass, index: int) -> None:
     cuda.make_current(index)
     status = cuda.driver().cuLaunchCooperativeKernel(
         kernel, cut.groups * cut.slices, 1, 1, cut.threads, 1, 1, cut.bytes,
-        c_void_p(torch.cuda.current_stream(index).cuda_stream), parameters,
+        c_void_p(torch._C._cuda_getCurrentRawStream(index)), parameters,
     )  # fmt: skip
-    cuda.check(status, f"{cell}, all steps in one launch")
+    if status:
+        cuda.check(status, f"{cell}, all steps in one launch")
     return None
 
 
-def describe(work: Work, cut: Cut, **values: Any) -> K.Pass:
-    """The structure that a kernel takes: the plan, and addresses or numbers by name."""
+@functools.lru_cache(maxsize=256)
+def _template(work: Work, cut: Cut) -> bytes:
     steps = K.Pass(operands=work.operands)
+    steps.own.batch, steps.own.hidden = work.batch, work.hidden
     for name, _ in K.Pass._fields_:
         if hasattr(cut, name):
             setattr(steps, name, getattr(cut, name))
-    for name, value in values.items():
-        setattr(steps, name, value)
-    return steps
+    return bytes(steps)
+
+
+def describe(work: Work, cut: Cut) -> K.Pass:
+    """The structure that a kernel takes, with the plan in it and without addresses."""
+    return K.Pass.from_buffer_copy(_template(work, cut))

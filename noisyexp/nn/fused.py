@@ -23,6 +23,7 @@ from noisyexp.nn.products import (
     CELL_SHAPES,
     Backward,
     Forward,
+    Gradients,
     Plan,
     Products,
     Weights,
@@ -44,7 +45,8 @@ def _forward(
     h_start, *rest = (part.contiguous() for part in state)
     run = Forward(
         plan, x.reshape(steps * batch, -1), h_start, rest[0] if rest else None, weights, ps,
-        cells=x.new_empty(steps, batch, hidden), output=x.new_empty(steps, batch, hidden),
+        cells=x.new_empty(steps, batch, hidden),
+        output=products.new_output(plan, x, steps, batch, hidden),
     )  # fmt: skip
     products.forward(run)
     return run
@@ -56,7 +58,7 @@ def _backward(
     grads: Sequence[Tensor | None],
     wants: tuple[bool, bool],
     d_gates: Tensor,
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
+) -> Gradients:
     """Gradients of a pass.
 
     Args:
@@ -70,6 +72,9 @@ def _backward(
         Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh (None for what is not there or not asked for),
         and of every p.
     """
+    found = products.gradients(run, grads, wants, d_gates)
+    if found is not None:
+        return found
     plan, weights, gates = run.plan, run.weights, run.gates
     assert gates is not None
     batch, hidden = run.h_start.shape
@@ -134,12 +139,11 @@ class _Recurrence(torch.autograd.Function):
             run.output, *ps, *run.kept,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        last = 0 if plan.reverse else len(x) - 1
-        return (
-            run.output,
-            run.output[last].clone(),
-            None if c_start is None else run.cells[last].clone(),
-        )
+        if run.ends is None:
+            last = 0 if plan.reverse else len(x) - 1
+            states = [run.output] if c_start is None else [run.output, run.cells]
+            run.ends = [state[last].clone() for state in states]
+        return run.output, run.ends[0], None if c_start is None else run.ends[1]
 
     @staticmethod
     @first_derivatives

@@ -1,126 +1,190 @@
-"""A recurrent layer on a GPU with all steps of a pass in one launch, where that can be had."""
+"""A recurrent layer on a GPU with all steps of a pass in one launch, where that can be had.
+
+A small layer waits for the processor, so there is as little beside the launch as can be: the kernels
+also add biases, sum up the gradients of biases and of p, and write the final states.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import persistent as P
-from noisyexp.nn.half_products import HalfProducts
-from noisyexp.nn.products import Backward, CellShape, Forward, Products, sum_of_biases
+from noisyexp.nn.half_products import HalfProducts, mm
+from noisyexp.nn.products import (
+    Backward,
+    Forward,
+    Gradients,
+    Plan,
+    Products,
+    Weights,
+    sum_of_biases,
+    sum_of_products,
+)
 
 
 def choose(x: Tensor, operands: torch.dtype) -> Products:
     """What computes a pass on x, float32 or float64 on a GPU, with such operands of products."""
-    if operands not in P.OPERANDS or P.limits_of(x.device.index) is None:
-        return Products() if operands == x.dtype else HalfProducts(operands)
-    return PersistentProducts() if operands == torch.float32 else PersistentHalfProducts(operands)
+    steps = Products() if operands == x.dtype else HalfProducts(operands)
+    limits = P.limits_of(x.device.index) if operands in P.OPERANDS else None
+    return steps if limits is None else PersistentProducts(operands, steps, limits)
 
 
 class PersistentProducts(Products):
-    """float32 in one launch; by steps, as its base, where a layer's weights do not fit."""
+    """One launch a pass, in each direction of time.
 
-    def forward_steps(self, run: Forward) -> None:
-        """All steps forward."""
-        if not forward_at_once(run, torch.float32, None):
-            super().forward_steps(run)
+    Args:
+        operands: what goes into products, float32, bfloat16 or float16; sums are float32.
+        steps: what computes a layer of which the weights do not fit.
+        limits: of the GPU.
+    """
 
-    def backward_steps(self, run: Backward) -> None:
-        """All steps back."""
-        if not backward_at_once(run, torch.float32, None, None):
-            super().backward_steps(run)
+    def __init__(self, operands: torch.dtype, steps: Products, limits: P.Limits) -> None:
+        self.operands, self.steps, self.limits = operands, steps, limits
+        self.half = operands != torch.float32
+        self.cuts: dict[bool, tuple[P.Work, P.Cut]] = {}  # by whether backward
+        self.states: Tensor | None = None
 
+    def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
+        """As the base's. In float32 it has the state before the first step beside it."""
+        gates, number = 4 if plan.cell.adds else 3, P.OPERANDS[self.operands]
+        self.cuts = {}
+        for backward in (False, True):
+            work = P.Work(gates, batch, hidden, number, backward)
+            cut = P.best_cut(work, self.limits)
+            if cut is None:
+                self.cuts = {}
+                return self.steps.new_output(plan, x, steps, batch, hidden)
+            self.cuts[backward] = work, cut
+        self.states = x.new_empty(steps + 1, batch, hidden, dtype=self.operands)
+        if self.half:
+            return x.new_empty(steps, batch, hidden)
+        # Not a view, which could not be changed in place.
+        shape = (steps, batch, hidden)
+        first = self.states.storage_offset() + (0 if plan.reverse else batch * hidden)
+        return x.new_empty(0).set_(self.states.untyped_storage(), first, shape)
 
-class PersistentHalfProducts(HalfProducts):
-    """The same with half operands."""
-
-    def forward_steps(self, run: Forward) -> None:
-        """All steps forward; the rounded output is kept."""
-        half = torch.empty_like(run.output, dtype=self.operands)
-        if forward_at_once(run, self.operands, half):
-            run.kept = [half]
+    def forward(self, run: Forward) -> None:
+        """Write `gates`, `cells`, `output`, `ends`; kept are the states before all steps."""
+        if not self.cuts:
+            return self.steps.forward(run)
+        assert self.states is not None
+        plan, states = run.plan, self.states
+        weights = Weights(*(None if w is None else w.contiguous() for w in run.weights))
+        run.gates = self._mm(run.flat, weights.w_ih.t()).view(*run.output.shape[:2], -1)
+        run.ends = [torch.empty_like(run.h_start) for _ in range(plan.cell.states)]
+        run.kept, self.states = [states], None
+        steps = self._describe(plan, run.ps, weights, backward=False)
+        own = steps.own
+        own.gates, own.cells = run.gates.data_ptr(), run.cells.data_ptr()
+        own.output, own.h_start = run.output.data_ptr(), run.h_start.data_ptr()
+        if weights.b_ih is not None and weights.b_hh is not None:
+            steps.b_ih, steps.b_hh = weights.b_ih.data_ptr(), weights.b_hh.data_ptr()
+        steps.end_h = run.ends[0].data_ptr()
+        if run.c_start is not None:
+            own.c_start, steps.end_c = run.c_start.data_ptr(), run.ends[1].data_ptr()
+        start, first = states.data_ptr(), states[0].numel() * states.element_size()
+        if plan.reverse:
+            start, first = start + first * (len(states) - 1), 0
+        if self.half:
+            steps.start_half, steps.output_half = start, states.data_ptr() + first
         else:
-            super().forward_steps(run)
+            steps.start = start
+        self._launch(plan, steps, run.output, backward=False)
+        return None
 
-    def backward_halves(self, run: Backward) -> tuple[Tensor, Tensor]:
-        """All steps back; d_gates and d_recurrent as operands."""
-        recurrent = torch.empty_like(run.d_gates, dtype=self.operands)
-        gates = recurrent if run.plan.cell.adds else torch.empty_like(recurrent)
-        if backward_at_once(run, self.operands, gates, recurrent):
-            return gates, recurrent
-        return super().backward_halves(run)
+    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Of a layer of which the weights do not fit; `gradients` is the other's."""
+        return self.steps.backward(run)
+
+    def gradients(
+        self, run: Forward, grads: Sequence[Tensor | None], wants: tuple[bool, bool], d_gates: Tensor
+    ) -> Gradients | None:
+        """All gradients, see the base."""
+        if not self.cuts:
+            return None
+        plan, gates = run.plan, run.gates
+        weights = Weights(*(None if w is None else w.contiguous() for w in run.weights))
+        assert gates is not None
+        lstm, hidden = plan.cell.adds, run.h_start.shape[1]
+        d_recurrent = d_gates if lstm else torch.empty_like(gates)
+        halves = [
+            torch.empty_like(gates, dtype=self.operands) for _ in range(1 if lstm else 2)
+        ] if self.half else [d_recurrent, d_gates]  # fmt: skip
+        given = [None if grad is None else grad.contiguous() for grad in grads]
+        ends = [torch.empty_like(run.h_start) if wants[1] else None]
+        ends.append(torch.empty_like(run.h_start) if lstm else None)
+        work, cut = self.cuts[True]
+        sites = len(plan.sites)
+        totals = gates.new_empty(sites + 2 * work.gates, hidden)
+        partial = gates.new_empty(cut.groups, P.MOST_TOTALS, hidden)
+        steps = self._describe(plan, run.ps, weights, backward=True)
+        own = steps.own
+        own.gates, own.cells, own.output = gates.data_ptr(), run.cells.data_ptr(), run.output.data_ptr()
+        own.h_start, own.c_start = run.h_start.data_ptr(), _pointer(run.c_start)
+        own.d_gates, own.d_recurrent = d_gates.data_ptr(), d_recurrent.data_ptr()
+        own.d_output, own.d_h, own.d_c = (_pointer(grad) for grad in (*given, None)[:3])
+        steps.end_h, steps.end_c = _pointer(ends[0]), _pointer(ends[1])
+        steps.partial, steps.totals = partial.data_ptr(), totals.data_ptr()
+        if self.half:
+            steps.d_recurrent_half, steps.d_gates_half = (_pointer(h) for h in (halves * 2)[:2])
+        self._launch(plan, steps, run.output, backward=True)
+        recurrent, from_input = (half.flatten(0, 1) for half in (halves * 2)[:2])
+        d_x = None
+        if wants[0]:
+            d_x = self._mm(from_input, weights.w_ih).view(*run.output.shape[:2], -1)
+        (states,) = run.kept
+        before = (states[1:] if plan.reverse else states[:-1]).flatten(0, 1)
+        found = [d_x, *ends, self._sum(from_input, run.flat), self._sum(recurrent, before)]
+        biases = [None, None]
+        if weights.b_ih is not None:
+            biases = list(totals[sites:].view(2, -1).unbind(0))
+        ps = zip(run.ps, totals[:sites].unbind(0), strict=True)
+        return [*found, *biases], [
+            None if p is None else total if p.shape == total.shape else total.sum_to_size(p.shape)
+            for p, total in ps
+        ]
+
+    def gates_again(
+        self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
+    ) -> Tensor:
+        """As the base's, with all biases."""
+        gates = self.steps.gates_again(plan, flat, h_start, weights, output)
+        bias = sum_of_biases(plan, weights) if self.cuts else None
+        return gates if bias is None else gates.add_(bias)
+
+    def _describe(
+        self, plan: Plan, ps: Sequence[Tensor | None], weights: Weights, backward: bool
+    ) -> K.Pass:
+        steps = P.describe(*self.cuts[backward])
+        steps.reverse = plan.reverse
+        sites = steps.own.sites
+        for index, (site, p, given) in enumerate(zip(plan.sites, ps, plan.given, strict=True)):
+            point_to_p(site, p)
+            site.given = _pointer(given)
+            sites[index] = site
+        steps.own.mask, steps.w_hh = _pointer(plan.mask), weights.w_hh.data_ptr()
+        return steps
+
+    def _launch(self, plan: Plan, steps: K.Pass, output: Tensor, backward: bool) -> None:
+        work, cut = self.cuts[backward]
+        exchange = output.new_empty(cut.exchange_bytes(work) // 4)
+        counters = P.counters(cut, output.device)
+        steps.steps, steps.exchange = len(output), exchange.data_ptr()
+        steps.arrived = counters.data_ptr()
+        P.launch(plan.cell.name, work, cut, steps, output.device.index)
+
+    def _mm(self, a: Tensor, b: Tensor) -> Tensor:
+        return mm(a.to(self.operands), b.to(self.operands)) if self.half else torch.mm(a, b)
+
+    def _sum(self, d: Tensor, x: Tensor) -> Tensor:
+        """Sum over rows of d^T x."""
+        return mm(d.t(), x.to(self.operands)) if self.half else sum_of_products(d, x)
 
 
-def forward_at_once(run: Forward, operands: torch.dtype, output_half: Tensor | None) -> bool:
-    """All steps of a forward pass in one launch, or false.
-
-    Args:
-        run: the pass.
-        operands: dtype of what goes into the products with the state.
-        output_half: (T, B, H), where to write the output in that dtype, too.
-    """
-    steps, batch, hidden = run.output.shape
-    found = _cut(run.plan.cell, batch, hidden, run.output, operands, backward=False)
-    if found is None:
-        return False
-    work, cut = found
-    weights, counters = run.weights, cut.groups * P.COUNTERS_APART
-    bias = sum_of_biases(run.plan, weights) if run.plan.cell.adds else weights.b_hh
-    layer = run.plan.layer(
-        batch, hidden, run.ps, gates=run.gates, cells=run.cells, output=run.output,
-        h_start=run.h_start, c_start=run.c_start, bias=bias,
-    )  # fmt: skip
-    zeros = torch.zeros(
-        counters + cut.exchange_bytes(work) // 4, dtype=torch.int32, device=run.output.device
-    )
-    _launch(run, layer, work, cut, zeros, zeros[counters:], output_half=output_half)
-    return True
-
-
-def backward_at_once(
-    run: Backward, operands: torch.dtype, d_gates: Tensor | None, d_recurrent: Tensor | None
-) -> bool:
-    """All steps of a backward pass in one launch, or false.
-
-    Args:
-        run: the pass.
-        operands: dtype of what goes into the products with the state.
-        d_gates, d_recurrent: (T, B, G), where to write both in that dtype, too.
-    """
-    batch, hidden = run.h_start.shape
-    found = _cut(run.plan.cell, batch, hidden, run.output, operands, backward=True)
-    if found is None:
-        return False
-    work, cut = found
-    arrived = torch.zeros(
-        cut.groups * P.COUNTERS_APART, dtype=torch.int32, device=run.output.device
-    )
-    exchange = run.output.new_empty(cut.exchange_bytes(work) // 4)
-    _launch(
-        run, run.layer, work, cut, arrived, exchange,
-        d_gates_half=d_gates, d_recurrent_half=d_recurrent,
-    )  # fmt: skip
-    return True
-
-
-def _cut(
-    cell: CellShape, batch: int, hidden: int, like: Tensor, operands: torch.dtype, backward: bool
-) -> tuple[P.Work, P.Cut] | None:
-    limits = P.limits_of(like.device.index)
-    work = P.Work(4 if cell.adds else 3, batch, hidden, P.OPERANDS[operands], backward)
-    cut = None if limits is None else P.best_cut(work, limits)
-    return None if cut is None else (work, cut)
-
-
-def _launch(
-    run: Forward | Backward, layer: K.Layer, work: P.Work, cut: P.Cut, arrived: Tensor,
-    exchange: Tensor, **halves: Tensor | None,
-) -> None:  # fmt: skip
-    w_hh = run.weights.w_hh.contiguous()
-    described = P.describe(
-        work, cut, own=layer, steps=len(run.output), reverse=run.plan.reverse,
-        w_hh=w_hh.data_ptr(), arrived=arrived.data_ptr(), exchange=exchange.data_ptr(),
-        **{name: None if half is None else half.data_ptr() for name, half in halves.items()},
-    )  # fmt: skip
-    P.launch(run.plan.cell.name, work, cut, described, w_hh.device.index)
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

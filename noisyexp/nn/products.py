@@ -103,6 +103,7 @@ class Forward:
         cells, output: (T, B, H), to be written.
         gates: (T, B, G) as they go into the units, to be made and written; kept for backward.
         kept: what else a subclass wants to see again in backward.
+        ends: the states after the last step, where a subclass has written them apart.
     """
 
     plan: Plan
@@ -115,6 +116,11 @@ class Forward:
     output: Tensor
     gates: Tensor | None = None
     kept: list[Tensor] = field(default_factory=list)
+    ends: list[Tensor] | None = None
+
+
+Gradients = tuple[list[Tensor | None], list[Tensor | None]]
+"""Of x, h, c, W_ih, W_hh, b_ih and b_hh, None for what is not there; and of every p."""
 
 
 @dataclass
@@ -149,6 +155,16 @@ class Backward:
 
 class Products:
     """A pass by torch's products in the dtype of the input, float32 or float64."""
+
+    def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
+        """Where a forward pass writes its output, (T, B, H)."""
+        return x.new_empty(steps, batch, hidden)
+
+    def gradients(
+        self, run: Forward, grads: Sequence[Tensor | None], wants: tuple[bool, bool], d_gates: Tensor
+    ) -> Gradients | None:
+        """All gradients of a pass, see `fused._backward`; None where `backward` makes some."""
+        return None
 
     def forward(self, run: Forward) -> None:
         """Write `gates`, `cells` and `output` (and `kept`) of a forward pass."""

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_sequence
 from noisyexp.kernels import bindings, build, cuda, persistent
 from noisyexp.nn import fused
 from noisyexp.nn.half_products import HalfProducts
-from noisyexp.nn.persistent import PersistentHalfProducts, PersistentProducts
+from noisyexp.nn.persistent import PersistentProducts
 from noisyexp.nn.products import Products
 
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -124,7 +124,7 @@ def test_every_way_to_cut(
         patch.setattr(bindings, "on_gpu", lambda device: device.type == "cuda")
         steps = HalfProducts(dtype) if dtype != torch.float32 else Products()
         expected = passes(layer, x, steps)
-    products: Any = PersistentHalfProducts(dtype) if dtype != torch.float32 else PersistentProducts()
+    products = PersistentProducts(dtype, steps, SMALL[2])
     for index in range(max(map(len, cuts.values()))):
         monkeypatch.setattr(
             persistent, "best_cut",

@@ -104,80 +104,71 @@ INLINE void NAME(add_p_grad)(const site *s, place at, int64_t part, REAL gradien
     if (s->p_grad) ((REAL *)s->p_grad)[part * at.hidden + at.unit] += gradient;
 }
 
-/* Gate k of an LSTM, from the products W x + U h. */
-INLINE NAME(value) NAME(lstm_gate)(const layer *a, place at, int k, REAL x) {
-    if (a->bias) x += ((const REAL *)a->bias)[k * at.hidden + at.unit];
-    return NAME(unit)(&a->sites[k], at, x);
-}
-
-/* c' = f c + i g; h' = o phi(c'). Returns h'. */
-INLINE REAL NAME(lstm_state)(const layer *a, place at, int64_t before, const REAL y[4]) {
-    const REAL c = BEFORE(a->cells, a->c_start), cell = y[1] * c + y[0] * y[2];
-    REAL h = y[3] * NAME(unit)(&a->sites[4], at, cell).v;
-    const int masked = MASKED(a); /* past its end a sequence keeps its state */
-    if (masked) h = BEFORE(a->output, a->h_start);
-    SLICE(a->cells, at.t) = masked ? c : cell;
-    SLICE(a->output, at.t) = h;
-    return h;
+/* c' = f c + i g; h' = o phi(c'). Takes c and h, gives c' and h'. */
+INLINE void NAME(lstm_state)(const layer *a, place at, const REAL y[4], REAL *c, REAL *h) {
+    const REAL cell = y[1] * *c + y[0] * y[2], out = y[3] * NAME(unit)(&a->sites[4], at, cell).v;
+    if (!MASKED(a)) *c = cell, *h = out; /* past its end a sequence keeps its state */
+    SLICE(a->cells, at.t) = *c;
+    SLICE(a->output, at.t) = *h;
 }
 
 /* phi(c') again, for backward. */
-INLINE NAME(value) NAME(lstm_out)(const layer *a, place at, int64_t before,
-                                  const NAME(value) y[4]) {
-    const REAL c = BEFORE(a->cells, a->c_start);
+INLINE NAME(value) NAME(lstm_out)(const layer *a, place at, const NAME(value) y[4], REAL c) {
     return NAME(unit)(&a->sites[4], at, y[1].v * c + y[0].v * y[2].v);
 }
 
-/* From the gradient of h' to d, that of the gates before their units. */
-INLINE void NAME(lstm_gradient)(const layer *a, place at, int64_t before, const NAME(value) y[4],
-                                NAME(value) out, REAL dh, REAL d[4]) {
-    const REAL c = BEFORE(a->cells, a->c_start);
-    REAL dc = STATE(a->d_c), pass_h = 0, pass_c = 0;
+/* Gradients of one step: of the gates before their units, of the recurrent product, of every p; of c
+   before the step; and the part of that of h before the step that goes past the product. */
+typedef struct {
+    REAL gates[4], recurrent[4], p[5], c, carry;
+} NAME(gradient);
+
+/* From those of h' and c'; y has the gates and the last unit. */
+INLINE NAME(gradient) NAME(lstm_gradient)(const layer *a, place at, const NAME(value) y[5], REAL c,
+                                          REAL dh, REAL dc) {
+    NAME(gradient) d;
+    d.carry = d.c = 0;
     if (MASKED(a)) { /* the gradient goes to the step before as it is */
-        pass_h = dh, pass_c = dc;
+        d.carry = dh, d.c = dc;
         dh = dc = 0;
     }
-    const REAL d_out = dh * y[3].v, total = dc + d_out * out.dx;
-    const REAL d_y[4] = {total * y[2].v, total * c, total * y[0].v, dh * out.v};
-    for (int k = 0; k < 4; k++) {
-        NAME(add_p_grad)(&a->sites[k], at, at.row, d_y[k] * y[k].dp);
-        GATE(a->d_gates, 4, k) = d[k] = d_y[k] * y[k].dx;
-    }
-    NAME(add_p_grad)(&a->sites[4], at, at.row, d_out * out.dp);
-    STATE(a->d_c) = total * y[1].v + pass_c;
-    STATE(a->d_carry) = pass_h;
+    const REAL d_out = dh * y[3].v, total = dc + d_out * y[4].dx;
+    const REAL d_y[5] = {total * y[2].v, total * c, total * y[0].v, dh * y[4].v, d_out};
+    for (int k = 0; k < 5; k++) d.p[k] = d_y[k] * y[k].dp;
+    for (int k = 0; k < 4; k++)
+        GATE(a->d_gates, 4, k) = d.gates[k] = d.recurrent[k] = d_y[k] * y[k].dx;
+    d.c += total * y[1].v;
+    return d;
 }
 
-/* n = phi(x_n + r h_n); h' = (1 - z) n + z h, with h_n = U h + b of n, which `cells` keeps. Returns
-   h'; y has r and z. */
-INLINE REAL NAME(gru_state)(const layer *a, place at, int64_t before, const REAL y[2], REAL uh) {
-    const REAL n = NAME(unit)(&a->sites[2], at, GATE(a->gates, 3, 2) + y[0] * uh).v;
-    REAL h = BEFORE(a->output, a->h_start);
-    if (!MASKED(a)) h = (1 - y[1]) * n + y[1] * h;
-    SLICE(a->cells, at.t) = uh;
-    SLICE(a->output, at.t) = h;
-    return h;
+/* n = phi(x_n + r h_n), with h_n = U h + b of n. */
+INLINE NAME(value) NAME(gru_n)(const layer *a, place at, REAL r, REAL x, REAL uh) {
+    return NAME(unit)(&a->sites[2], at, x + r * uh);
 }
 
-/* n again, for backward. */
-INLINE NAME(value) NAME(gru_n)(const layer *a, place at, REAL r) {
-    return NAME(unit)(&a->sites[2], at, GATE(a->gates, 3, 2) + r * SLICE(a->cells, at.t));
+/* h' = (1 - z) n + z h. Takes h, gives h'; y has r, z and h_n, which `cells` keeps. */
+INLINE void NAME(gru_state)(const layer *a, place at, const REAL y[3], REAL x, REAL *h) {
+    const REAL n = NAME(gru_n)(a, at, y[0], x, y[2]).v;
+    if (!MASKED(a)) *h = (1 - y[1]) * n + y[1] * *h;
+    SLICE(a->cells, at.t) = y[2];
+    SLICE(a->output, at.t) = *h;
 }
 
-/* From the gradient of h' to d, that of the recurrent product; y has r, z and n. */
-INLINE void NAME(gru_gradient)(const layer *a, place at, int64_t before, const NAME(value) y[3],
-                               REAL dh, REAL d[3]) {
-    const REAL uh = SLICE(a->cells, at.t), h = BEFORE(a->output, a->h_start);
-    REAL pass = 0;
-    if (MASKED(a)) pass = dh, dh = 0;
+/* From the gradient of h'; y has r, z and n. */
+INLINE NAME(gradient) NAME(gru_gradient)(const layer *a, place at, const NAME(value) y[3], REAL h,
+                                         REAL uh, REAL dh) {
+    NAME(gradient) d;
+    d.carry = d.c = 0;
+    if (MASKED(a)) d.carry = dh, dh = 0;
     const REAL d_n = dh * (1 - y[1].v), d_z = dh * (h - y[2].v), d_x = d_n * y[2].dx;
     const REAL d_r = d_x * uh;
-    NAME(add_p_grad)(&a->sites[0], at, at.row, d_r * y[0].dp);
-    NAME(add_p_grad)(&a->sites[1], at, at.row, d_z * y[1].dp);
-    NAME(add_p_grad)(&a->sites[2], at, at.row, d_n * y[2].dp);
-    GATE(a->d_gates, 3, 0) = GATE(a->d_recurrent, 3, 0) = d[0] = d_r * y[0].dx;
-    GATE(a->d_gates, 3, 1) = GATE(a->d_recurrent, 3, 1) = d[1] = d_z * y[1].dx;
-    GATE(a->d_gates, 3, 2) = d_x;
-    GATE(a->d_recurrent, 3, 2) = d[2] = d_x * y[0].v;
-    STATE(a->d_carry) = pass + dh * y[1].v;
+    d.p[0] = d_r * y[0].dp;
+    d.p[1] = d_z * y[1].dp;
+    d.p[2] = d_n * y[2].dp;
+    GATE(a->d_gates, 3, 0) = GATE(a->d_recurrent, 3, 0) = d.gates[0] = d.recurrent[0] = d_r * y[0].dx;
+    GATE(a->d_gates, 3, 1) = GATE(a->d_recurrent, 3, 1) = d.gates[1] = d.recurrent[1] = d_z * y[1].dx;
+    GATE(a->d_gates, 3, 2) = d.gates[2] = d_x;
+    GATE(a->d_recurrent, 3, 2) = d.recurrent[2] = d_x * y[0].v;
+    d.carry += dh * y[1].v;
+    return d;
 }

@@ -3,6 +3,7 @@
 #ifdef __CUDACC_RTC__
 
 #define UNROLL _Pragma("unroll")
+#define UNROLL_BY_2 _Pragma("unroll 2")
 #define UNROLL_BY_8 _Pragma("unroll 8")
 #define LANES 1
 #define REGISTER 0
@@ -45,6 +46,15 @@ INLINE void wait_for(const uint32_t *count, uint32_t all) {
     __syncthreads();
 }
 
+/* The last block to leave resets the counters, for the next launch. */
+INLINE void leave(const pass *p) {
+    if (threadIdx.x == 0) {
+        uint32_t *left = p->arrived + p->groups * COUNTERS_APART;
+        if (atomicAdd(left, 1) + 1 < gridDim.x) return;
+        for (int group = 0; group <= p->groups; group++) p->arrived[group * COUNTERS_APART] = 0;
+    }
+}
+
 INLINE uint16_t to_half(float x, int operands) {
     uint16_t y;
     if (operands == OPERANDS_BF16) asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
@@ -66,6 +76,7 @@ INLINE void multiply_add(float (*sum)[4], uint32_t (*a)[4], uint32_t (*b)[2], co
 
 #include <string.h>
 #define UNROLL
+#define UNROLL_BY_2
 #define UNROLL_BY_8
 #define LANES 32
 #define REGISTER lane

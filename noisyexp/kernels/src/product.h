@@ -4,34 +4,38 @@
 
 typedef struct {
     const void *weights, *rows; /* rows of `width` numbers, zeros after the K-th */
-    int width;
-    int64_t m, k;
+    int width, m, k;
     int count, splits;          /* rows, a multiple of a tile's */
     float *sums;
     int64_t split_apart, row_apart; /* in `sums` */
 } product;
 
-/* Part `split` of the vectors of a sum over k. */
-INLINE void part_of(int64_t vectors, int split, int splits, int *from, int *to) {
-    *from = (int)(vectors * split / splits);
-    *to = (int)(vectors * (split + 1) / splits);
+/* a / b, rounded up, of numbers that are not negative. */
+INLINE int ceil_div(int a, int b) { return (int)((unsigned)(a + b - 1) / (unsigned)b); }
+
+/* Part `split` of a sum's terms. */
+INLINE void part_of(int terms, int split, int splits, int *from, int *to) {
+    const int share = ceil_div(terms, splits), end = (split + 1) * share;
+    *from = split * share < terms ? split * share : terms;
+    *to = end < terms ? end : terms;
 }
 
 /* A lane has columns m0, m0 + 32, ... of several rows, and adds up in the order of k. */
-INLINE void tile_of_floats(const product *a, int64_t m0, int row, int split, const int rows,
+INLINE void tile_of_floats(const product *a, int m0, int row, int split, const int rows,
                            const int columns) {
     const int vectors = a->width / 4;
-    const float4 *w[4], *x = (const float4 *)a->rows + (int64_t)row * vectors;
+    const float4 *w[4], *x = (const float4 *)a->rows + row * vectors;
     float sum[8][4];
     int from, to;
     part_of((a->k + 3) / 4, split, a->splits, &from, &to);
     UNROLL
     for (int j = 0; j < columns; j++) { /* past the last column: computed, not kept */
-        const int64_t m = m0 + 32 * j < a->m ? m0 + 32 * j : a->m - 1;
+        const int m = m0 + 32 * j < a->m ? m0 + 32 * j : a->m - 1;
         w[j] = (const float4 *)a->weights + m * vectors;
         UNROLL
         for (int r = 0; r < rows; r++) sum[r][j] = 0;
     }
+    UNROLL_BY_2
     for (int v = from; v < to; v++) {
         float4 y[4];
         UNROLL
@@ -59,22 +63,23 @@ INLINE void tile_of_floats(const product *a, int64_t m0, int row, int split, con
 
 INLINE void product_of_floats(const product *a, int tid, int threads, const int rows,
                               const int columns) {
-    const int lane = tid % 32, strips = (int)((a->m + 32 * columns - 1) / (32 * columns));
+    const int lane = tid % 32, strips = ceil_div(a->m, 32 * columns);
     const int tiles = a->count / rows * strips * a->splits;
     for (int tile = tid / 32; tile < tiles; tile += threads / 32) {
-        const int strip = tile % strips, rest = tile / strips;
-        tile_of_floats(a, (int64_t)strip * 32 * columns + lane, rest / a->splits * rows,
-                       rest % a->splits, rows, columns);
+        const int rest = (unsigned)tile / (unsigned)strips, strip = tile - rest * strips;
+        const int part = (unsigned)rest / (unsigned)a->splits, split = rest - part * a->splits;
+        tile_of_floats(a, strip * 32 * columns + lane, part * rows, split, rows,
+                       columns);
     }
 }
 
 /* A warp has 16 columns of 8, 16 or 32 rows. Its registers as in the PTX manual, mma.m16n8k16; as C
    one call has the registers of all lanes. */
-INLINE void tile_of_halves(const product *a, int64_t m0, int row, int split, int tid,
+INLINE void tile_of_halves(const product *a, int m0, int row, int split, int tid,
                            const int operands, const int eights) {
     const int words = a->width / 2;
     const uint32_t *w = (const uint32_t *)a->weights + m0 * words;
-    const uint32_t *x = (const uint32_t *)a->rows + (int64_t)row * words;
+    const uint32_t *x = (const uint32_t *)a->rows + row * words;
     float sum[4][LANES][4];
     uint32_t wide[LANES][4], narrow[LANES][2];
     int from, to;
@@ -83,6 +88,7 @@ INLINE void tile_of_halves(const product *a, int64_t m0, int row, int split, int
     for (int n = 0; n < eights; n++)
         EACH_LANE(tid) sum[n][REGISTER][0] = sum[n][REGISTER][1] = sum[n][REGISTER][2] =
             sum[n][REGISTER][3] = 0;
+    UNROLL_BY_2
     for (int v = from; v < to; v++) {
         EACH_LANE(tid) {
             const uint32_t *p = w + lane / 4 * words + v * 8 + lane % 4;
@@ -106,8 +112,8 @@ INLINE void tile_of_halves(const product *a, int64_t m0, int row, int split, int
         EACH_LANE(tid) {
             UNROLL
             for (int i = 0; i < 4; i++) {
-                const int64_t m = m0 + lane / 4 + i / 2 * 8;
-                const int64_t r = row + 8 * n + lane % 4 * 2 + i % 2;
+                const int m = m0 + lane / 4 + i / 2 * 8;
+                const int r = row + 8 * n + lane % 4 * 2 + i % 2;
                 if (m < a->m)
                     a->sums[split * a->split_apart + r * a->row_apart + m] = sum[n][REGISTER][i];
             }
@@ -117,12 +123,12 @@ INLINE void tile_of_halves(const product *a, int64_t m0, int row, int split, int
 
 INLINE void product_of_halves(const product *a, int tid, int threads, const int operands,
                               const int eights) {
-    const int strips = (int)((a->m + 15) / 16);
+    const int strips = ceil_div(a->m, 16);
     const int tiles = a->count / (8 * eights) * strips * a->splits;
     for (int tile = tid / 32; tile < tiles; tile += threads / 32) {
-        const int strip = tile % strips, rest = tile / strips;
-        tile_of_halves(a, (int64_t)strip * 16, rest / a->splits * 8 * eights, rest % a->splits, tid,
-                       operands, eights);
+        const int rest = (unsigned)tile / (unsigned)strips, strip = tile - rest * strips;
+        const int part = (unsigned)rest / (unsigned)a->splits, split = rest - part * a->splits;
+        tile_of_halves(a, strip * 16, part * 8 * eights, split, tid, operands, eights);
     }
 }
 
