@@ -35,7 +35,6 @@ INLINE void tile_of_floats(const product *a, int m0, int row, int split, const i
         UNROLL
         for (int r = 0; r < rows; r++) sum[r][j] = 0;
     }
-    UNROLL_BY_2
     for (int v = from; v < to; v++) {
         float4 y[4];
         UNROLL
