@@ -11,18 +11,23 @@ import difflib
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import functional as F
 from noisyexp.activations.fused import can_fuse, fused_unit
-from noisyexp.activations.noise import KEY_LIMIT, NoiseSource, refuse_capture
+from noisyexp.activations.noise import NoiseSource, draw_fresh
+from noisyexp.activations.ops import unit_in_graph
 from noisyexp.kernels import bindings as K
-from noisyexp.kernels.philox import DrawKey, normal
+from noisyexp.kernels import dispatch
 
 PShape = Literal["unit", "scalar"]
+
+NOT_SCRIPTED = (
+    "torch.jit.script cannot read noisy units: use torch.export, or torch.jit.trace in evaluation"
+)
 
 _QUIET = (K.FORM_HARD, K.MULTIPLIER_MEAN)
 _SOFT = (K.FORM_SOFT, K.MULTIPLIER_MEAN)
@@ -60,6 +65,9 @@ class Activation(nn.Module):
     _known: ClassVar[dict[str, type[Activation]]] = {}
 
     p: nn.Parameter | None
+    settings: Tensor | None
+    """alpha and c, (2,) float64 on the CPU: the same numbers for graphs. None while one of them is
+    a tensor, which may want a gradient."""
     site: str
     noise_source: NoiseSource | None
     backend: str
@@ -122,15 +130,19 @@ class Activation(nn.Module):
         if not (self.training and self.has_noise):
             return None
         if self.noise_source is None:
-            return normal(self.draw_key(), shape, device)
+            return draw_fresh(shape, device)
         return self.noise_source.normal(self.site, shape, device)
 
-    def draw_key(self) -> DrawKey:
-        """What names the draws of the next call; without a source, torch's generator decides."""
-        if self.noise_source is None:
-            refuse_capture()
-            return DrawKey(int(torch.randint(KEY_LIMIT, (), device="cpu")))
-        return self.noise_source.draw_key(self.site)
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("alpha", "c"):
+            # A compiled graph reads this tensor at every call, and is made once for all values.
+            both = (self.__dict__.get("alpha"), self.__dict__.get("c"))
+            settings = None
+            if all(isinstance(part, float | int) for part in both):
+                with torch.inference_mode(False):
+                    settings = torch.tensor(both, dtype=torch.float64, device="cpu")
+            self.__dict__["settings"] = settings
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """phi(x, xi).
@@ -145,8 +157,11 @@ class Activation(nn.Module):
         Raises:
             TypeError: x is not of a floating dtype.
         """
-        if can_fuse(self, x, noise):
+        way = can_fuse(self, x, noise)
+        if way == dispatch.DIRECT:
             return fused_unit(self, x, noise)
+        if way == dispatch.OPERATOR:
+            return unit_in_graph(self, x, noise)
         if not x.is_floating_point():
             raise TypeError(f"x must be floating, not {x.dtype}; use x.float()")
         if not (self.training and self.has_noise):
@@ -156,6 +171,14 @@ class Activation(nn.Module):
             assert xi is not None
             value = self.noisy(x, xi.to(x.dtype) if x.dtype == torch.float64 else xi)
         return value.clamp(self.kind.low, self.kind.high) if self.clip_output else value
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """The unit in training, before the optional clip; x and xi of shape (..., num_units)."""
@@ -213,6 +236,14 @@ class NAN(Activation):
     leaks = True
     kernel_forms = ((K.FORM_OUTPUT, K.MULTIPLIER_NORMAL), _QUIET)
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
+
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 12."""
         assert self.p is not None
@@ -235,6 +266,14 @@ class NAH(Activation):
         (K.FORM_OUTPUT, K.MULTIPLIER_HALF_NORMAL),
         (K.FORM_OUTPUT, K.MULTIPLIER_MEAN),
     )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Algorithm 1."""
@@ -275,6 +314,14 @@ class NANI(_InputNoise):
     default_c = 0.05
     kernel_forms = ((K.FORM_INPUT, K.MULTIPLIER_NORMAL), _QUIET)
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
+
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 14."""
         return F.nani(x, xi, self.kind, sigma=self.c)
@@ -286,6 +333,14 @@ class NANIL(_InputNoise):
     variant = "nanil"
     has_p = True
     kernel_forms = ((K.FORM_INPUT_LEARNED, K.MULTIPLIER_NORMAL), _QUIET)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 9 in Eq 14."""
@@ -299,6 +354,14 @@ class NANIS(_InputNoise):
     variant = "nanis"
     default_c = 0.25
     kernel_forms = ((K.FORM_INPUT_SATURATED, K.MULTIPLIER_NORMAL), _QUIET)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 15."""

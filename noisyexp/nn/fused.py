@@ -8,110 +8,20 @@ the gradient of the gates over the gates, so that its peak is no higher than the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisyexp.activations import Activation
-from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, point_to_p, used_p
-from noisyexp.kernels import bindings as K
+from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, used_p
+from noisyexp.activations.ops import encode
+from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
-from noisyexp.nn import persistent
-from noisyexp.nn.products import (
-    CELL_SHAPES,
-    Backward,
-    Forward,
-    Gradients,
-    Plan,
-    Products,
-    Weights,
-    sum_of_biases,
-)
-
-
-def choose_products(x: Tensor) -> Products:
-    """What computes a pass on such an input."""
-    return persistent.choose(x, x.dtype) if K.on_gpu(x.device) else Products()
-
-
-def _forward(
-    products: Products, plan: Plan, x: Tensor, state: Sequence[Tensor], weights: Weights,
-    ps: Sequence[Tensor | None],
-) -> Forward:  # fmt: skip
-    """A forward pass; x: (T, B, I), state: h and what else the cell has, (B, H) each."""
-    steps, batch, hidden = x.shape[0], x.shape[1], weights.w_hh.shape[1]
-    h_start, *rest = (part.contiguous() for part in state)
-    run = Forward(
-        plan, x.reshape(steps * batch, -1), h_start, rest[0] if rest else None, weights, ps,
-        cells=x.new_empty(steps, batch, hidden),
-        output=products.new_output(plan, x, steps, batch, hidden),
-    )  # fmt: skip
-    products.forward(run)
-    return run
-
-
-def _backward(
-    products: Products,
-    run: Forward,
-    grads: Sequence[Tensor | None],
-    wants: tuple[bool, bool],
-    d_gates: Tensor,
-) -> Gradients:
-    """Gradients of a pass.
-
-    Args:
-        products: those of the forward pass.
-        run: the forward pass.
-        grads: of output, final h and final c; None for zeros.
-        wants: whether gradients of x and of h are asked for.
-        d_gates: (T, B, G), where to write; it may be the memory of the gates themselves.
-
-    Returns:
-        Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh (None for what is not there or not asked for),
-        and of every p.
-    """
-    found = products.gradients(run, grads, wants, d_gates)
-    if found is not None:
-        return found
-    plan, weights, gates = run.plan, run.weights, run.gates
-    assert gates is not None
-    batch, hidden = run.h_start.shape
-    d_output, *d_state = grads
-    d_output = torch.zeros_like(run.output) if d_output is None else d_output.contiguous()
-    carry = run.h_start.new_zeros(batch, hidden)
-    d_h, d_c = (
-        carry.clone() if d is None else d.clone(memory_format=torch.contiguous_format)
-        for d in d_state
-    )
-    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(gates)
-    bias = sum_of_biases(plan, weights)
-    layer = plan.layer(
-        batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
-        h_start=run.h_start, c_start=run.c_start, d_output=d_output, d_gates=d_gates,
-        d_recurrent=d_recurrent, d_h=d_h, d_c=d_c, d_carry=carry, bias=bias,
-    )  # fmt: skip
-    rows = K.sums_for_p(gates.device, layer.threads)
-    p_sums = carry.new_zeros(len(run.ps), rows, hidden)
-    for site, p, part in zip(layer.sites, run.ps, p_sums, strict=False):
-        point_to_p(site, p, None if p is None else part)
-    back = Backward(
-        plan, run.flat, run.h_start, weights, run.output, run.kept, layer, d_gates, d_recurrent,
-        d_h, carry, *wants,
-    )  # fmt: skip
-    d_x, d_w_ih, d_w_hh = products.backward(back)
-    d_b_ih = None if weights.b_ih is None else d_gates.flatten(0, 1).sum(0)
-    d_b_hh = d_b_ih
-    if d_b_ih is not None:
-        # One tensor twice would be scaled twice by what works in place on gradients.
-        d_b_hh = d_b_ih.clone() if plan.cell.adds else d_recurrent.flatten(0, 1).sum(0)
-    d_ps = [
-        None if p is None else total.sum_to_size(p.shape)
-        for p, total in zip(run.ps, p_sums.sum(1), strict=True)
-    ]
-    d_start = [d_h if wants[1] else None, d_c if run.c_start is not None else None]
-    return [d_x, *d_start, d_w_ih, d_w_hh, d_b_ih, d_b_hh], d_ps
+from noisyexp.nn.ops import recurrence
+from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
+from noisyexp.nn.products import CELL_SHAPES, Forward, Plan, Weights
 
 
 class _Recurrence(torch.autograd.Function):
@@ -132,18 +42,15 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.products = choose_products(x)
         state = [h_start] if c_start is None else [h_start, c_start]
-        run = _forward(ctx.products, plan, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
+        run = forward_pass(ctx.products, plan, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
         ctx.plan, ctx.spent = plan, False
         ctx.save_for_backward(
             run.flat, run.h_start, run.c_start, w_ih, w_hh, b_ih, b_hh, run.gates, run.cells,
             run.output, *ps, *run.kept,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        if run.ends is None:
-            last = 0 if plan.reverse else len(x) - 1
-            states = [run.output] if c_start is None else [run.output, run.cells]
-            run.ends = [state[last].clone() for state in states]
-        return run.output, run.ends[0], None if c_start is None else run.ends[1]
+        h, *rest = run.final_states()
+        return run.output, h, rest[0] if rest else None
 
     @staticmethod
     @first_derivatives
@@ -165,7 +72,7 @@ class _Recurrence(torch.autograd.Function):
                 plan, flat, h_start, c_start, weights, ps, cells, output, gates, list(kept)
             )
             wants = (ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-            found, d_ps = _backward(ctx.products, run, grads, wants, d_gates=gates)
+            found, d_ps = backward_pass(ctx.products, run, grads, wants, d_gates=gates)
         return (None, *found, *d_ps)
 
 
@@ -180,14 +87,19 @@ def _runs_as_is(unit: Activation) -> bool:
     return is_fusible(unit) and unit.backend == "auto" and not hooked and fits(unit, unit.num_units)
 
 
-def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> bool:
-    """Whether the kernels run this layer on these tensors, here and now."""
-    return all(_runs_as_is(unit) for unit in units.values()) and K.runs(
-        *tensors, *(unit.p for unit in units.values())
-    )
+def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
+    """How the kernels run this layer on these tensors, here and now: see `dispatch.way`.
+
+    0 if not at all.
+    """
+    for unit in units.values():
+        if not _runs_as_is(unit):
+            return dispatch.PLAIN
+    return dispatch.way(*tensors, *(unit.p for unit in units.values()))
 
 
 def run_fused(
+    way: int,
     cell: str,
     units: Mapping[str, Activation],
     x: Tensor,
@@ -199,6 +111,7 @@ def run_fused(
     """One layer in one direction.
 
     Args:
+        way: what `can_fuse` said, not 0.
         cell: "lstm" or "gru".
         units: the cell's units by site, in the order of the cell's `sites`.
         x: (T, B, input), T > 0 and B > 0.
@@ -211,13 +124,16 @@ def run_fused(
         Output (T, B, H) and the final state.
     """
     steps, batch, hidden = x.shape[0], x.shape[1], weights[1].shape[1]
-    noise = draw_for(list(units.values()), (steps, batch, hidden), x)
-    sites = [make_site(unit, draws) for unit, draws in zip(units.values(), noise, strict=True)]
-    given = [draws if isinstance(draws, Tensor) else None for draws in noise]
+    of_cell, drawn = list(units.values()), (steps, batch, hidden)
     bytes_mask = None if mask is None else mask.reshape(steps, batch).to(torch.uint8).contiguous()
+    if way == dispatch.OPERATOR:
+        return recurrence(cell, x, state, weights, encode(of_cell, drawn, x), bytes_mask, reverse)
+    noise = draw_for(of_cell, drawn, x)
+    sites = [make_site(unit, draws) for unit, draws in zip(of_cell, noise, strict=True)]
+    given = [draws if isinstance(draws, Tensor) else None for draws in noise]
     plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse)
     c_start = state[1] if plan.cell.states == 2 else None
-    ps = [used_p(unit) for unit in units.values()]
+    ps = [used_p(unit) for unit in of_cell]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]
         plan, x, state[0], c_start, *weights, *ps
     )

@@ -6,12 +6,14 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
+from noisyexp.activations.modules import NOT_SCRIPTED
+from noisyexp.kernels import dispatch
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -46,10 +48,15 @@ class NoisyModule(nn.Module):
         *args: Any,
         variant: str | ActivationSpec = "nah",
         backend: str = "auto",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         # Keyword arguments that torch's layer does not know are settings of the units.
         torch_kwargs = {key: kwargs.pop(key) for key in _TORCH_ARGUMENTS if key in kwargs}
+        # By name in the signature, where torch.nn.utils.skip_init looks for it.
+        placed = {"device": device, "dtype": dtype}
+        torch_kwargs |= {key: value for key, value in placed.items() if value is not None}
         given = dict(zip(_TORCH_ARGUMENTS, args, strict=False)) | torch_kwargs
         super().__init__(*args, **torch_kwargs)
         if given.get("proj_size"):
@@ -93,17 +100,24 @@ class NoisyModule(nn.Module):
         for unit in activations(self):
             unit.backend = "auto" if value == "auto" else "eager"
 
-    def fuses(self, units: Units, *tensors: Tensor | None) -> bool:
-        """Whether the compiled kernels run this layer on these tensors, here and now."""
-        return (
-            self._backend == "auto"
-            and self.cell is CELLS.get(self.cell_name)  # a subclass may have a cell of its own
-            and can_fuse(units, *tensors)
-        )
+    def fuses(self, units: Units, *tensors: Tensor | None) -> int:
+        """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
+        # A subclass may have a cell of its own.
+        if self._backend == "auto" and self.cell is CELLS.get(self.cell_name):
+            return can_fuse(units, *tensors)
+        return dispatch.PLAIN
 
     def step_function(self) -> Step:
         """`cell`, under `torch.compile` where the backend says so."""
         return _compiled(self.cell) if self._backend == "compile" else self.cell
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
 
     def reset_parameters(self) -> None:
         """Draw the weights as torch does, then every p from U[-1, 1]."""

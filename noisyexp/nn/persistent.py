@@ -51,15 +51,8 @@ class PersistentProducts(Products):
 
     def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
         """As the base's. In float32 it has the state before the first step beside it."""
-        gates, number = 4 if plan.cell.adds else 3, P.OPERANDS[self.operands]
-        self.cuts = {}
-        for backward in (False, True):
-            work = P.Work(gates, batch, hidden, number, backward)
-            cut = P.best_cut(work, self.limits)
-            if cut is None:
-                self.cuts = {}
-                return self.steps.new_output(plan, x, steps, batch, hidden)
-            self.cuts[backward] = work, cut
+        if not self._fits(plan, batch, hidden):
+            return self.steps.new_output(plan, x, steps, batch, hidden)
         self.states = x.new_empty(steps + 1, batch, hidden, dtype=self.operands)
         if self.half:
             return x.new_empty(steps, batch, hidden)
@@ -68,9 +61,20 @@ class PersistentProducts(Products):
         first = self.states.storage_offset() + (0 if plan.reverse else batch * hidden)
         return x.new_empty(0).set_(self.states.untyped_storage(), first, shape)
 
+    def _fits(self, plan: Plan, batch: int, hidden: int) -> bool:
+        """Whether both passes of such a layer can be planned; it sets `cuts`."""
+        gates, number = 4 if plan.cell.adds else 3, P.OPERANDS[self.operands]
+        self.cuts = {}
+        for backward in (False, True):
+            work = P.Work(gates, batch, hidden, number, backward)
+            cut = P.best_cut(work, self.limits)
+            if cut is not None:
+                self.cuts[backward] = work, cut
+        return len(self.cuts) == 2
+
     def forward(self, run: Forward) -> None:
         """Write `gates`, `cells`, `output`, `ends`; kept are the states before all steps."""
-        if not self.cuts:
+        if len(self.cuts) < 2:
             return self.steps.forward(run)
         assert self.states is not None
         plan, states = run.plan, self.states
@@ -105,7 +109,7 @@ class PersistentProducts(Products):
         self, run: Forward, grads: Sequence[Tensor | None], wants: tuple[bool, bool], d_gates: Tensor
     ) -> Gradients | None:
         """All gradients, see the base."""
-        if not self.cuts:
+        if not self._fits(run.plan, *run.h_start.shape):
             return None
         plan, gates = run.plan, run.gates
         weights = Weights(*(None if w is None else w.contiguous() for w in run.weights))
@@ -137,8 +141,7 @@ class PersistentProducts(Products):
         d_x = None
         if wants[0]:
             d_x = self._mm(from_input, weights.w_ih).view(*run.output.shape[:2], -1)
-        (states,) = run.kept
-        before = (states[1:] if plan.reverse else states[:-1]).flatten(0, 1)
+        before = self._states_before(run).flatten(0, 1)
         found = [d_x, *ends, self._sum(from_input, run.flat), self._sum(recurrent, before)]
         biases = [None, None]
         if weights.b_ih is not None:
@@ -154,8 +157,17 @@ class PersistentProducts(Products):
     ) -> Tensor:
         """As the base's, with all biases."""
         gates = self.steps.gates_again(plan, flat, h_start, weights, output)
-        bias = sum_of_biases(plan, weights) if self.cuts else None
+        fits = self._fits(plan, *h_start.shape)
+        bias = sum_of_biases(plan, weights) if fits else None
         return gates if bias is None else gates.add_(bias)
+
+    @staticmethod
+    def _states_before(run: Forward) -> Tensor:
+        """h before every step, (T, B, H), as operands where the forward pass kept them."""
+        if run.kept:
+            return run.kept[0][1:] if run.plan.reverse else run.kept[0][:-1]
+        start, output = run.h_start[None], run.output
+        return torch.cat([output[1:], start] if run.plan.reverse else [start, output[:-1]])
 
     def _describe(
         self, plan: Plan, ps: Sequence[Tensor | None], weights: Weights, backward: bool

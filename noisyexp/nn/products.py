@@ -118,6 +118,14 @@ class Forward:
     kept: list[Tensor] = field(default_factory=list)
     ends: list[Tensor] | None = None
 
+    def final_states(self) -> list[Tensor]:
+        """h and what else the cell has, after the last step: (B, H) each."""
+        if self.ends is None:
+            last = 0 if self.plan.reverse else len(self.output) - 1
+            states = [self.output] if self.c_start is None else [self.output, self.cells]
+            self.ends = [state[last].clone() for state in states]
+        return self.ends
+
 
 Gradients = tuple[list[Tensor | None], list[Tensor | None]]
 """Of x, h, c, W_ih, W_hh, b_ih and b_hh, None for what is not there; and of every p."""
