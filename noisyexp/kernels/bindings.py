@@ -42,6 +42,7 @@ class Site(Structure):
         *((name, c_double) for name in ("alpha", "c", "side", "mean")),
         ("p", c_void_p),
         ("p_stride", c_int64),
+        ("key_from", c_void_p),
         ("given", c_void_p),
         ("p_grad", c_void_p),
     ]

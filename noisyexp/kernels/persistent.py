@@ -2,7 +2,7 @@
 
 Blocks of threads are all on the GPU at once and wait for each other after every step; each keeps its
 part of the recurrent weights in shared memory (`src/persistent.cu`). A plan says how rows of the batch
-and hidden units are cut, so that the weights fit and a step takes the fewest cycles by a rough count.
+and hidden units are cut, so that the weights fit and a step takes the least time by a rough count.
 """
 
 from __future__ import annotations
@@ -137,47 +137,47 @@ def _up(size: int) -> int:
     return 16 * ceil(size, 16)
 
 
-def _product_cycles(work: Work, cut: Cut) -> int:
-    """Of a block's product for one chunk: arithmetic, shared memory or waiting, what takes longest."""
+def _product_nanoseconds(work: Work, cut: Cut) -> float:
+    """Of a block's product for one chunk."""
     of_gates, warps = work.gates * cut.units, cut.threads // 32
     m, k = (work.hidden, of_gates) if work.backward else (of_gates, work.hidden)
-    splits = 1 if work.backward else cut.splits
     rows, columns = cut.tile_rows, cut.tile_columns
     strips = ceil(m, 16 if work.operands else 32 * columns)
-    tiles = cut.chunk // rows * strips * splits
-    active = min(tiles, warps)
+    tiles = cut.chunk // rows * strips * (1 if work.backward else cut.splits)
+    active, turns = min(tiles, warps), ceil(tiles, warps)
+    splits = 1 if work.backward else cut.splits
     if work.operands:
-        vectors = ceil(ceil(k, 16), splits)
-        each = max(ceil(active, 4) * rows, active * (4 + rows // 4), 70)
+        vectors = turns * ceil(ceil(k, 16), splits)
+        arithmetic, shared = ceil(active, 4) * (4 + rows // 2), active * (4 + rows // 4)
+        each, end = (12, 6 * rows) if work.backward else (9, 300)
     else:
-        vectors = ceil(ceil(k, 4), splits)
-        each = max(ceil(active, 4) * 4 * rows * columns, active * (4 * columns + rows), 60)
-    return ceil(tiles, warps) * (vectors * each + 100 + 8 * rows * columns)
+        vectors = turns * ceil(ceil(k, 4), splits)
+        arithmetic, shared = ceil(active, 4) * 4 * rows * columns, active * (4 * columns + rows)
+        each, end = (9, 4 * rows * columns) if work.backward else (19, 52 * rows * columns)
+    return vectors * (0.72 * max(arithmetic, shared) + each) + turns * end
 
 
-def cycles(work: Work, cut: Cut) -> int:
-    """About what a step takes a block, for the choice between plans alone."""
+def nanoseconds(work: Work, cut: Cut) -> float:
+    """About what a step takes: fitted to 650 measured passes on an H200, of which half are within 4 %
+    and nine tenths within 10 %."""
     rows = min(cut.rows, cut.chunk)
-    numbers, threads = rows * cut.units, cut.threads
-    chunk = _product_cycles(work, cut)
+    numbers, threads, splits = rows * cut.units, cut.threads, cut.splits
+    chunk = _product_nanoseconds(work, cut)
     if work.backward:
-        batches = ceil(ceil(cut.slices, cut.splits), 8)
-        chunk += ceil(cut.splits * numbers, threads) * batches * 700 + 10 * cut.splits
-        chunk += ceil(numbers, threads) * 600 + 400 + rows * work.hidden // 8
-        moved = 2 * cut.slices * work.batch * work.hidden * 4
-    else:
-        chunk += ceil(work.gates * numbers, threads) * (150 + 12 * cut.splits) + 500
-        chunk += ceil(numbers, threads) * 250 + 500
-        copied = rows * cut.width * (2 if work.operands else 4)
-        chunk += copied // 32 + (800 if cut.chunks == 1 else 100)
-        moved = copied * cut.chunks * cut.slices * cut.groups
-    return cut.chunks * chunk + moved // 3000 + 2200 + 4 * cut.slices
+        loads = ceil(splits * numbers, threads) * ceil(ceil(cut.slices, splits), 8)
+        chunk += 160 + 385 * loads + (1660 + 35 * splits) * ceil(numbers, threads)
+        chunk += 575 * ceil(6 * numbers, threads) + 350 * ceil(rows, 8)
+        moved = 8 * cut.slices * work.batch * work.hidden
+        return 3200 + cut.chunks * chunk + 0.13e-3 * moved
+    chunk += 1100 + (930 + 8 * splits) * ceil(work.gates * numbers, threads)
+    copied = rows * cut.chunks * cut.slices * cut.groups * cut.width * (2 if work.operands else 4)
+    return 2900 + cut.chunks * chunk + 0.2e-3 * copied
 
 
 @functools.lru_cache(maxsize=256)
 def best_cut(work: Work, limits: Limits) -> Cut | None:
-    """The plan with the fewest cycles; None where the weights do not fit."""
-    return min(_candidates(work, limits), key=lambda cut: cycles(work, cut), default=None)
+    """The fastest plan; None where the weights do not fit."""
+    return min(_candidates(work, limits), key=lambda cut: nanoseconds(work, cut), default=None)
 
 
 @functools.cache

@@ -83,7 +83,7 @@ INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
         if (u >= (REAL)s->low && u <= (REAL)s->high) return 0;
     }
     if (s->given) return SLICE(s->given, at.t);
-    return normal(s->key, (uint32_t)at.unit, (uint32_t)at.row, (uint32_t)at.t);
+    return normal(s->key_from ? *s->key_from : s->key, (uint32_t)at.unit, (uint32_t)at.row, (uint32_t)at.t);
 }
 
 INLINE NAME(value) NAME(unit)(const site *s, place at, REAL x) {

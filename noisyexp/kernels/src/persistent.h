@@ -109,7 +109,10 @@ INLINE void prepare(const block *b, int tid) {
 }
 INLINE void point_to_copies(const block *b, int tid) {
     layer *a = (layer *)(b->memory + b->p->at_layer);
-    if (tid >= b->sites || !a->sites[tid].p) return;
+    if (tid >= b->sites) return;
+    if (a->sites[tid].key_from) a->sites[tid].key = *a->sites[tid].key_from;
+    a->sites[tid].key_from = 0;
+    if (!a->sites[tid].p) return;
     a->sites[tid].p = numbers_of(b) + tid * b->p->units - b->unit;
     a->sites[tid].p_stride = 1;
 }

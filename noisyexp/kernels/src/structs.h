@@ -23,6 +23,7 @@ typedef struct {
     double slope, offset, low, high, threshold, alpha, c, side, mean;
     const void *p;     /* (units,), or one number with p_stride 0 */
     int64_t p_stride;
+    const noise_key *key_from; /* on a GPU: where the key is read when a kernel runs, or null */
     const void *given; /* draws (T, batch, units) instead of the key's, or null */
     void *p_grad;      /* a row of sums (units,) for each part of the work, or null */
 } site;
