@@ -7,7 +7,7 @@ SCALE ?= paper
 SEEDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow lint demo bench bench-gpu figures tables clean \
+.PHONY: help setup test slow lint demo bench bench-bf16 bench-gpu figures tables clean \
 	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
@@ -42,6 +42,9 @@ bench: setup  ## layers against torch's (time, memory, growth), import time, the
 	$(BIN)/python scripts/bench_attention.py
 	$(BIN)/python scripts/bench_data.py
 	$(BIN)/python scripts/bench.py
+
+bench-bf16: setup  ## products and layers in bf16 on this processor: checked, then timed
+	$(BIN)/python scripts/bench_bf16.py
 
 bench-gpu: setup  ## layers on a GPU against cuDNN's
 	$(BIN)/python scripts/bench_gpu.py

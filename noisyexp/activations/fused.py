@@ -19,6 +19,7 @@ from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DeviceKey, DrawKey, blocks_rows_units
+from noisyexp.kernels.precision import to_float
 
 if TYPE_CHECKING:
     from noisyexp.activations.modules import Activation
@@ -45,8 +46,11 @@ def _form(unit: Activation) -> tuple[int, int]:
 
 
 def used_p(unit: Activation) -> Tensor | None:
-    """p, or None where the unit does not use it: NAN without noise is alpha h + (1 - alpha) u."""
-    return None if _form(unit)[0] == K.FORM_HARD else unit.p
+    """The p that the kernels take: float32 in half-precision modules, None where it is not used.
+
+    NAN without noise is alpha h + (1 - alpha) u.
+    """
+    return None if unit.p is None or _form(unit)[0] == K.FORM_HARD else to_float(unit.p)
 
 
 def describe(unit: Activation) -> list[int]:
@@ -209,7 +213,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
         and fits(unit, x.shape[-1] if x.dim() else 1)
         and (noise is None or (noise.device == x.device and not noise.requires_grad))
     ):
-        return dispatch.way(x, unit.p)
+        return dispatch.way(x, used_p(unit))
     return dispatch.PLAIN
 
 

@@ -22,6 +22,7 @@ from noisyexp.activations.noise import NoiseSource, draw_fresh
 from noisyexp.activations.ops import unit_in_graph
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import HALF, to_float
 
 PShape = Literal["unit", "scalar"]
 
@@ -157,6 +158,10 @@ class Activation(nn.Module):
         Raises:
             TypeError: x is not of a floating dtype.
         """
+        half = x.dtype in HALF or torch.is_autocast_enabled(x.device.type)
+        if half and self.backend == "auto" and not self.by_torch:
+            with torch.autocast(x.device.type, enabled=False):  # as within layers
+                return self.forward(to_float(x), noise).to(x.dtype)
         way = can_fuse(self, x, noise)
         if way == dispatch.DIRECT:
             return fused_unit(self, x, noise)

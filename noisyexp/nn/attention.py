@@ -5,10 +5,13 @@ B rows, S positions, A units, D annotation size, Q query size.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from noisyexp.activations import ActivationSpec, draws_apart
-from noisyexp.nn.fused_score import can_fuse_score, fused_score
+from noisyexp.kernels.precision import half_dtype
+from noisyexp.nn.fused_score import can_fuse_score, fused_score, keys_in_float32
 
 
 class AdditiveAttention(nn.Module):
@@ -85,9 +88,15 @@ class AdditiveAttention(nn.Module):
         return scores.softmax(-1)
 
     def _scores(self, q: Tensor, keys: Tensor) -> Tensor:
-        """The e of every position, (B, S); q: (B, A)."""
-        way = can_fuse_score(self.unit, q, keys, *self.v.parameters())
+        """The e of every position, (B, S), in float32 also of half-precision keys; q: (B, A)."""
+        v, b = self.v.weight, self.v.bias
+        if half_dtype(q, keys, v) is None or self.unit.backend != "auto":
+            return self._scores_of(q, keys, v, b)
+        with torch.autocast(q.device.type, enabled=False):
+            return self._scores_of(q.float(), keys_in_float32(keys), v.float(), b.float())
+
+    def _scores_of(self, q: Tensor, keys: Tensor, v: Tensor, b: Tensor) -> Tensor:
+        way = can_fuse_score(self.unit, q, keys, v, b)
         if way:
-            return fused_score(way, self.unit, q, keys, self.v.weight) + self.v.bias
-        scores: Tensor = self.v(self.unit(keys + q.unsqueeze(1))).squeeze(-1)
-        return scores
+            return fused_score(way, self.unit, q, keys, v) + b
+        return linear(self.unit(keys + q.unsqueeze(1)), v, b).squeeze(-1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
@@ -41,12 +43,31 @@ class _NoisyCell(NoisyModule):
         b_ih, b_hh = biases
         weights = (self.weight_ih, self.weight_hh, b_ih, b_hh)
         units: Any = self.units
+        half = half_dtype(x, self.weight_ih)
+        if half is None or self._backend != "auto":
+            return self._compute(units, x, state, weights, None)
+        dtype = result_dtype(half, state[-1], "cell")
+        with torch.autocast(x.device.type, enabled=False):
+            state = tuple(part.float() for part in state)
+            given = [None if weight is None else weight.float() for weight in weights]
+            final = self._compute(units, x.float(), state, given, half)
+        return tuple(part.to(dtype) for part in final)
+
+    def _compute(
+        self, units: Any, x: Tensor, state: State, weights: Any, half: torch.dtype | None
+    ) -> State:
+        """The step; with `half` all tensors are float32 and operands of products that."""
+        w_ih, w_hh, b_ih, b_hh = weights
         way = self.fuses(units, x, *state, *weights) if len(x) else dispatch.PLAIN
         if way:
-            return run_fused(way, self.cell_name, units, x[None], state, None, weights)[1]
+            operands = None if half is None else operand_dtype(half, x.device)
+            return run_fused(
+                way, self.cell_name, units, x[None], state, None, weights, operands=operands
+            )[1]
+        shape = (len(x), self.hidden_size)
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
-        projected = linear(x, self.weight_ih, b_ih)
-        return self.step_function()(units, projected, state, self.weight_hh, b_hh, xi)
+        projected = linear(x, w_ih, b_ih)
+        return self.step_function()(units, projected, state, w_hh, b_hh, xi)
 
 
 class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
@@ -72,7 +93,7 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
         Raises:
             ValueError: a wrong shape.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.runs_torch(self.units, input, self.weight_ih):
             return super().forward(input, hx)
         return self._step(input, None if hx is None else tuple(hx))
 
@@ -100,7 +121,7 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
         Raises:
             ValueError: a wrong shape.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.runs_torch(self.units, input, self.weight_ih):
             h: Tensor = super().forward(input, hx)
             return h
         return self._step(input, None if hx is None else (hx,))[0]

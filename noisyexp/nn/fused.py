@@ -40,7 +40,7 @@ class _Recurrence(torch.autograd.Function):
         b_hh: Tensor | None,
         *ps: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        ctx.products = choose_products(x)
+        ctx.products = choose_products(plan, x)
         state = [h_start] if c_start is None else [h_start, c_start]
         run = forward_pass(ctx.products, plan, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
         ctx.plan, ctx.spent = plan, False
@@ -63,7 +63,7 @@ class _Recurrence(torch.autograd.Function):
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
         # The products of a float32 forward stay float32, whatever context backward is called in.
         with torch.autocast(flat.device.type, enabled=False):
-            if ctx.spent:  # a second backward of a retained graph
+            if ctx.spent and not ctx.products.keeps_gates:  # a second backward of a retained graph
                 again = ctx.products.gates_again(plan, flat, h_start, weights, output)
                 # .data: the saved tensor's version must not count this as a change of it.
                 gates.data.copy_(again)
@@ -72,7 +72,8 @@ class _Recurrence(torch.autograd.Function):
                 plan, flat, h_start, c_start, weights, ps, cells, output, gates, list(kept)
             )
             wants = (ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-            found, d_ps = backward_pass(ctx.products, run, grads, wants, d_gates=gates)
+            d_gates = torch.empty_like(gates[0]) if ctx.products.keeps_gates else gates
+            found, d_ps = backward_pass(ctx.products, run, grads, wants, d_gates)
         return (None, *found, *d_ps)
 
 
@@ -95,7 +96,7 @@ def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
     for unit in units.values():
         if not _runs_as_is(unit):
             return dispatch.PLAIN
-    return dispatch.way(*tensors, *(unit.p for unit in units.values()))
+    return dispatch.way(*tensors, *(used_p(unit) for unit in units.values()))
 
 
 def run_fused(
@@ -107,6 +108,7 @@ def run_fused(
     mask: Tensor | None,
     weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     reverse: bool = False,
+    operands: torch.dtype | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer in one direction.
 
@@ -119,6 +121,7 @@ def run_fused(
         mask: (T, B) or (T, B, 1) bool, false past the end of a sequence; None if there is none.
         weights: W_ih, W_hh, b_ih, b_hh of torch's layer.
         reverse: from the last step to the first.
+        operands: see `Plan`; the tensors themselves are float32 then.
 
     Returns:
         Output (T, B, H) and the final state.
@@ -127,11 +130,12 @@ def run_fused(
     of_cell, drawn = list(units.values()), (steps, batch, hidden)
     bytes_mask = None if mask is None else mask.reshape(steps, batch).to(torch.uint8).contiguous()
     if way == dispatch.OPERATOR:
-        return recurrence(cell, x, state, weights, encode(of_cell, drawn, x), bytes_mask, reverse)
+        encoded = encode(of_cell, drawn, x)
+        return recurrence(cell, x, state, weights, encoded, bytes_mask, reverse, operands)
     noise = draw_for(of_cell, drawn, x)
     sites = [make_site(unit, draws) for unit, draws in zip(of_cell, noise, strict=True)]
     given = [draws if isinstance(draws, Tensor) else None for draws in noise]
-    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse)
+    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse, operands)
     c_start = state[1] if plan.cell.states == 2 else None
     ps = [used_p(unit) for unit in of_cell]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]

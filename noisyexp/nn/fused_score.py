@@ -19,9 +19,10 @@ from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import MESSAGE, first_derivatives
 from noisyexp.kernels.ops import define
+from noisyexp.kernels.precision import HALF
 from noisyexp.nn.fused import can_fuse
 
-_NAME = "_noisyexp_key_gradient"
+_NAME, _WIDE = "_noisyexp_key_gradient", "_noisyexp_float32"
 
 
 class _KeyGradient:
@@ -214,6 +215,20 @@ def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> 
     if keys.numel() == 0 or K.on_gpu(keys.device) or unit.by_torch:
         return dispatch.PLAIN
     return can_fuse({"score": unit}, keys, q, *of_v)
+
+
+def keys_in_float32(keys: Tensor) -> Tensor:
+    """Keys of half precision as float32, made once for all steps that share them."""
+    if keys.dtype not in HALF:
+        return keys
+    if keys.is_leaf or torch.compiler.is_compiling():
+        return keys.float()
+    now = (keys._version, keys.requires_grad and torch.is_grad_enabled())
+    kept = keys.__dict__.get(_WIDE)
+    if kept is None or kept[0] != now:
+        kept = keys.__dict__[_WIDE] = (now, keys.float())
+    wide: Tensor = kept[1]
+    return wide
 
 
 def fused_score(way: int, unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from noisyexp.kernels import bindings as K
-from noisyexp.nn.products import Backward, Forward, Plan, Products, Weights, sum_of_biases
+from noisyexp.nn.products import (
+    Backward,
+    Forward,
+    Gradients,
+    Plan,
+    Products,
+    Weights,
+    sum_of_biases,
+)
 
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
@@ -62,7 +70,7 @@ class HalfProducts(Products):
             step(layer, t, before)
         run.kept = [self.round(run.output)]
 
-    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(self, run: Backward) -> Gradients:
         """As the base's."""
         d_gates, d_recurrent = (d.flatten(0, 1) for d in self.backward_halves(run))
         d_x = None
@@ -71,11 +79,9 @@ class HalfProducts(Products):
         output, start = run.kept[0].flatten(0, 1), self.round(run.h_start)
         rows = len(start)
         before = [output[rows:], start] if run.plan.reverse else [start, output[:-rows]]
-        return (
-            d_x,
-            mm(d_gates.t(), self.round(run.flat)),
-            mm(d_recurrent.t(), torch.cat(before)),
-        )
+        d_ih = mm(d_gates.t(), self.round(run.flat))
+        d_hh = mm(d_recurrent.t(), torch.cat(before))
+        return Gradients(d_x, d_ih, d_hh, *self.bias_grads(run))
 
     def backward_halves(self, run: Backward) -> tuple[Tensor, Tensor]:
         """All steps back; d_gates and d_recurrent as operands."""

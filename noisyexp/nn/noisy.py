@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
 from noisyexp.activations.modules import NOT_SCRIPTED
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -106,6 +107,18 @@ class NoisyModule(nn.Module):
         if self._backend == "auto" and self.cell is CELLS.get(self.cell_name):
             return can_fuse(units, *tensors)
         return dispatch.PLAIN
+
+    def runs_torch(self, units: Units, x: Tensor, weight: Tensor) -> bool:
+        """Whether torch's own layer computes this call: the reference, unless in half precision.
+
+        There torch rounds gates and states, and all variants should be computed in one way.
+        """
+        if self.spec.variant != "reference" or self._backend != "auto":
+            return False
+        if half_dtype(x, weight) is None:
+            return True
+        with torch.autocast(x.device.type, enabled=False):
+            return not self.fuses(units, x.new_empty(0, dtype=torch.float32))
 
     def step_function(self) -> Step:
         """`cell`, under `torch.compile` where the backend says so."""

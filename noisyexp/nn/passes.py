@@ -12,11 +12,13 @@ from torch import Tensor
 
 from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import matmul
 from noisyexp.nn import persistent
+from noisyexp.nn.mixed import PackedProducts
 from noisyexp.nn.products import (
+    AllGradients,
     Backward,
     Forward,
-    Gradients,
     Plan,
     Products,
     Weights,
@@ -24,9 +26,15 @@ from noisyexp.nn.products import (
 )
 
 
-def choose_products(x: Tensor) -> Products:
+def choose_products(plan: Plan, x: Tensor) -> Products:
     """What computes a pass on such an input."""
-    return persistent.choose(x, x.dtype) if K.on_gpu(x.device) else Products()
+    if K.on_gpu(x.device):
+        return persistent.choose(x, plan.operands)
+    if plan.operands is None:
+        return Products()
+    form = matmul.form()
+    assert form is not None, "see precision.operand_dtype"
+    return PackedProducts(form)
 
 
 def forward_pass(
@@ -51,7 +59,7 @@ def backward_pass(
     grads: Sequence[Tensor | None],
     wants: tuple[bool, bool],
     d_gates: Tensor,
-) -> Gradients:
+) -> AllGradients:
     """Gradients of a pass.
 
     Args:
@@ -59,7 +67,8 @@ def backward_pass(
         run: the forward pass.
         grads: of output, final h and final c; None for zeros.
         wants: whether gradients of x and of h are asked for.
-        d_gates: (T, B, G), where to write; it may be the memory of the gates themselves.
+        d_gates: where to write, (B, G) for products that keep gates, else (T, B, G), which may be
+            the memory of the gates themselves.
 
     Returns:
         Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh (None for what is not there or not asked for),
@@ -78,7 +87,7 @@ def backward_pass(
         carry.clone() if d is None else d.clone(memory_format=torch.contiguous_format)
         for d in d_state
     )
-    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(gates)
+    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(d_gates)
     bias = sum_of_biases(plan, weights)
     layer = plan.layer(
         batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
@@ -93,15 +102,10 @@ def backward_pass(
         plan, run.flat, run.h_start, weights, run.output, run.kept, layer, d_gates, d_recurrent,
         d_h, carry, *wants,
     )  # fmt: skip
-    d_x, d_w_ih, d_w_hh = products.backward(back)
-    d_b_ih = None if weights.b_ih is None else d_gates.flatten(0, 1).sum(0)
-    d_b_hh = d_b_ih
-    if d_b_ih is not None:
-        # One tensor twice would be scaled twice by what works in place on gradients.
-        d_b_hh = d_b_ih.clone() if plan.cell.adds else d_recurrent.flatten(0, 1).sum(0)
+    d_x, *d_weights = products.backward(back)
     d_ps = [
         None if p is None else total.sum_to_size(p.shape)
         for p, total in zip(run.ps, p_sums.sum(1), strict=True)
     ]
     d_start = [d_h if wants[1] else None, d_c if run.c_start is not None else None]
-    return [d_x, *d_start, d_w_ih, d_w_hh, d_b_ih, d_b_hh], d_ps
+    return [d_x, *d_start, *d_weights], d_ps

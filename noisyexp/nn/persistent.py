@@ -16,6 +16,7 @@ from noisyexp.kernels import bindings as K
 from noisyexp.kernels import persistent as P
 from noisyexp.nn.half_products import HalfProducts, mm
 from noisyexp.nn.products import (
+    AllGradients,
     Backward,
     Forward,
     Gradients,
@@ -27,9 +28,10 @@ from noisyexp.nn.products import (
 )
 
 
-def choose(x: Tensor, operands: torch.dtype) -> Products:
-    """What computes a pass on x, float32 or float64 on a GPU, with such operands of products."""
-    steps = Products() if operands == x.dtype else HalfProducts(operands)
+def choose(x: Tensor, half: torch.dtype | None) -> Products:
+    """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`."""
+    steps = Products() if half is None else HalfProducts(half)
+    operands = half or x.dtype
     limits = P.limits_of(x.device.index) if operands in P.OPERANDS else None
     return steps if limits is None else PersistentProducts(operands, steps, limits)
 
@@ -101,13 +103,13 @@ class PersistentProducts(Products):
         self._launch(plan, steps, run.output, backward=False)
         return None
 
-    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(self, run: Backward) -> Gradients:
         """Of a layer of which the weights do not fit; `gradients` is the other's."""
         return self.steps.backward(run)
 
     def gradients(
         self, run: Forward, grads: Sequence[Tensor | None], wants: tuple[bool, bool], d_gates: Tensor
-    ) -> Gradients | None:
+    ) -> AllGradients | None:
         """All gradients, see the base."""
         if not self._fits(run.plan, *run.h_start.shape):
             return None

@@ -53,6 +53,7 @@ class Plan:
         given: draws of each site, where they are given and not made in the kernel.
         mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
         reverse: from the last step to the first.
+        operands: what those of products are rounded to, bfloat16 or float16; None for nothing.
     """
 
     cell: CellShape
@@ -60,6 +61,7 @@ class Plan:
     given: Sequence[Tensor | None]
     mask: Tensor | None
     reverse: bool
+    operands: torch.dtype | None = None
 
     def order(self, steps: int) -> list[tuple[int, int]]:
         """(step, the step before it or -1) in the order of computation."""
@@ -127,7 +129,7 @@ class Forward:
         return self.ends
 
 
-Gradients = tuple[list[Tensor | None], list[Tensor | None]]
+AllGradients = tuple[list[Tensor | None], list[Tensor | None]]
 """Of x, h, c, W_ih, W_hh, b_ih and b_hh, None for what is not there; and of every p."""
 
 
@@ -138,8 +140,9 @@ class Backward:
     Attributes:
         plan, flat, h_start, weights, output, kept: of the forward pass.
         layer: the structure for the kernels, with all arrays in it.
-        d_gates: (T, B, G), gradient at the input's share of the gates, to be written.
-        d_recurrent: (T, B, G), gradient at the recurrent product; the same memory where the two are
+        d_gates: (T, B, G), gradient at the input's share of the gates, to be written; (B, G) for
+            products that keep gates.
+        d_recurrent: likewise, gradient at the recurrent product; the same memory where the two are
             added.
         d_h: (B, H), gradient of h after the last step, and of h_start in the end.
         d_carry: (B, H), the part of d_h that goes past the product; the kernels write it.
@@ -161,8 +164,21 @@ class Backward:
     wants_h: bool
 
 
+class Gradients(NamedTuple):
+    """Of the input (T, B, I) and of `Weights`; None for what is not asked for or not there."""
+
+    d_x: Tensor | None
+    d_w_ih: Tensor
+    d_w_hh: Tensor
+    d_b_ih: Tensor | None
+    d_b_hh: Tensor | None
+
+
 class Products:
     """A pass by torch's products in the dtype of the input, float32 or float64."""
+
+    keeps_gates = False
+    """Whether backward leaves `gates` alone and wants `d_gates` and `d_recurrent` of one step."""
 
     def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
         """Where a forward pass writes its output, (T, B, H)."""
@@ -170,8 +186,8 @@ class Products:
 
     def gradients(
         self, run: Forward, grads: Sequence[Tensor | None], wants: tuple[bool, bool], d_gates: Tensor
-    ) -> Gradients | None:
-        """All gradients of a pass, see `fused._backward`; None where `backward` makes some."""
+    ) -> AllGradients | None:
+        """All of a pass, see `passes.backward_pass`; None where `backward` makes some of them."""
         return None
 
     def forward(self, run: Forward) -> None:
@@ -181,10 +197,11 @@ class Products:
         )
         self.forward_steps(run)
 
-    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh."""
+    def backward(self, run: Backward) -> Gradients:
+        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input and weights."""
         self.backward_steps(run)
-        return (self.input_grad(run) if run.wants_x else None, *self.weight_grads(run))
+        d_x = self.input_grad(run) if run.wants_x else None
+        return Gradients(d_x, *self.weight_grads(run), *self.bias_grads(run))
 
     def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
         """The part of all gates that no state enters, (T * B, G).
@@ -250,6 +267,14 @@ class Products:
         d_ih = sum_of_products(run.d_gates.flatten(0, 1), run.flat)
         d_hh = sum_of_products(d_rest.flatten(0, 1), h_rest.flatten(0, 1))
         return d_ih, d_hh.addmm_(first.t(), run.h_start)
+
+    def bias_grads(self, run: Backward) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of b_ih and b_hh."""
+        if run.weights.b_ih is None:
+            return None, None
+        d_b = run.d_gates.flatten(0, 1).sum(0)
+        # One tensor twice would be scaled twice by what works in place on gradients.
+        return d_b, d_b.clone() if run.plan.cell.adds else run.d_recurrent.flatten(0, 1).sum(0)
 
     def gates_again(
         self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor

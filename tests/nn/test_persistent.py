@@ -141,7 +141,7 @@ def test_every_way_to_cut(
 def passes(layer: Any, x: torch.Tensor, products: Products) -> dict[str, torch.Tensor]:
     """Output and gradients of a layer by such products, with the draws of one step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "choose_products", lambda x: products)
+        patch.setattr(fused, "choose_products", lambda plan, x: products)
         return run(layer, "auto", x, None)
 
 

@@ -63,6 +63,7 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #include "unit.h"
 #include "layers.h"
 #include "score.h"
+#include "loops.h"
 #undef REAL
 #undef NAME
 #define REAL double
@@ -98,4 +99,11 @@ void struct_sizes(int64_t out[4]) {
     out[1] = (int64_t)sizeof(layer);
     out[2] = (int64_t)sizeof(shape);
     out[3] = (int64_t)sizeof(score);
+}
+
+/* The same for kernels/matmul.py. */
+void bf16_struct_sizes(int64_t out[3]) {
+    out[0] = (int64_t)sizeof(matrix);
+    out[1] = (int64_t)sizeof(matmul);
+    out[2] = (int64_t)sizeof(recurrence);
 }
