@@ -20,8 +20,8 @@ import torch
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import cuda
 
-SWITCH = "NOISYEXP_PERSISTENT"
-"""Environment variable: 0 turns these kernels off."""
+enabled = os.environ.get("NOISYEXP_PERSISTENT") != "0"
+"""Whether to use these kernels; the environment may say no."""
 
 OPERANDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Of the products with the state; sums are float32."""
@@ -118,7 +118,7 @@ def _candidates(work: Work, limits: Limits) -> Iterator[Cut]:
                     sums = splits * chunk * (units if work.backward else m)
                     sizes = (
                         tiles * chunk * width * size, 4 * sums,
-                        4 * _SLOTS[work.backward] * chunk * units, 8 * chunks * chunk * units,
+                        4 * _SLOTS[work.backward] * chunk * units, (16 if work.backward else 8) * chunks * chunk * units,
                         _up(ctypes.sizeof(K.Layer)) + 4 * _CONSTANTS * units,
                     )  # fmt: skip
                     places = [at_tile]
@@ -184,7 +184,7 @@ def best_cut(work: Work, limits: Limits) -> Cut | None:
 def limits_of(index: int) -> Limits | None:
     """Of GPU `index`; None where it cannot run these kernels: before compute capability 8.0, or
     without cooperative launches."""
-    if torch.cuda.get_device_capability(index) < (8, 0) or os.environ.get(SWITCH) == "0":
+    if torch.cuda.get_device_capability(index) < (8, 0):
         return None
     if not _attribute(_COOPERATIVE, index):
         return None

@@ -32,7 +32,8 @@ def choose(x: Tensor, half: torch.dtype | None) -> Products:
     """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`."""
     steps = Products() if half is None else HalfProducts(half)
     operands = half or x.dtype
-    limits = P.limits_of(x.device.index) if operands in P.OPERANDS else None
+    use = P.enabled and operands in P.OPERANDS
+    limits = P.limits_of(x.device.index) if use else None
     return steps if limits is None else PersistentProducts(operands, steps, limits)
 
 

@@ -117,27 +117,28 @@ INLINE NAME(value) NAME(lstm_out)(const layer *a, place at, const NAME(value) y[
     return NAME(unit)(&a->sites[4], at, y[1].v * c + y[0].v * y[2].v);
 }
 
-/* Gradients of one step: of the gates before their units, of the recurrent product, of every p; of c
-   before the step; and the part of that of h before the step that goes past the product. */
+/* Gradients of one step: of each unit's value; of c before it; and the part of that of h before it
+   that goes past the recurrent product. */
 typedef struct {
-    REAL gates[4], recurrent[4], p[5], c, carry;
+    REAL y[5], c, carry;
 } NAME(gradient);
 
-/* From those of h' and c'; y has the gates and the last unit. */
-INLINE NAME(gradient) NAME(lstm_gradient)(const layer *a, place at, const NAME(value) y[5], REAL c,
-                                          REAL dh, REAL dc) {
+/* From those of h' and c'. v has values of the units, dx the derivative of the last. */
+INLINE NAME(gradient) NAME(lstm_gradient)(int masked, const REAL v[5], REAL dx, REAL c, REAL dh,
+                                          REAL dc) {
     NAME(gradient) d;
     d.carry = d.c = 0;
-    if (MASKED(a)) { /* the gradient goes to the step before as it is */
+    if (masked) { /* the gradient goes to the step before as it is */
         d.carry = dh, d.c = dc;
         dh = dc = 0;
     }
-    const REAL d_out = dh * y[3].v, total = dc + d_out * y[4].dx;
-    const REAL d_y[5] = {total * y[2].v, total * c, total * y[0].v, dh * y[4].v, d_out};
-    for (int k = 0; k < 5; k++) d.p[k] = d_y[k] * y[k].dp;
-    for (int k = 0; k < 4; k++)
-        GATE(a->d_gates, 4, k) = d.gates[k] = d.recurrent[k] = d_y[k] * y[k].dx;
-    d.c += total * y[1].v;
+    const REAL d_out = dh * v[3], total = dc + d_out * dx;
+    d.y[0] = total * v[2];
+    d.y[1] = total * c;
+    d.y[2] = total * v[0];
+    d.y[3] = dh * v[4];
+    d.y[4] = d_out;
+    d.c += total * v[1];
     return d;
 }
 
@@ -154,21 +155,16 @@ INLINE void NAME(gru_state)(const layer *a, place at, const REAL y[3], REAL x, R
     SLICE(a->output, at.t) = *h;
 }
 
-/* From the gradient of h'; y has r, z and n. */
-INLINE NAME(gradient) NAME(gru_gradient)(const layer *a, place at, const NAME(value) y[3], REAL h,
-                                         REAL uh, REAL dh) {
+/* From the gradient of h'. v has r, z and n, dx the derivative of n; the gradient of the product U h
+   of n is y[2] dx r. */
+INLINE NAME(gradient) NAME(gru_gradient)(int masked, const REAL v[3], REAL dx, REAL h, REAL uh,
+                                         REAL dh) {
     NAME(gradient) d;
     d.carry = d.c = 0;
-    if (MASKED(a)) d.carry = dh, dh = 0;
-    const REAL d_n = dh * (1 - y[1].v), d_z = dh * (h - y[2].v), d_x = d_n * y[2].dx;
-    const REAL d_r = d_x * uh;
-    d.p[0] = d_r * y[0].dp;
-    d.p[1] = d_z * y[1].dp;
-    d.p[2] = d_n * y[2].dp;
-    GATE(a->d_gates, 3, 0) = GATE(a->d_recurrent, 3, 0) = d.gates[0] = d.recurrent[0] = d_r * y[0].dx;
-    GATE(a->d_gates, 3, 1) = GATE(a->d_recurrent, 3, 1) = d.gates[1] = d.recurrent[1] = d_z * y[1].dx;
-    GATE(a->d_gates, 3, 2) = d.gates[2] = d_x;
-    GATE(a->d_recurrent, 3, 2) = d.recurrent[2] = d_x * y[0].v;
-    d.carry += dh * y[1].v;
+    if (masked) d.carry = dh, dh = 0;
+    d.y[2] = dh * (1 - v[1]);
+    d.y[1] = dh * (h - v[2]);
+    d.y[0] = d.y[2] * dx * uh;
+    d.carry += dh * v[1];
     return d;
 }

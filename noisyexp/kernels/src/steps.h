@@ -9,12 +9,6 @@ INLINE void NAME(lstm_gates)(const layer *a, place at, NAME(value) y[4]) {
     }
 }
 
-/* Write what a step's gradients are for, to the thread's own places. */
-INLINE void NAME(keep)(const layer *a, place at, const NAME(gradient) *d, int sites) {
-    for (int k = 0; k < sites; k++) NAME(add_p_grad)(&a->sites[k], at, at.row, d->p[k]);
-    STATE(a->d_carry) = d->carry;
-}
-
 /* `gates` holds W x + U h of i, f, g, o. */
 KERNEL NAME(lstm_forward)(GIVEN layer own, int64_t t, int64_t before) {
     const layer *a = &own;
@@ -35,9 +29,13 @@ KERNEL NAME(lstm_backward)(GIVEN layer own, int64_t t, int64_t before) {
     NAME(lstm_gates)(a, at, y);
     const REAL c = BEFORE(a->cells, a->c_start), dh = SLICE(a->d_output, t) + STATE(a->d_h);
     y[4] = NAME(lstm_out)(a, at, y, c);
-    const NAME(gradient) d = NAME(lstm_gradient)(a, at, y, c, dh, STATE(a->d_c));
-    NAME(keep)(a, at, &d, 5);
+    const REAL v[5] = {y[0].v, y[1].v, y[2].v, y[3].v, y[4].v};
+    const NAME(gradient) d =
+        NAME(lstm_gradient)(MASKED(a), v, y[4].dx, c, dh, STATE(a->d_c));
+    for (int k = 0; k < 5; k++) NAME(add_p_grad)(&a->sites[k], at, at.row, d.y[k] * y[k].dp);
+    for (int k = 0; k < 4; k++) GATE(a->d_gates, 4, k) = d.y[k] * y[k].dx;
     STATE(a->d_c) = d.c;
+    STATE(a->d_carry) = d.carry;
 }
 
 /* `gates` holds W x + b of r, z, n and takes U h + b of r and z. */
@@ -66,8 +64,15 @@ KERNEL NAME(gru_backward)(GIVEN layer own, int64_t t, int64_t before) {
     for (int k = 0; k < 2; k++) y[k] = NAME(unit)(&a->sites[k], at, GATE(a->gates, 3, k));
     y[2] = NAME(gru_n)(a, at, y[0].v, GATE(a->gates, 3, 2), uh);
     const REAL dh = SLICE(a->d_output, t) + STATE(a->d_h);
-    const NAME(gradient) d = NAME(gru_gradient)(a, at, y, h, uh, dh);
-    NAME(keep)(a, at, &d, 3);
+    const REAL v[3] = {y[0].v, y[1].v, y[2].v};
+    const NAME(gradient) d = NAME(gru_gradient)(MASKED(a), v, y[2].dx, h, uh, dh);
+    for (int k = 0; k < 3; k++) {
+        const REAL d_gate = d.y[k] * y[k].dx;
+        NAME(add_p_grad)(&a->sites[k], at, at.row, d.y[k] * y[k].dp);
+        GATE(a->d_gates, 3, k) = d_gate;
+        GATE(a->d_recurrent, 3, k) = k < 2 ? d_gate : d_gate * y[0].v;
+    }
+    STATE(a->d_carry) = d.carry;
 }
 
 /* A unit on an array (blocks, rows, units): its value, or with d_value the gradient of x. Thread n has
