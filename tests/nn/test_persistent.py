@@ -16,6 +16,7 @@ import torch
 from equivalence import VARIANTS, compare, make, run
 from torch.nn.utils.rnn import pack_sequence
 
+from noisyexp.activations import attach_noise
 from noisyexp.kernels import bindings, build, cuda, persistent
 from noisyexp.nn import fused
 from noisyexp.nn.half_products import HalfProducts
@@ -156,3 +157,71 @@ def test_packed_sequences_states_and_layers(
     states = 2 if cell == "lstm" else 1
     hx = [torch.randn(4, 7, 18).to(device) for _ in range(states)]
     compare(layer.to(device), pack_sequence(parts, enforce_sorted=False), hx)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_cuda_half_precision_under_autocast(cell: str) -> None:
+    """One launch a pass there, too: half operands, float32 sums, near float32's values."""
+    layer = make(cell, 24, 40, 2, gain=1.0, variant="nah", c=0.5).cuda()
+    x, found = torch.randn(7, 9, 24).cuda(), []
+    for half in (None, torch.bfloat16, torch.float16):
+        for unit in layer.modules():
+            if getattr(unit, "noise_source", None) is not None:
+                unit.noise_source.set_step(5)
+        layer.zero_grad()
+        with torch.autocast("cuda", half, enabled=half is not None):
+            output = layer(x)[0]
+        assert output.dtype == (half or torch.float32)
+        output.float().square().sum().backward()
+        found.append([output.float(), *(p.grad for p in layer.parameters())])
+    for half_results, limit in ((found[1], 3e-2), (found[2], 5e-3)):
+        for exact, half_result in zip(found[0], half_results, strict=True):
+            scale = max(float(exact.norm()), 0.05)
+            assert float((half_result - exact).norm()) < limit * scale
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("by_steps", [False, True])
+def test_cuda_graphs_draw_anew_at_every_replay(
+    cell: str, by_steps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients of a captured layer are those of the call, and its noise is fresh."""
+    monkeypatch.setattr(persistent, "enabled", not by_steps)
+    x = torch.randn(5, 9, 24).cuda()
+    for variant in ("hard", "nah"):
+        layer = make(cell, 24, 40, variant=variant, c=2.0).cuda()
+        attach_noise(layer, None)
+        leaf = x.clone().requires_grad_()
+        expected = layer(leaf)[0]
+        wanted = torch.autograd.grad(expected.square().sum(), [leaf, *layer.parameters()])
+        captured = torch.cuda.make_graphed_callables(layer, (x.clone().requires_grad_(),))
+        outputs = []
+        for _ in range(3):
+            leaf = x.clone().requires_grad_()
+            output = captured(leaf)[0]
+            grads = torch.autograd.grad(output.square().sum(), [leaf, *layer.parameters()])
+            outputs.append(output.clone())
+            if variant == "hard":
+                for grad, exact in zip(grads, wanted, strict=True):
+                    torch.testing.assert_close(grad, exact, rtol=1e-4, atol=1e-4)
+        if variant == "hard":
+            torch.testing.assert_close(outputs[2], expected, rtol=1e-4, atol=1e-5)
+        else:  # a normal draw is new for most of the saturated units
+            for a, b in ((0, 1), (1, 2)):
+                assert float((outputs[a] - outputs[b]).abs().mean()) > 1e-3
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_what_was_not_written_is_never_read(
+    machine: Any, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that is handed over as it is begins as not-a-number."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    device = machine(SMALL[0])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        compare(make(cell, 4, 13, variant="nah", c=2.0).to(device), torch.randn(4, 9, 4).to(device))
+    finally:
+        torch.use_deterministic_algorithms(False)
