@@ -91,8 +91,8 @@ def make_site(unit: Activation, noise: Draws | None) -> K.Site:
 
     Args:
         unit: one that `is_fusible`.
-        noise: the key of the draws or where a GPU reads it, the draws themselves (contiguous, of x's dtype, kept alive by
-            the caller), or None where the unit draws nothing.
+        noise: the key of the draws, or where a GPU reads it; the draws themselves (contiguous, of
+            x's dtype, kept alive by the caller); or None where the unit draws nothing.
     """
     now = (
         unit.training, unit.alpha, unit.c, unit.clip_output, unit.code_compat, unit.kind,
@@ -133,10 +133,12 @@ def draw_for(
     drawing = [unit for unit in units if unit.training and unit.has_noise]
     if drawing and all(unit.noise_source is None for unit in drawing):
         # The numbers that one call for each unit would give, in a fraction of the time.
-        keys = replayed_keys(len(drawing), like)
-        if keys is None:
-            keys = [DrawKey(key) for key in fresh_keys(len(drawing)).tolist()]
-        drawn: Iterator[Draws] = iter(keys)
+        replayed = replayed_keys(len(drawing), like)
+        drawn: Iterator[Draws] = iter(
+            [DrawKey(key) for key in fresh_keys(len(drawing)).tolist()]
+            if replayed is None
+            else replayed
+        )
     else:
         drawn = (_draw(unit, shape, like) for unit in drawing)
     return [next(drawn) if unit.training and unit.has_noise else None for unit in units]
@@ -200,7 +202,8 @@ class _Unit(torch.autograd.Function):
 
 def fits(unit: Activation, num_units: int) -> bool:
     """Whether p has one number, or one for each of `num_units`."""
-    return unit.p is None or unit.p.numel() == 1 or tuple(unit.p.shape) == (num_units,)
+    p = unit.p  # asked for once: a module looks its parameters up
+    return p is None or p.numel() == 1 or (p.dim() == 1 and len(p) == num_units)
 
 
 def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:

@@ -65,8 +65,8 @@ def refuse_frozen() -> None:
     if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
         raise RuntimeError(
             "a unit draws noise while a CUDA graph is captured, and every replay would have the "
-            "same: capture in evaluation mode, or without a NoiseSource (attach_noise(model, None)) "
-            "where the compiled kernels run, which then draw anew at every replay"
+            "same: capture in evaluation mode, or with compiled kernels and without a NoiseSource "
+            "(attach_noise(model, None)), which draw anew at every replay"
         )
 
 
@@ -81,8 +81,10 @@ def fresh_keys(count: int) -> Tensor:
 
 
 def replayed_keys(count: int, like: Tensor) -> list[DeviceKey] | None:
-    """Keys that every replay of the CUDA graph being captured draws anew, from torch's generator
-    of that GPU; None if none is being captured where `like` is."""
+    """Keys that every replay of a CUDA graph draws anew, by torch's generator of that GPU.
+
+    None where no graph is being captured.
+    """
     if not like.is_cuda or not torch.cuda.is_current_stream_capturing():
         return None
     words = torch.randint(-(2**31), 2**31, (count, 3), dtype=torch.int32, device=like.device)

@@ -115,6 +115,7 @@ def _compile(
 
 @functools.cache
 def driver() -> ctypes.CDLL:
+    """The CUDA driver; BuildError where there is none."""
     try:
         return ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -122,6 +123,7 @@ def driver() -> ctypes.CDLL:
 
 
 def check(status: int, what: str) -> None:
+    """RuntimeError with what the driver says, and what was tried, if `status` is no success."""
     if status:
         text = c_char_p()
         driver().cuGetErrorString(status, byref(text))

@@ -1,6 +1,6 @@
-"""A recurrent pass on a GPU with half operands: bf16 or fp16 go into products, sums are float32.
+"""A recurrent pass on a GPU with half operands: bf16 or fp16 into products, sums in float32.
 
-States, gates before their units and all gradients are float32; what multiplies is their rounded copy.
+States, gates before their units and all gradients are float32; what multiplies is a rounded copy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class HalfProducts(Products):
         self.operands = operands
 
     def round(self, x: Tensor) -> Tensor:
-        """x as an operand."""
+        """As an operand."""
         return x.to(self.operands)
 
     def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:

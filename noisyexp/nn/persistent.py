@@ -1,7 +1,7 @@
 """A recurrent layer on a GPU with all steps of a pass in one launch, where that can be had.
 
-A small layer waits for the processor, so there is as little beside the launch as can be: the kernels
-also add biases, sum up the gradients of biases and of p, and write the final states.
+A small layer waits for the processor, so there is as little beside the launch as can be: the
+kernels also add biases, sum up the gradients of biases and of p, and write the final states.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class PersistentProducts(Products):
         # Not a view, which could not be changed in place.
         shape = (steps, batch, hidden)
         first = self.states.storage_offset() + (0 if plan.reverse else batch * hidden)
-        return x.new_empty(0).set_(self.states.untyped_storage(), first, shape)
+        strides = (batch * hidden, hidden, 1)
+        return x.new_empty(0).set_(self.states.untyped_storage(), first, shape, strides)
 
     def _fits(self, plan: Plan, batch: int, hidden: int) -> bool:
         """Whether both passes of such a layer can be planned; it sets `cuts`."""
@@ -81,7 +82,7 @@ class PersistentProducts(Products):
             return self.steps.forward(run)
         assert self.states is not None
         plan, states = run.plan, self.states
-        weights = Weights(*(None if w is None else w.contiguous() for w in run.weights))
+        weights = _contiguous(run.weights)
         run.gates = self._mm(run.flat, weights.w_ih.t()).view(*run.output.shape[:2], -1)
         run.ends = [torch.empty_like(run.h_start) for _ in range(plan.cell.states)]
         run.kept, self.states = [states], None
@@ -109,13 +110,17 @@ class PersistentProducts(Products):
         return self.steps.backward(run)
 
     def gradients(
-        self, run: Forward, grads: Sequence[Tensor | None], wants: tuple[bool, bool], d_gates: Tensor
+        self,
+        run: Forward,
+        grads: Sequence[Tensor | None],
+        wants: tuple[bool, bool],
+        d_gates: Tensor,
     ) -> AllGradients | None:
         """All gradients, see the base."""
         if not self._fits(run.plan, *run.h_start.shape):
             return None
         plan, gates = run.plan, run.gates
-        weights = Weights(*(None if w is None else w.contiguous() for w in run.weights))
+        weights = _contiguous(run.weights)
         assert gates is not None
         lstm, hidden = plan.cell.adds, run.h_start.shape[1]
         d_recurrent = d_gates if lstm else torch.empty_like(gates)
@@ -131,7 +136,11 @@ class PersistentProducts(Products):
         partial = gates.new_empty(cut.groups, P.MOST_TOTALS, hidden)
         steps = self._describe(plan, run.ps, weights, backward=True)
         own = steps.own
-        own.gates, own.cells, own.output = gates.data_ptr(), run.cells.data_ptr(), run.output.data_ptr()
+        own.gates, own.cells, own.output = (
+            gates.data_ptr(),
+            run.cells.data_ptr(),
+            run.output.data_ptr(),
+        )
         own.h_start, own.c_start = run.h_start.data_ptr(), _pointer(run.c_start)
         own.d_gates, own.d_recurrent = d_gates.data_ptr(), d_recurrent.data_ptr()
         own.d_output, own.d_h, own.d_c = (_pointer(grad) for grad in (*given, None)[:3])
@@ -146,9 +155,9 @@ class PersistentProducts(Products):
             d_x = self._mm(from_input, weights.w_ih).view(*run.output.shape[:2], -1)
         before = self._states_before(run).flatten(0, 1)
         found = [d_x, *ends, self._sum(from_input, run.flat), self._sum(recurrent, before)]
-        biases = [None, None]
+        biases: list[Tensor | None] = [None, None]
         if weights.b_ih is not None:
-            biases = list(totals[sites:].view(2, -1).unbind(0))
+            biases = [*totals[sites:].view(2, -1).unbind(0)]
         ps = zip(run.ps, totals[:sites].unbind(0), strict=True)
         return [*found, *biases], [
             None if p is None else total if p.shape == total.shape else total.sum_to_size(p.shape)
@@ -166,7 +175,7 @@ class PersistentProducts(Products):
 
     @staticmethod
     def _states_before(run: Forward) -> Tensor:
-        """h before every step, (T, B, H), as operands where the forward pass kept them."""
+        """The states h before every step, (T, B, H); operands where the forward pass kept them."""
         if run.kept:
             return run.kept[0][1:] if run.plan.reverse else run.kept[0][:-1]
         start, output = run.h_start[None], run.output
@@ -199,6 +208,12 @@ class PersistentProducts(Products):
     def _sum(self, d: Tensor, x: Tensor) -> Tensor:
         """Sum over rows of d^T x."""
         return mm(d.t(), x.to(self.operands)) if self.half else sum_of_products(d, x)
+
+
+def _contiguous(weights: Weights) -> Weights:
+    w_ih, w_hh, *biases = weights
+    b_ih, b_hh = (None if bias is None else bias.contiguous() for bias in biases)
+    return Weights(w_ih, w_hh.contiguous(), b_ih, b_hh)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

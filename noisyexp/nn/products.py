@@ -121,7 +121,7 @@ class Forward:
     ends: list[Tensor] | None = None
 
     def final_states(self) -> list[Tensor]:
-        """h and what else the cell has, after the last step: (B, H) each."""
+        """After the last step, h and what else the cell has: (B, H) each."""
         if self.ends is None:
             last = 0 if self.plan.reverse else len(self.output) - 1
             states = [self.output] if self.c_start is None else [self.output, self.cells]
@@ -185,7 +185,11 @@ class Products:
         return x.new_empty(steps, batch, hidden)
 
     def gradients(
-        self, run: Forward, grads: Sequence[Tensor | None], wants: tuple[bool, bool], d_gates: Tensor
+        self,
+        run: Forward,
+        grads: Sequence[Tensor | None],
+        wants: tuple[bool, bool],
+        d_gates: Tensor,
     ) -> AllGradients | None:
         """All of a pass, see `passes.backward_pass`; None where `backward` makes some of them."""
         return None

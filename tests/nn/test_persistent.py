@@ -1,4 +1,4 @@
-"""All steps in one launch: the source as C on any machine, the kernels themselves where there is a GPU.
+"""All steps in one launch: the source as C on any machine, the kernels where there is a GPU.
 
 As C the blocks run one after another, a step at a time, with shared memory that begins as
 not-a-number. What that cannot show, the waiting of blocks for each other, needs a GPU.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,7 +111,9 @@ def test_every_way_to_cut(
     device = machine(SMALL[2])
     layer, x = layer.to(device), torch.randn(3, 21, 4).to(device)
     works = {
-        backward: persistent.Work(4 if cell == "lstm" else 3, 21, 18, persistent.OPERANDS[dtype], backward)
+        backward: persistent.Work(
+            4 if cell == "lstm" else 3, 21, 18, persistent.OPERANDS[dtype], backward
+        )
         for backward in (False, True)
     }
     cuts: dict[Any, list[persistent.Cut]] = {True: [], False: []}
@@ -128,7 +131,8 @@ def test_every_way_to_cut(
     products = PersistentProducts(dtype, steps, SMALL[2])
     for index in range(max(map(len, cuts.values()))):
         monkeypatch.setattr(
-            persistent, "best_cut",
+            persistent,
+            "best_cut",
             lambda work, _, i=index: cuts[work.backward][i % len(cuts[work.backward])],
         )
         found = passes(layer, x, products)
@@ -177,8 +181,8 @@ def test_cuda_half_precision_under_autocast(cell: str) -> None:
         found.append([output.float(), *(p.grad for p in layer.parameters())])
     for half_results, limit in ((found[1], 3e-2), (found[2], 5e-3)):
         for exact, half_result in zip(found[0], half_results, strict=True):
-            scale = max(float(exact.norm()), 0.05)
-            assert float((half_result - exact).norm()) < limit * scale
+            scale = max(float(exact.detach().norm()), 0.05)
+            assert float((half_result - exact).detach().norm()) < limit * scale
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -194,15 +198,17 @@ def test_cuda_graphs_draw_anew_at_every_replay(
         layer = make(cell, 24, 40, variant=variant, c=2.0).cuda()
         attach_noise(layer, None)
         leaf = x.clone().requires_grad_()
-        expected = layer(leaf)[0]
-        wanted = torch.autograd.grad(expected.square().sum(), [leaf, *layer.parameters()])
+        called = layer(leaf)[0]
+        wanted = torch.autograd.grad(called.square().sum(), [leaf, *layer.parameters()])
+        expected = called.detach()
+        del called, leaf  # a graph that is alive keeps its stream, which may not be captured
         captured = torch.cuda.make_graphed_callables(layer, (x.clone().requires_grad_(),))
         outputs = []
         for _ in range(3):
             leaf = x.clone().requires_grad_()
             output = captured(leaf)[0]
             grads = torch.autograd.grad(output.square().sum(), [leaf, *layer.parameters()])
-            outputs.append(output.clone())
+            outputs.append(output.detach().clone())
             if variant == "hard":
                 for grad, exact in zip(grads, wanted, strict=True):
                     torch.testing.assert_close(grad, exact, rtol=1e-4, atol=1e-4)
@@ -225,3 +231,22 @@ def test_what_was_not_written_is_never_read(
         compare(make(cell, 4, 13, variant="nah", c=2.0).to(device), torch.randn(4, 9, 4).to(device))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_nvrtc_compiles_every_program(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where NVRTC is at hand, which needs no GPU."""
+    try:
+        cuda._nvrtc()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    for lstm in (0, 1):
+        for operands in persistent.OPERANDS.values():
+            defines = (f"-DLSTM={lstm}", f"-DOPERANDS={operands}")
+            code = cuda.compile_for(capability, "persistent.cu", defines)
+            assert b"forward_all" in code and b"backward_all" in code
+    assert len(list(tmp_path.iterdir())) == 6

@@ -26,22 +26,20 @@ INLINE float read_shared_state(const float *from) { return __ldcg(from); }
 
 /* After a barrier of the block: what its threads wrote can be seen by whoever sees the count. */
 INLINE void arrive(uint32_t *count) {
-    if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(count, 1);
-    }
+    if (threadIdx.x == 0)
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
 }
 
 /* Until `count` has come to `all`. A wait of seconds is a defect: better an error than a hang. */
 INLINE void wait_for(const uint32_t *count, uint32_t all) {
     if (threadIdx.x == 0) {
         uint32_t seen;
-        int64_t left = 1 << 24;
+        int left = 1 << 24;
         do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
+            asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
             if (--left == 0) __trap();
         } while (seen < all);
-        __threadfence();
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
     }
     __syncthreads();
 }

@@ -70,7 +70,7 @@ INLINE float *sums_of(const block *b) { return (float *)(b->memory + b->p->at_su
 /* Forward: values of units, then what the input adds to each gate. Backward: value, dx and dp of each
    unit, the state before the step (an LSTM's c, a GRU's h), d_output, and a GRU's h_n. */
 enum { SLOT_INPUT = 4, SLOT_BEFORE = 15, SLOT_D_OUTPUT = 16, SLOT_H_N = 17 };
-enum { KEPT_H = 0, KEPT_C = 1 }; /* backward: what goes past the product, d_c; + 2 every other step */
+enum { KEPT_H = 0, KEPT_C = 1 }; /* backward: what goes past the product, d_c */
 
 INLINE value_f unit_in(const block *b, int k, int i) {
     const value_f y = {SLOT(b, 3 * k, i), SLOT(b, 3 * k + 1, i), SLOT(b, 3 * k + 2, i)};

@@ -97,65 +97,59 @@ INLINE void gather(const block *b, int64_t n, int chunk, int tid) {
 }
 
 /* The gradient of h before step n, for a chunk's number i: that, and what goes past the product. */
-INLINE float gradient_before(const block *b, int64_t n, int chunk, int i) {
+INLINE float gradient_before(const block *b, int chunk, int i) {
     const int numbers = numbers_in(b, chunk);
-    float sum = KEPT(b, KEPT_H + 2 * (int)(n & 1), chunk, i);
+    float sum = KEPT(b, KEPT_H, chunk, i);
     UNROLL_BY_8
     for (int part = 0; part < b->p->splits; part++) sum += sums_of(b)[part * numbers + i];
     return sum;
 }
 
-/* Where the gradient of gate k is kept: for dx, which only its thread reads; but a GRU's n, of which
-   another reads it. And that of the product of a GRU's n. */
-INLINE int slot_of_gate(int k, int lstm) { return lstm || k < 2 ? 3 * k + 1 : 10; }
-enum { SLOT_PRODUCT = 11 };
-
-/* Gradients of a step. A thread has one unit of a number, and the first keeps those of the state. */
+/* Gradients of a step; a thread has a number with all its units. For the totals it leaves gradients of p
+   where dp was, of gates where values were, and of the product of a GRU's n where its dx was. */
 INLINE void backward_states(const block *b, int64_t n, int chunk, int tid, const int lstm) {
     const pass *p = b->p;
     const layer *a = b->a;
-    const int numbers = numbers_in(b, chunk), last = n + 1 == p->steps;
-    const int now = 2 * (int)(n & 1), after = 2 - now;
-    for (int j = tid; j < b->sites * numbers; j += b->threads) {
-        const int k = (unsigned)j / (unsigned)numbers, i = j - k * numbers;
+    const int last = n + 1 == p->steps;
+    for (int i = tid; i < numbers_in(b, chunk); i += b->threads) {
         const place at = place_of(b, n, chunk, i);
         const int64_t index = at.row * at.hidden + at.unit;
-        const int masked = MASKED(a), column = k * p->units + (int)at.unit - b->unit;
+        const int row = row_of(b, i), masked = MASKED(a);
         const float before = SLOT(b, SLOT_BEFORE, i);
         float dh = SLOT(b, SLOT_D_OUTPUT, i), dc = 0, v[5];
-        dh += last ? or_zero((const float *)a->d_h, index) : gradient_before(b, n + 1, chunk, i);
+        dh += last ? or_zero((const float *)a->d_h, index) : gradient_before(b, chunk, i);
         UNROLL
-        for (int m = 0; m < 5; m++)
-            if (lstm || m < 3) v[m] = SLOT(b, 3 * m, i);
+        for (int k = 0; k < 5; k++)
+            if (lstm || k < 3) v[k] = SLOT(b, 3 * k, i);
         gradient_f d;
         if (lstm) {
-            dc = last ? or_zero((const float *)a->d_c, index) : KEPT(b, KEPT_C + after, chunk, i);
+            dc = last ? or_zero((const float *)a->d_c, index) : KEPT(b, KEPT_C, chunk, i);
             d = lstm_gradient_f(masked, v, SLOT(b, 13, i), before, dh, dc);
+            if (!n) p->end_c[index] = d.c;
         } else {
             d = gru_gradient_f(masked, v, SLOT(b, 7, i), before, SLOT(b, SLOT_H_N, i), dh);
         }
-        if (k == 0) {
-            KEPT(b, KEPT_H + now, chunk, i) = d.carry;
-            KEPT(b, KEPT_C + now, chunk, i) = d.c;
-            if (!n && lstm) p->end_c[index] = d.c;
-        }
-        float d_y = d.y[0];
+        KEPT(b, KEPT_H, chunk, i) = d.carry;
+        KEPT(b, KEPT_C, chunk, i) = d.c;
         UNROLL
-        for (int m = 1; m < 5; m++)
-            if ((lstm || m < 3) && k == m) d_y = d.y[m];
-        SLOT(b, 3 * k + 2, i) *= d_y; /* the gradient of p; other threads do not read it */
-        if (k == b->gates) continue;
-        const float d_gate = d_y * SLOT(b, 3 * k + 1, i);
-        const float d_product = lstm || k < 2 ? d_gate : d_gate * v[0];
-        SLOT(b, slot_of_gate(k, lstm), i) = d_gate;
-        if (!lstm && k == 2) SLOT(b, SLOT_PRODUCT, i) = d_product;
-        put(tile_of(b, 0), row_of(b, i) * p->width + column, d_product, OPERANDS_OF(p));
-        GATE(a->d_gates, b->gates, k) = d_gate;
-        if (!lstm) GATE(a->d_recurrent, 3, k) = d_product;
-        const int64_t there = ((at.t * at.batch + at.row) * b->gates + k) * at.hidden + at.unit;
-        if (p->d_recurrent_half)
-            p->d_recurrent_half[there] = to_half(d_product, OPERANDS_OF(p));
-        if (!lstm && p->d_gates_half) p->d_gates_half[there] = to_half(d_gate, OPERANDS_OF(p));
+        for (int k = 0; k < 5; k++)
+            if (lstm || k < 3) SLOT(b, 3 * k + 2, i) *= d.y[k];
+        UNROLL
+        for (int k = 0; k < 4; k++) {
+            if (!lstm && k == 3) continue;
+            const float d_gate = d.y[k] * SLOT(b, 3 * k + 1, i);
+            const float d_product = lstm || k < 2 ? d_gate : d_gate * v[0];
+            const int64_t there = ((at.t * at.batch + at.row) * b->gates + k) * at.hidden + at.unit;
+            SLOT(b, 3 * k, i) = d_gate;
+            if (!lstm && k == 2) SLOT(b, 7, i) = d_product;
+            put(tile_of(b, 0), row * p->width + k * p->units + i - row * b->units, d_product,
+                OPERANDS_OF(p));
+            ((float *)a->d_gates)[there] = d_gate;
+            if (!lstm) ((float *)a->d_recurrent)[there] = d_product;
+            if (p->d_recurrent_half)
+                p->d_recurrent_half[there] = to_half(d_product, OPERANDS_OF(p));
+            if (!lstm && p->d_gates_half) p->d_gates_half[there] = to_half(d_gate, OPERANDS_OF(p));
+        }
     }
 }
 
@@ -170,8 +164,7 @@ INLINE void backward_product(const block *b, int64_t n, int chunk, int tid) {
 
 /* Item m of the totals: each site's p, each gate's bias, and b_hh of a GRU's n. */
 INLINE int slot_of_item(const block *b, int m) {
-    return m < b->sites ? 3 * m + 2
-           : m < b->sites + b->gates ? slot_of_gate(m - b->sites, b->gates == 4) : SLOT_PRODUCT;
+    return m < b->sites ? 3 * m + 2 : m < b->sites + b->gates ? 3 * (m - b->sites) : 7;
 }
 INLINE int items_of(const block *b) { return b->gates == 4 ? 9 : 7; }
 
@@ -207,7 +200,7 @@ INLINE int backward_step(const block *b, int64_t n, const int lstm) {
 INLINE void write_start_gradient(const block *b, int chunk, int tid) {
     for (int i = tid; i < numbers_in(b, chunk); i += b->threads) {
         const place at = place_of(b, 0, chunk, i);
-        b->p->end_h[at.row * at.hidden + at.unit] = gradient_before(b, 0, chunk, i);
+        b->p->end_h[at.row * at.hidden + at.unit] = gradient_before(b, chunk, i);
     }
 }
 INLINE void backward_start(const block *b) {
