@@ -63,6 +63,9 @@ bench-bf16: setup  ## products and layers in bf16 on this processor: checked, th
 bench-gpu: setup  ## layers on a GPU against cuDNN's
 	$(BIN)/python scripts/bench_gpu.py
 
+check-gpu: setup  ## on a GPU, in six minutes: its tests, the benchmark, seeds of Table 2
+	$(BIN)/python scripts/check_gpu.py
+
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1
 reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv
 	$(NOISYEXP) reproduce $* scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))

@@ -19,7 +19,7 @@ from noisyexp.activations.noise import NoiseSource, draw_fresh
 from noisyexp.activations.ops import unit_in_graph
 from noisyexp.activations.settings import check_count, check_flag, check_number, pack, unpack
 from noisyexp.kernels import dispatch
-from noisyexp.kernels.precision import HALF, to_float
+from noisyexp.kernels.precision import HALF, to_float, under_autocast
 
 PShape = Literal["unit", "scalar"]
 
@@ -201,7 +201,7 @@ class Activation(nn.Module):
         """
         if not x.is_floating_point():
             raise TypeError(f"x must be floating, not {x.dtype}; use x.float()")
-        half = x.dtype in HALF or torch.is_autocast_enabled(x.device.type)
+        half = x.dtype in HALF or under_autocast(x)
         if half and self.backend == "auto" and not self.by_torch:
             with torch.autocast(x.device.type, enabled=False):  # as within layers
                 return self.forward(to_float(x), noise).to(x.dtype)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import functional as F
-from noisyexp.activations.noise import NoiseSource, fresh_keys
+from noisyexp.activations.noise import NoiseSource, fresh_keys, replayed_keys
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
-from noisyexp.kernels.philox import DrawKey, blocks_rows_units
+from noisyexp.kernels.philox import DeviceKey, DrawKey, blocks_rows_units
 from noisyexp.kernels.precision import to_float
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 KEPT_NUMBERS = 2**18
 """Up to so many numbers a lone unit keeps its derivatives: backward then makes no noise."""
+
+Draws = DrawKey | DeviceKey | Tensor
 
 
 def is_fusible(unit: Activation) -> bool:
@@ -95,19 +97,22 @@ def _filled(described: tuple[int, ...], alpha: float, c: float) -> bytes:
     return bytes(site)
 
 
-def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
+def make_site(unit: Activation, noise: Draws | None) -> K.Site:
     """The unit as the kernels take it, without the pointer to p (see `point_to_p`).
 
     Args:
         unit: one that `is_fusible`.
-        noise: the key of the draws, the draws themselves (contiguous, of x's dtype, kept alive by
-            the caller), or None where the unit draws nothing.
+        noise: the key of the draws, or where a GPU reads it; the draws themselves (contiguous, of
+            x's dtype, kept alive by the caller); or None where the unit draws nothing.
     """
     if unit.training:
         unit.look_at_p()
     site = new_site(tuple(describe(unit)), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
+    elif isinstance(noise, DeviceKey):
+        site.key_from = noise.words.data_ptr()
+        site.words = noise.words  # as long as the structure
     elif noise is not None:
         site.given = noise.data_ptr()
     return site
@@ -122,7 +127,7 @@ def point_to_p(site: K.Site, p: Tensor | None, p_grad: Tensor | None = None) -> 
 
 def draw_for(
     units: Sequence[Activation], shape: tuple[int, ...], like: Tensor
-) -> list[DrawKey | Tensor | None]:
+) -> list[Draws | None]:
     """The noise of one call of each unit: keys where the kernel can make the draws, else draws.
 
     Args:
@@ -133,18 +138,23 @@ def draw_for(
     drawing = [unit for unit in units if unit.training and unit.has_noise]
     if drawing and all(unit.noise_source is None for unit in drawing):
         # The numbers that one call for each unit would give, in a fraction of the time.
-        keys = fresh_keys(len(drawing)).tolist()
-        drawn: Iterator[DrawKey | Tensor] = iter([DrawKey(key) for key in keys])
+        replayed = replayed_keys(len(drawing), like)
+        drawn: Iterator[Draws] = iter(
+            [DrawKey(key) for key in fresh_keys(len(drawing)).tolist()]
+            if replayed is None
+            else replayed
+        )
     else:
         drawn = (_draw(unit, shape, like) for unit in drawing)
     return [next(drawn) if unit.training and unit.has_noise else None for unit in units]
 
 
-def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> DrawKey | Tensor:
+def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> Draws:
     source = unit.noise_source
     if source is None or type(source).normal is NoiseSource.normal:
         if source is None:
-            return DrawKey(int(fresh_keys(1)))
+            keys = replayed_keys(1, like)
+            return DrawKey(int(fresh_keys(1))) if keys is None else keys[0]
         return source.draw_key(unit.site)
     draws = source.normal(unit.site, shape, like.device)  # a source of its own kind
     return draws.to(like).expand(shape).contiguous()
@@ -223,7 +233,8 @@ def addresses(*tensors: Tensor | None) -> list[int | None]:
 
 def fits(unit: Activation, num_units: int) -> bool:
     """Whether p has one number, or one for each of `num_units`."""
-    return unit.p is None or unit.p.numel() == 1 or tuple(unit.p.shape) == (num_units,)
+    p = unit.p  # asked for once: a module looks its parameters up
+    return p is None or p.numel() == 1 or (p.dim() == 1 and len(p) == num_units)
 
 
 def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
@@ -242,7 +253,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
 
 def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
     """phi(x, noise) as `Activation.forward` gives it; call it where `can_fuse` says `DIRECT`."""
-    draws: DrawKey | Tensor | None
+    draws: Draws | None
     if noise is not None and unit.training and unit.has_noise:
         draws = noise.to(x.dtype).expand(x.shape).contiguous()
     else:

@@ -43,6 +43,7 @@ class Site(Structure):
         *((name, c_double) for name in ("alpha", "c", "side", "mean")),
         ("p", c_void_p),
         ("p_stride", c_int64),
+        ("key_from", c_void_p),
         ("given", c_void_p),
         ("p_grad", c_void_p),
     ]
@@ -67,6 +68,23 @@ class Layer(Structure):
         return int(self.threads * self.hidden)
 
 
+class Pass(Structure):
+    """`pass` of structs.h: all steps of a layer in one direction; see kernels/persistent.py."""
+
+    _fields_ = [
+        ("own", Layer),
+        ("steps", c_int64),
+        *((name, c_int32) for name in ("reverse", "operands", "groups", "slices", "rows")),
+        *((name, c_int32) for name in ("units", "chunk", "chunks", "splits", "tile_rows")),
+        *((name, c_int32) for name in ("tile_columns", "width", "at_tile", "at_sums")),
+        *((name, c_int32) for name in ("at_slots", "at_kept", "at_layer", "bytes")),
+        *((name, c_void_p) for name in ("w_hh", "b_ih", "b_hh", "exchange", "arrived")),
+        *((name, c_void_p) for name in ("end_h", "end_c", "start", "start_half")),
+        *((name, c_void_p) for name in ("output_half", "d_gates_half", "d_recurrent_half")),
+        *((name, c_void_p) for name in ("partial", "totals")),
+    ]
+
+
 class Shape(Structure):
     """`shape` of structs.h: (blocks, rows, units) and the threads to use."""
 
@@ -81,8 +99,8 @@ class Shape(Structure):
         return int(self.threads * self.units)
 
 
-class Pass(Structure):
-    """`pass` of structs.h: all steps of a layer in one call."""
+class StepLoop(Structure):
+    """`step_loop` of structs.h: all steps of a layer on a processor in one call."""
 
     _fields_ = [
         *((name, c_void_p) for name in ("gemm", "step")),
@@ -121,7 +139,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             function.restype = None
         for way in ("forward", "backward"):
             function = getattr(library, f"{way}_pass_{suffix}")
-            function.argtypes, function.restype = [POINTER(Layer), POINTER(Pass)], None
+            function.argtypes, function.restype = [POINTER(Layer), POINTER(StepLoop)], None
             function = getattr(library, f"score_{way}_{suffix}")
             function.argtypes, function.restype = [POINTER(Score)], None
         function = getattr(library, f"cross_entropy_{suffix}")
@@ -131,7 +149,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
     sizes = (c_int64 * 5)()
     library.struct_sizes(sizes)
-    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, Pass)]
+    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop)]
     if list(sizes) != declared:
         raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     return library

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
 from noisyexp.activations.base import EXTRA_STATE, NOT_SCRIPTED
 from noisyexp.kernels import dispatch
-from noisyexp.kernels.precision import half_dtype
+from noisyexp.kernels.precision import half_dtype, under_autocast
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -151,7 +151,7 @@ class NoisyModule(nn.Module):
         Raises:
             ValueError: another dtype than the weights', outside autocast; torch's layers say so.
         """
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and not under_autocast(x):
             raise ValueError(
                 f"input of dtype {x.dtype}: expected that of the weights, {weight.dtype}; use "
                 f"input.to({weight.dtype})"

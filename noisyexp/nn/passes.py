@@ -12,12 +12,23 @@ from torch import Tensor
 
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import matmul
+from noisyexp.nn import persistent
 from noisyexp.nn.mixed import PackedProducts
-from noisyexp.nn.products import Backward, Forward, Plan, Products, Weights, sum_of_biases
+from noisyexp.nn.products import (
+    AllGradients,
+    Backward,
+    Forward,
+    Plan,
+    Products,
+    Weights,
+    sum_of_biases,
+)
 
 
 def choose_products(plan: Plan, x: Tensor) -> Products:
     """What computes a pass on such an input."""
+    if K.on_gpu(x.device):
+        return persistent.choose(x, plan.operands)
     if plan.operands is None:
         return Products()
     form = matmul.form()
@@ -34,7 +45,8 @@ def forward_pass(
     h_start, *rest = (part.contiguous() for part in state)
     run = Forward(
         plan, x.reshape(steps * batch, -1), h_start, rest[0] if rest else None, weights, ps,
-        cells=x.new_empty(steps, batch, hidden), output=x.new_empty(steps, batch, hidden),
+        cells=x.new_empty(steps, batch, hidden),
+        output=products.new_output(plan, x, steps, batch, hidden),
     )  # fmt: skip
     products.forward(run)
     return run
@@ -46,7 +58,7 @@ def backward_pass(
     grads: Sequence[Tensor | None],
     wants: tuple[bool, bool],
     d_gates: Tensor,
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
+) -> AllGradients:
     """Gradients of a pass.
 
     Args:
@@ -61,6 +73,9 @@ def backward_pass(
         Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh (None for what is not there or not asked for),
         and of every p.
     """
+    found = products.gradients(run, grads, wants, d_gates)
+    if found is not None:
+        return found
     plan, weights, gates = run.plan, run.weights, run.gates
     assert gates is not None
     batch, hidden = run.h_start.shape

@@ -127,6 +127,7 @@ class Forward:
         cells, output: (T, B, H), to be written.
         gates: (T, B, G) as they go into the units, to be made and written; kept for backward.
         kept: what else a subclass wants to see again in backward.
+        ends: the states after the last step, where a subclass has written them apart.
     """
 
     plan: Plan
@@ -139,6 +140,19 @@ class Forward:
     output: Tensor
     gates: Tensor | None = None
     kept: list[Tensor] = field(default_factory=list)
+    ends: list[Tensor] | None = None
+
+    def final_states(self) -> list[Tensor]:
+        """After the last step, h and what else the cell has: (B, H) each."""
+        if self.ends is None:
+            last = 0 if self.plan.reverse else len(self.output) - 1
+            states = [self.output] if self.c_start is None else [self.output, self.cells]
+            self.ends = [state[last].clone() for state in states]
+        return self.ends
+
+
+AllGradients = tuple[list[Tensor | None], list[Tensor | None]]
+"""Of x, h, c, W_ih, W_hh, b_ih and b_hh, None for what is not there; and of every p."""
 
 
 @dataclass
@@ -190,6 +204,20 @@ class Products:
 
     keeps_gates = False
     """Whether backward leaves `gates` alone and wants `d_gates` and `d_recurrent` of one step."""
+
+    def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
+        """Where a forward pass writes its output, (T, B, H)."""
+        return x.new_empty(steps, batch, hidden)
+
+    def gradients(
+        self,
+        run: Forward,
+        grads: Sequence[Tensor | None],
+        wants: tuple[bool, bool],
+        d_gates: Tensor,
+    ) -> AllGradients | None:
+        """All of a pass, see `passes.backward_pass`; None where `backward` makes some of them."""
+        return None
 
     def forward(self, run: Forward) -> None:
         """Write `gates`, `cells` and `output` (and `kept`) of a forward pass."""
@@ -310,7 +338,7 @@ class Products:
         return gates
 
 
-def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.Pass | None:
+def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.StepLoop | None:
     """What runs all steps in one call with the products of torch; None where torch has to be asked.
 
     Args:
@@ -324,7 +352,7 @@ def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.Pass 
         return None
     step = K.address(f"{plan.cell.name}_{way}", gates.dtype)
     steps, _, width = gates.shape
-    loop = K.Pass(routine, step, steps, width, plan.reverse, plan.cell.adds)
+    loop = K.StepLoop(routine, step, steps, width, plan.reverse, plan.cell.adds)
     loop.w = weights.w_hh.data_ptr()
     loop.b_hh = None if weights.b_hh is None else weights.b_hh.data_ptr()
     return loop

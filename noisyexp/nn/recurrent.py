@@ -149,6 +149,8 @@ class NoisyRecurrent(NoisyModule):
             x = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
             if self.dropout and layer + 1 < self.num_layers:
                 x = functional.dropout(x, self.dropout, self.training)
+        if len(finals) == 1:
+            return x, tuple(part.unsqueeze(0) for part in finals[0])
         return x, tuple(torch.stack(part) for part in zip(*finals, strict=True))
 
     def _run_direction(

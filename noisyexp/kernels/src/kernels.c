@@ -150,7 +150,7 @@ void struct_sizes(int64_t out[5]) {
     out[1] = (int64_t)sizeof(layer);
     out[2] = (int64_t)sizeof(shape);
     out[3] = (int64_t)sizeof(score);
-    out[4] = (int64_t)sizeof(pass);
+    out[4] = (int64_t)sizeof(step_loop);
 }
 
 /* The same for kernels/matmul.py. */

@@ -9,13 +9,13 @@ typedef void (*NAME(gemm))(const char *, const char *, const int64_t *, const in
                            const REAL *, const int64_t *, const REAL *, REAL *, const int64_t *);
 
 /* Step n of the pass, and the step before it or -1. */
-INLINE int64_t NAME(step_at)(const pass *loop, int64_t n, int64_t *before) {
+INLINE int64_t NAME(step_at)(const step_loop *loop, int64_t n, int64_t *before) {
     *before = n == 0 ? -1 : loop->reverse ? loop->steps - n : n - 1;
     return loop->reverse ? loop->steps - 1 - n : n;
 }
 
 /* Product of h with W_hh, added to the gates or put into `recurrent` beside b_hh; then the step. */
-void NAME(forward_pass)(const layer *a, const pass *loop) {
+void NAME(forward_pass)(const layer *a, const step_loop *loop) {
     const NAME(gemm) gemm = (NAME(gemm))loop->gemm;
     void (*const step)(const layer *, int64_t, int64_t) = loop->step;
     const int64_t size = a->batch * a->hidden, width = loop->width;
@@ -39,7 +39,7 @@ void NAME(forward_pass)(const layer *a, const pass *loop) {
 }
 
 /* The step, then the product of its d_recurrent with W_hh, for the step before it or h_start. */
-void NAME(backward_pass)(const layer *a, const pass *loop) {
+void NAME(backward_pass)(const layer *a, const step_loop *loop) {
     const NAME(gemm) gemm = (NAME(gemm))loop->gemm;
     void (*const step)(const layer *, int64_t, int64_t) = loop->step;
     const int64_t size = a->batch * a->hidden, width = loop->width;
