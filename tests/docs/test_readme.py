@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib
 import json
@@ -58,6 +59,23 @@ def test_the_readme_shows_commands() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= MOST_LINES
+
+
+def test_the_finding_has_the_numbers_of_table_2() -> None:
+    with (ROOT / "results" / "table2.csv").open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["metric"] == "test_ppl"]
+    rows = {line["experiment"]: line for line in lines if line["scale"] == "paper"}
+    names = ("nan_released", "nah_released", "reference", "leak")
+    nan, nah, soft, fold = (rows[f"table2/{name}"] for name in names)
+    assert {row["finished"] for row in (nan, nah, soft, fold)} == {"4"}  # "four seeds each"
+    ours = [f"{float(row['ours']):.1f}" for row in (nan, nah, soft, fold)]
+    paper = [f"{float(row['paper']):.1f}" for row in (nan, nah, soft)]
+    text = " ".join(README.split())
+    assert (
+        f"(NAN {ours[0]}, NAH {ours[1]}; paper {paper[0]} and {paper[1]}; "
+        f"soft LSTM {ours[2]}, paper {paper[2]})"
+    ) in text
+    assert f"without any noise reach {ours[3]}" in text
 
 
 @pytest.mark.parametrize("command", commands("noisyexp "))
