@@ -27,6 +27,9 @@ enabled = os.environ.get("NOISYEXP_PERSISTENT") != "0"
 OPERANDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Of the products with the state; sums are float32."""
 
+SLOWEST = 95_000
+"""Nanoseconds of a step, both passes, from which on torch's products and a launch a step win."""
+
 COUNTERS_APART = 32
 MOST_TOTALS = 9
 _SLOTS = {False: 8, True: 18}  # forward, backward
@@ -177,10 +180,24 @@ def nanoseconds(work: Work, cut: Cut) -> float:
     return 2900 + cut.chunks * chunk + 0.2e-3 * copied
 
 
-@functools.lru_cache(maxsize=256)
 def best_cut(work: Work, limits: Limits) -> Cut | None:
     """The fastest plan; None where the weights do not fit."""
     return min(_candidates(work, limits), key=lambda cut: nanoseconds(work, cut), default=None)
+
+
+@functools.lru_cache(maxsize=256)
+def plans(
+    gates: int, batch: int, hidden: int, operands: int, limits: Limits
+) -> dict[bool, tuple[Work, Cut]]:
+    """Of the forward and the backward pass; empty where they do not fit or do not pay."""
+    found = {}
+    for backward in (False, True):
+        work = Work(gates, batch, hidden, operands, backward)
+        cut = best_cut(work, limits)
+        if cut is None:
+            return {}
+        found[backward] = work, cut
+    return found if sum(nanoseconds(*plan) for plan in found.values()) < SLOWEST else {}
 
 
 @functools.cache

@@ -130,11 +130,8 @@ def test_every_way_to_cut(
         expected = passes(layer, x, steps)
     products = PersistentProducts(dtype, steps, SMALL[2])
     for index in range(max(map(len, cuts.values()))):
-        monkeypatch.setattr(
-            persistent,
-            "best_cut",
-            lambda work, _, i=index: cuts[work.backward][i % len(cuts[work.backward])],
-        )
+        plans = {b: (works[b], cuts[b][index % len(cuts[b])]) for b in works}
+        monkeypatch.setattr(persistent, "plans", lambda *_, found=plans: found)
         found = passes(layer, x, products)
         for name, value in expected.items():
             limit = 2e-5 if dtype == torch.float32 else 1e-3
@@ -148,6 +145,18 @@ def passes(layer: Any, x: torch.Tensor, products: Products) -> dict[str, torch.T
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "choose_products", lambda plan, x: products)
         return run(layer, "auto", x, None)
+
+
+def test_layers_that_do_not_fit_or_do_not_pay_go_by_steps() -> None:
+    """The sizes of the benchmark, on an H100 or H200."""
+    for sizes in ((4, 20, 200, 0), (4, 100, 400, 0), (3, 80, 512, 0), (3, 80, 1024, 1)):
+        found = persistent.plans(*sizes, GPU)
+        assert found.keys() == {False, True}
+        assert all(cut.bytes <= GPU.shared for _, cut in found.values())
+        assert all(cut.groups * cut.slices <= GPU.processors for _, cut in found.values())
+    assert persistent.plans(3, 80, 1024, 0, GPU) == {}  # measured: slower than by steps
+    assert persistent.plans(4, 20, 4000, 0, GPU) == {}  # 256 MB of weights
+    assert persistent.plans(4, 20, 200, 0, persistent.Limits(3, 20_000)) == {}
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
