@@ -60,7 +60,8 @@ def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, fl
 
 def usable() -> list[str]:
     """Forms that this processor has; the tiles are used from a thread that was there before."""
-    asked, answer = threading.Event(), []
+    answer: list[bool] = []
+    asked = threading.Event()
 
     def multiply_later() -> None:
         asked.wait()
@@ -185,7 +186,7 @@ def prefetch_table(rounds: int) -> None:
         for rows, depth, columns in PRODUCTS:
             a, b = torch.randn(rows, depth), torch.randn(columns, depth)
             left, right = matmul.as_rows(a), matmul.Columns(b.t(), "tiles")
-            calls = {
+            calls: dict[str, Callable[[], Any]] = {
                 str(distance): functools.partial(matmul.multiply, left, right, None, library)
                 for distance, library in forms.items()
             }
@@ -270,7 +271,7 @@ class Stopwatch:
 
     def __enter__(self) -> Stopwatch:
         self.kept = matmul.library
-        matmul.library = lambda: self  # type: ignore[assignment]
+        matmul.library = lambda: self  # type: ignore[assignment,return-value]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,7 @@ keeping them, so a unit holds nothing for backward but its input.
 
 from __future__ import annotations
 
-import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,11 @@ from noisyexp.kernels.philox import DeviceKey, DrawKey, blocks_rows_units
 from noisyexp.kernels.precision import to_float
 
 if TYPE_CHECKING:
-    from noisyexp.activations.modules import Activation
+    from noisyexp.activations.base import Activation
+
+
+KEPT_NUMBERS = 2**18
+"""Up to so many numbers a lone unit keeps its derivatives: backward then makes no noise."""
 
 Draws = DrawKey | DeviceKey | Tensor
 
@@ -34,7 +38,7 @@ def is_fusible(unit: Activation) -> bool:
     a gradient.
     """
     # Not by alpha and c themselves, for whose every value a graph would be made again.
-    return unit.settings is not None and "kernel_forms" in type(unit).__dict__
+    return unit.alpha_and_c is not None and "kernel_forms" in type(unit).__dict__
 
 
 def _form(unit: Activation) -> tuple[int, int]:
@@ -64,13 +68,19 @@ WORDS = 6
 """Whole numbers that `describe` gives."""
 
 
-def new_site(described: Sequence[int], alpha: float, c: float) -> K.Site:
+def new_site(described: tuple[int, ...], alpha: float, c: float) -> K.Site:
     """The unit as the kernels take it, without draws and without p."""
+    return K.Site.from_buffer_copy(_filled(described, alpha, c))
+
+
+@functools.lru_cache(maxsize=64)
+def _filled(described: tuple[int, ...], alpha: float, c: float) -> bytes:
+    """Filling a structure takes longer than copying one."""
     sigmoid, form, multiplier, clip, leaks, of_code = described
     kind = F.SIGMOID if sigmoid else F.TANH
     # The code's NAN pushes to the same side for every alpha.
     one_side = of_code and multiplier == K.MULTIPLIER_NORMAL
-    return K.Site(
+    site = K.Site(
         form=form,
         multiplier=multiplier,
         clip=clip,
@@ -84,6 +94,7 @@ def new_site(described: Sequence[int], alpha: float, c: float) -> K.Site:
         side=1.0 if alpha > 1.0 and not one_side else -1.0,
         mean=F.HALF_NORMAL_MEAN_CODE if of_code else F.HALF_NORMAL_MEAN,
     )
+    return bytes(site)
 
 
 def make_site(unit: Activation, noise: Draws | None) -> K.Site:
@@ -94,15 +105,9 @@ def make_site(unit: Activation, noise: Draws | None) -> K.Site:
         noise: the key of the draws, or where a GPU reads it; the draws themselves (contiguous, of
             x's dtype, kept alive by the caller); or None where the unit draws nothing.
     """
-    now = (
-        unit.training, unit.alpha, unit.c, unit.clip_output, unit.code_compat, unit.kind,
-        ctypes.sizeof(K.Site),
-    )  # fmt: skip
-    kept = unit.__dict__.get("_site")
-    if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
-        filled = new_site(describe(unit), unit.alpha, unit.c)
-        kept = unit.__dict__["_site"] = (now, bytes(filled))
-    site = K.Site.from_buffer_copy(kept[1])
+    if unit.training:
+        unit.look_at_p()
+    site = new_site(tuple(describe(unit)), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
     elif isinstance(noise, DeviceKey):
@@ -185,19 +190,45 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
+        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None, keeps: bool
     ) -> Tensor:
-        ctx.site = site
-        ctx.save_for_backward(x, p, given)
-        return map_unit(x, p, site)
+        ctx.site, ctx.keeps = site, keeps
+        if not keeps:
+            ctx.save_for_backward(x, p, given)
+            return map_unit(x, p, site)
+        point_to_p(site, p)
+        value, dx = torch.empty_like(x), torch.empty_like(x)
+        dp = None if p is None else torch.empty_like(x)
+        K.function("unit_keep", x)(site, _size(x), *addresses(x, value, dx, dp))
+        ctx.save_for_backward(x, p, dx, dp)
+        return value
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.keeps:
+            _, p, dx, dp = saved
+            return *_chain(ctx.site, p, dx, dp, d_value.contiguous()), None, None, None
         x, p, given = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None
+        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None, None
+
+
+def _chain(
+    site: K.Site, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """As `map_unit_back`, by derivatives that forward kept."""
+    d_x, size = torch.empty_like(dx), _size(dx)
+    sums = None if p is None else dx.new_zeros(K.CHUNKS, size.units)
+    point_to_p(site, p, sums)
+    K.function("unit_chain", dx)(site, size, *addresses(dx, dp, d_value, d_x))
+    return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
+
+
+def addresses(*tensors: Tensor | None) -> list[int | None]:
+    """For a kernel; None for those that are not there."""
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def fits(unit: Activation, num_units: int) -> bool:
@@ -228,7 +259,10 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
     else:
         (draws,) = draw_for([unit], tuple(x.shape), x)
     given = draws if isinstance(draws, Tensor) else None
+    p = used_p(unit)
+    wanted = x.requires_grad or (p is not None and p.requires_grad)
+    keeps = wanted and torch.is_grad_enabled() and x.numel() <= KEPT_NUMBERS
     value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), used_p(unit), make_site(unit, draws), given
+        x.contiguous(), p, make_site(unit, draws), given, keeps and not K.on_gpu(x.device)
     )
     return value

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from noisyexp.activations.replay import Replay
@@ -161,9 +161,10 @@ class NoiseSource:
         """`draw_key` as a graph has it: key and call, (2,) int64, anew at every run of the graph.
 
         Raises:
-            RuntimeError: in `torch.func.vmap` with a `randomness` other than "same": all rows of it
-                have the draws of one call.
+            RuntimeError: see `refuse_frozen`; in `torch.func.vmap` with a `randomness` other than
+                "same": all rows of it have the draws of one call.
         """
+        refuse_frozen()
         _refuse_other_rows()
         key: Tensor = torch.ops.noisyexp.source_key(self._ticket, site)
         return key
@@ -212,23 +213,3 @@ def _source_key_fake(ticket: Tensor, site: str) -> Tensor:
 
 # It says that it changes the ticket: two calls are neither one call nor in another order.
 define("source_key", "(Tensor(a!) ticket, str site) -> Tensor", _source_key, _source_key_fake)
-
-
-def attach_noise(model: nn.Module, source: NoiseSource | None) -> list[str]:
-    """Name every noisy unit of `model` by its module path and give it `source`.
-
-    Args:
-        model: any module tree.
-        source: the draws of a run, or None for torch's own generator.
-
-    Returns:
-        The sites, in module order.
-    """
-    from noisyexp.activations.modules import Activation
-
-    sites = []
-    for path, module in model.named_modules():
-        if isinstance(module, Activation):
-            module.site, module.noise_source = path, source
-            sites.append(path)
-    return sites

@@ -64,6 +64,11 @@ def _batched(
         del _running[number]
 
 
+def batching() -> bool:
+    """Whether a backward pass runs for one of many sets of gradients."""
+    return bool(_running)
+
+
 def _apart(flat: Tensor, shapes: Sequence[torch.Size | None]) -> list[Tensor | None]:
     """Tensors of these shapes, one after another in `flat`."""
     sizes = [0 if shape is None else shape.numel() for shape in shapes]
@@ -74,7 +79,8 @@ def _apart(flat: Tensor, shapes: Sequence[torch.Size | None]) -> list[Tensor | N
     ]
 
 
-def _is_batched(grad: Tensor | None) -> bool:
+def is_batched(grad: Tensor | None) -> bool:
+    """Whether it stands for many sets of gradients."""
     return grad is not None and (
         torch._C._functorch.is_batchedtensor(grad)
         or torch._C._functorch.is_legacy_batchedtensor(grad)
@@ -98,7 +104,7 @@ def first_derivatives(backward: Callable[..., Gradients]) -> Callable[..., Gradi
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Tensor | None) -> Gradients:
         saved = ctx.saved_tensors
-        if any(map(_is_batched, grads)):
+        if any(map(is_batched, grads)):
             return _batched(backward, ctx, saved, grads)
         if not torch.is_grad_enabled():
             return backward(ctx, saved, *grads)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.build import BuildError
 
 SWITCH = "NOISYEXP_BF16"
 """Environment variable: how a processor multiplies bf16 operands, one of FORMS or auto or off."""
@@ -108,7 +109,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bf16_struct_sizes(sizes)
     declared = [ctypes.sizeof(kind) for kind in (Matrix, Matmul, Recurrence)]
     if list(sizes) != declared:
-        raise K.BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
+        raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     return library
 
 
@@ -118,9 +119,11 @@ _state: dict[str, Any] = {}
 def library() -> ctypes.CDLL:
     """The compiled kernels, declared; call it where `form` is not None."""
     found = K.library()
-    assert found is not None  # whoever has a form has a library
-    if _state.get("declared") is not found:
-        _state["declared"] = declare(found)
+    if found is None:
+        raise BuildError("bf16 products are compiled kernels, and there are none here")
+    declared: list[ctypes.CDLL] = _state.setdefault("declared", [])
+    if found not in declared:
+        declared.append(declare(found))
     return found
 
 
@@ -139,10 +142,10 @@ def form() -> str | None:
         raise ValueError(f"{SWITCH}={wanted}: choose from {allowed}")
     if wanted == "off" or K.library() is None:
         return None
-    if ("form", wanted) not in _state:
-        _state["form", wanted] = _find_form(wanted)
-    found: str | None = _state["form", wanted]
-    return found
+    forms: dict[str, str | None] = _state.setdefault("forms", {})
+    if wanted not in forms:
+        forms[wanted] = _find_form(wanted)
+    return forms[wanted]
 
 
 def _find_form(wanted: str) -> str | None:
@@ -331,4 +334,4 @@ def _by_torch(a: Tensor, b: Tensor, start: Tensor | None, dtype: torch.dtype) ->
 
 def _has_out_dtype() -> bool:
     """Torch 2.8 and later give a float32 product of 16-bit operands on GPUs."""
-    return "dtype" in torch.ops.aten.mm.overloads()
+    return "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]

@@ -59,7 +59,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """How a pass is cut; what `pass` of structs.h says of it, and the threads of a block."""
+    """How a pass is cut; what `persistent` of structs.h says of it, and the threads of a block."""
 
     groups: int
     slices: int
@@ -249,7 +249,7 @@ def counters(cut: Cut, device: torch.device) -> torch.Tensor:
     return _kept_counters(device.index, torch._C._cuda_getCurrentRawStream(device.index))
 
 
-def launch(cell: str, work: Work, cut: Cut, steps: K.Pass, index: int) -> None:
+def launch(cell: str, work: Work, cut: Cut, steps: K.Persistent, index: int) -> None:
     """Put a pass on torch's current stream of GPU `index`.
 
     Raises:
@@ -272,14 +272,14 @@ def launch(cell: str, work: Work, cut: Cut, steps: K.Pass, index: int) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _template(work: Work, cut: Cut) -> bytes:
-    steps = K.Pass(operands=work.operands)
+    steps = K.Persistent(operands=work.operands)
     steps.own.batch, steps.own.hidden = work.batch, work.hidden
-    for name, *_ in K.Pass._fields_:
+    for name, *_ in K.Persistent._fields_:
         if hasattr(cut, name):
             setattr(steps, name, getattr(cut, name))
     return bytes(steps)
 
 
-def describe(work: Work, cut: Cut) -> K.Pass:
+def describe(work: Work, cut: Cut) -> K.Persistent:
     """The structure that a kernel takes, with the plan in it and without addresses."""
-    return K.Pass.from_buffer_copy(_template(work, cut))
+    return K.Persistent.from_buffer_copy(_template(work, cut))

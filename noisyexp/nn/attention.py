@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.kernels.precision import half_dtype
 from noisyexp.nn.fused_score import can_fuse_score, fused_score, keys_in_float32
+from noisyexp.nn.shared import call, weighted_sum
 
 
 class AdditiveAttention(nn.Module):
@@ -57,7 +58,7 @@ class AdditiveAttention(nn.Module):
                 f"annotations of shape {tuple(annotations.shape)}: expected {tuple(weights.shape)} "
                 "and their size, as keys"
             )
-        return (weights.unsqueeze(1) @ annotations).squeeze(1), weights
+        return weighted_sum(weights, annotations), weights
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """The weights alone, for callers that sample or replace them.
@@ -82,7 +83,7 @@ class AdditiveAttention(nn.Module):
             raise ValueError(
                 f"mask of shape {tuple(mask.shape)}: expected {tuple(keys.shape[:2])}, as keys"
             )
-        scores = self._scores(self.query(query), keys)
+        scores = self._scores(call(self.query, query), keys)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1)

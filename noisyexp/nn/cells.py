@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
+from noisyexp.nn.shared import shared_linear, sharing
 
 
 class _NoisyCell(NoisyModule):
@@ -30,6 +30,7 @@ class _NoisyCell(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 1 or 2 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih)
         if x.dim() == 1:
             rows = None if state is None else tuple(part[None] for part in state)
             return tuple(part[0] for part in self._step(x[None], rows))
@@ -66,7 +67,7 @@ class _NoisyCell(NoisyModule):
             )[1]
         shape = (len(x), self.hidden_size)
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
-        projected = linear(x, w_ih, b_ih)
+        projected = shared_linear(x, w_ih, b_ih)
         return self.step_function()(units, projected, state, w_hh, b_hh, xi)
 
 
@@ -91,9 +92,9 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
             h' and c', shapes of h and c.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
-        if self.runs_torch(self.units, input, self.weight_ih):
+        if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
             return super().forward(input, hx)
         return self._step(input, None if hx is None else tuple(hx))
 
@@ -119,9 +120,9 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
             h', shape of h.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
-        if self.runs_torch(self.units, input, self.weight_ih):
+        if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
             h: Tensor = super().forward(input, hx)
             return h
         return self._step(input, None if hx is None else (hx,))[0]

@@ -22,6 +22,7 @@ from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
 from noisyexp.nn.products import CELL_SHAPES, Forward, Plan, Weights
+from noisyexp.nn.shared import sum_of_outer_products, sum_of_rounded, use
 
 
 class _Recurrence(torch.autograd.Function):
@@ -40,6 +41,7 @@ class _Recurrence(torch.autograd.Function):
         b_hh: Tensor | None,
         *ps: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        ps = ps[: len(plan.sites)]  # what follows are the tokens of shared weights
         ctx.products = choose_products(plan, x)
         state = [h_start] if c_start is None else [h_start, c_start]
         run = forward_pass(ctx.products, plan, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
@@ -74,7 +76,7 @@ class _Recurrence(torch.autograd.Function):
             wants = (ctx.needs_input_grad[1], ctx.needs_input_grad[2])
             d_gates = torch.empty_like(gates[0]) if ctx.products.keeps_gates else gates
             found, d_ps = backward_pass(ctx.products, run, grads, wants, d_gates)
-        return (None, *found, *d_ps)
+        return (None, *found, *d_ps, None, None)
 
 
 def _runs_as_is(unit: Activation) -> bool:
@@ -135,10 +137,14 @@ def run_fused(
     noise = draw_for(of_cell, drawn, x)
     sites = [make_site(unit, draws) for unit, draws in zip(of_cell, noise, strict=True)]
     given = [draws if isinstance(draws, Tensor) else None for draws in noise]
-    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse, operands)
+    # A decoder's step: what is made of its weights may be made for all steps together.
+    combine = sum_of_outer_products if operands is None else sum_of_rounded
+    uses = [use(w, combine) if steps == 1 else (None, None) for w in weights[:2]]
+    tokens, shared = zip(*uses, strict=True)
+    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse, operands, shared)
     c_start = state[1] if plan.cell.states == 2 else None
     ps = [used_p(unit) for unit in of_cell]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]
-        plan, x, state[0], c_start, *weights, *ps
+        plan, x, state[0], c_start, *weights, *ps, *tokens
     )
     return output, (h,) if c is None else (h, c)

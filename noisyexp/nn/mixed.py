@@ -16,12 +16,14 @@ from torch import Tensor
 
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import matmul as M
+from noisyexp.kernels.derivatives import batching
 from noisyexp.nn.products import (
     Backward,
     Forward,
     Gradients,
     Plan,
     Products,
+    leave,
     sum_of_biases,
 )
 
@@ -46,7 +48,7 @@ class PackedProducts(Products):
         states = torch.empty(steps + 1, batch, M.width_of(hidden), dtype=torch.bfloat16)
         run.kept += [x, states[..., :hidden]]
         start = None if plan.cell.adds else weights.b_ih
-        share = M.multiply(x, M.Columns(weights.w_ih.t(), self.form), start)
+        share = M.multiply(x, self._columns(plan, 0, weights.w_ih, transposed=True), start)
         run.gates = share.view(steps, batch, -1)
         recurrent = None if plan.cell.adds else torch.empty(batch, run.gates.shape[-1])
         bias = sum_of_biases(plan, weights)
@@ -55,7 +57,7 @@ class PackedProducts(Products):
             recurrent=recurrent, h_start=run.h_start, c_start=run.c_start,
             bias=bias,
         )  # fmt: skip
-        columns = M.Columns(weights.w_hh.t(), self.form)
+        columns = self._columns(plan, 1, weights.w_hh, transposed=True)
         self._run(
             "forward", plan, layer, columns, states,
             b_hh=None if plan.cell.adds else weights.b_hh,
@@ -72,26 +74,52 @@ class PackedProducts(Products):
         )
         sums = None if weights.b_ih is None else torch.zeros(1 if adds else 2, size)
         self._run(
-            "backward", plan, run.layer, M.Columns(weights.w_hh, self.form), rounded[0],
+            "backward", plan, run.layer, self._columns(plan, 1, weights.w_hh), rounded[0],
             past_start=run.wants_h, rounded_recurrent=None if adds else rounded[1],
             d_bias=None if sums is None else sums[0],
             d_bias_hh=None if sums is None or adds else sums[1],
         )  # fmt: skip
         rows = rounded.flatten(1, 2)[..., :size]
-        d, d_recurrent = rows[0], rows[-1]
+        d = rows[0]
+        d_recurrent = d if adds else rows[1]
         before = states[1:] if plan.reverse else states[:-1]
         d_x = None
         if run.wants_x:
-            d_x = M.multiply(d, M.Columns(weights.w_ih, self.form)).view(steps, batch, -1)
-        d_t = M.as_rows(d.t())
-        d_w_ih = M.multiply(d_t, M.Columns(x, self.form))
-        if not adds:
-            d_t = M.as_rows(d_recurrent.t())
-        d_w_hh = M.multiply(d_t, M.Columns(before.flatten(0, 1), self.form))
+            columns = self._columns(plan, 0, weights.w_ih)
+            d_x = M.multiply(d, columns).view(steps, batch, -1)
+        factors = (d, x), (d_recurrent, before.flatten(0, 1))
+        if any(plan.shared) and not batching():
+            d_w_ih, d_w_hh = leave(plan, factors, self._sum_of_products)
+        else:
+            d_w_ih, d_w_hh = self._weight_grads(factors)
         if sums is None:
             return Gradients(d_x, d_w_ih, d_w_hh, None, None)
         # One tensor twice would be scaled twice by what works in place on gradients.
         return Gradients(d_x, d_w_ih, d_w_hh, sums[0], sums[0].clone() if adds else sums[1])
+
+    def _columns(
+        self, plan: Plan, index: int, weight: Tensor, transposed: bool = False
+    ) -> M.Columns:
+        """W_ih or W_hh, packed; once for all steps that share it."""
+        shared = plan.shared[index]
+
+        def make() -> M.Columns:
+            return M.Columns(weight.t() if transposed else weight, self.form)
+
+        return make() if shared is None else shared.once((self.form, transposed), make)
+
+    def _sum_of_products(self, d: Tensor, x: Tensor) -> Tensor:
+        return M.multiply(M.as_rows(d.t()), M.Columns(x, self.form))
+
+    def _weight_grads(
+        self, factors: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        (d, x), (d_recurrent, states) = factors
+        d_t = M.as_rows(d.t())
+        d_w_ih = M.multiply(d_t, M.Columns(x, self.form))
+        if d_recurrent is not d:
+            d_t = M.as_rows(d_recurrent.t())
+        return d_w_ih, M.multiply(d_t, M.Columns(states, self.form))
 
     def _round_again(self, run: Backward) -> tuple[Tensor, Tensor]:
         """What forward keeps, where nobody kept it."""

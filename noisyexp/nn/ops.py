@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from noisyexp.activations.ops import UNITS, Encoded, decode, keep, kept, no_gradients
 from noisyexp.kernels.ops import define
@@ -142,6 +143,22 @@ define(
     _gradients,
     _setup,
 )
+
+
+def _operations(x: Any, state: Any, weights: Any, *call: Any, out_shape: Any = None) -> int:
+    """Two for every product of two numbers, for `FlopCounterMode`; arguments are shapes."""
+    gates, hidden = weights[1]
+    return int(2 * x[0] * x[1] * gates * (x[2] + hidden))
+
+
+def _operations_backward(
+    grads: Any, wants: Any, x: Any, state: Any, weights: Any, *call: Any, out_shape: Any = None
+) -> int:
+    return 2 * _operations(x, state, weights)
+
+
+register_flop_formula(torch.ops.noisyexp.recurrence)(_operations)
+register_flop_formula(torch.ops.noisyexp.recurrence_backward)(_operations_backward)
 
 
 def recurrence(

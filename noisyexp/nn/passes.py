@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import matmul
 from noisyexp.nn import persistent
@@ -82,22 +81,23 @@ def backward_pass(
     batch, hidden = run.h_start.shape
     d_output, *d_state = grads
     d_output = torch.zeros_like(run.output) if d_output is None else d_output.contiguous()
-    carry = run.h_start.new_zeros(batch, hidden)
+    carry = torch.empty_like(run.h_start)  # the kernels write it
     d_h, d_c = (
-        carry.clone() if d is None else d.clone(memory_format=torch.contiguous_format)
+        carry.new_zeros(batch, hidden)
+        if d is None
+        else d.clone(memory_format=torch.contiguous_format)
         for d in d_state
     )
     d_recurrent = d_gates if plan.cell.adds else torch.empty_like(d_gates)
-    bias = sum_of_biases(plan, weights)
+    bias = sum_of_biases(plan, weights)  # held here: the structure has its address alone
+    parts = K.parts_of_step(d_gates.device, batch, batch * hidden * len(run.ps))
+    p_sums = carry.new_zeros(len(run.ps), K.sums_for_p(d_gates.device, parts), hidden)
     layer = plan.layer(
-        batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
+        batch, hidden, run.ps, p_sums, gates=gates, cells=run.cells, output=run.output,
         h_start=run.h_start, c_start=run.c_start, d_output=d_output, d_gates=d_gates,
-        d_recurrent=d_recurrent, d_h=d_h, d_c=d_c, d_carry=carry, bias=bias,
+        d_recurrent=d_recurrent, d_h=d_h, d_c=d_c, d_carry=carry,
+        bias=bias,
     )  # fmt: skip
-    rows = K.sums_for_p(gates.device, layer.threads)
-    p_sums = carry.new_zeros(len(run.ps), rows, hidden)
-    for site, p, part in zip(layer.sites, run.ps, p_sums, strict=False):
-        point_to_p(site, p, None if p is None else part)
     back = Backward(
         plan, run.flat, run.h_start, weights, run.output, run.kept, layer, d_gates, d_recurrent,
         d_h, carry, *wants,

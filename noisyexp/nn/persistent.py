@@ -178,7 +178,7 @@ class PersistentProducts(Products):
 
     def _describe(
         self, plan: Plan, ps: Sequence[Tensor | None], weights: Weights, backward: bool
-    ) -> K.Pass:
+    ) -> K.Persistent:
         steps = P.describe(*self.cuts[backward])
         steps.reverse = plan.reverse
         sites = steps.own.sites
@@ -189,7 +189,7 @@ class PersistentProducts(Products):
         steps.own.mask, steps.w_hh = _pointer(plan.mask), weights.w_hh.data_ptr()
         return steps
 
-    def _launch(self, plan: Plan, steps: K.Pass, output: Tensor, backward: bool) -> None:
+    def _launch(self, plan: Plan, steps: K.Persistent, output: Tensor, backward: bool) -> None:
         work, cut = self.cuts[backward]
         exchange = output.new_empty(cut.exchange_bytes(work) // 4)
         counters = P.counters(cut, output.device)

@@ -67,8 +67,9 @@ class NoisyRecurrent(NoisyModule):
             The output sequence and the final state, shapes and layout of torch's layer.
 
         Raises:
-            ValueError: the last dimension of `input` is not input_size, or a state has the wrong
-                shape.
+            ValueError: the last dimension of `input` is not input_size, its dtype is not that of
+                the weights, or a state has the wrong shape.
+            RuntimeError: `input` has no steps.
         """
         x = input.data if isinstance(input, PackedSequence) else input
         if self.runs_torch(self.first_units, x, self.weight_ih_l0):
@@ -82,9 +83,12 @@ class NoisyRecurrent(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 2 or 3 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih_l0)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         batched = input.dim() == 3
+        if not input.shape[1 if self.batch_first and batched else 0]:
+            raise RuntimeError("input of 0 steps: expected at least 1, as torch does")
         if batched:
             x = input.transpose(0, 1) if self.batch_first else input
             state = None if hx is None else self._as_tuple(hx)
@@ -158,7 +162,9 @@ class NoisyRecurrent(NoisyModule):
         given: list[Tensor] = [getattr(self, f"{name}_{suffix}") for name in names]
         if half is not None:
             given = [weight.float() for weight in given]
-        w_ih, w_hh, b_ih, b_hh = weights = (*given, None, None)[:4]
+        w_ih, w_hh, *biases = given
+        b_ih, b_hh = biases or (None, None)
+        weights = (w_ih, w_hh, b_ih, b_hh)
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
         way = self.fuses(units, x, *state, *weights) if x.numel() else dispatch.PLAIN
@@ -173,6 +179,12 @@ class NoisyRecurrent(NoisyModule):
             site: unit.draw_noise((steps, batch, self.hidden_size), x.device)
             for site, unit in units.items()
         }
+        if torch._C._get_tracing_state() is not None:
+            raise RuntimeError(
+                f"what TorchScript traces of the plain loop has {int(steps)} steps for inputs of "
+                "any length: use torch.onnx.export(..., dynamo=True), which knows the length it is "
+                "made for, or torch.export"
+            )
         step = self.step_function()
         outputs: list[Tensor] = [x.new_empty(0)] * steps
         for t in reversed(range(steps)) if direction else range(steps):
@@ -183,8 +195,6 @@ class NoisyRecurrent(NoisyModule):
                 new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
             state = new
             outputs[t] = state[0]
-        if not outputs:
-            return x.new_zeros(0, batch, self.hidden_size), state
         return torch.stack(outputs), state
 
     def _num_states(self) -> int:

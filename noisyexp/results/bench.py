@@ -54,6 +54,27 @@ def _memory_rows(result: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _small_section(result: Mapping[str, Any]) -> list[str]:
+    """Nothing for results from before there was one."""
+    rows = []
+    for row in result.get("small", ()):
+        for threads in _threads(row):
+            times = row[threads]
+            base = times["torch"]
+            noisy = [f"{times[kind]:.3f} ({times[kind] / base:.2f})" for kind in ("hard", "nah")]
+            rows.append([row["name"], threads.removeprefix("threads "), f"{base:.3f}", *noisy])
+    if not rows:
+        return []
+    return [
+        "## Cells called step by step and a lone unit, forward and backward, milliseconds",
+        "",
+        f"Medians of {3 * result['settings']['rounds']} rounds. In brackets: against torch's.",
+        "",
+        *_table(["", "threads", "torch", "hard", "NAH"], rows),
+        "",
+    ]
+
+
 def _ptb_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for threads, arms in sorted(result["ptb"].items()):
@@ -82,6 +103,7 @@ def layers_page(result: Mapping[str, Any]) -> str:
             _time_rows(result),
         ),
         "",
+        *_small_section(result),
         "## Memory, MiB",
         "",
         "Held for backward: tensors that the graph keeps after forward, without weights and input; "

@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     command = [build.find_compiler(), "-x", "c", *flags, path, "-lm", "-o", str(target)]
     subprocess.run(command, check=True)
     library = ctypes.CDLL(str(target))
-    assert library.size_of_pass() == ctypes.sizeof(bindings.Pass)
+    assert library.size_of_persistent() == ctypes.sizeof(bindings.Persistent)
     return library
 
 
@@ -54,7 +54,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
         def launch(cell: str, work: Any, cut: Any, steps: Any, index: Any) -> None:
             function = getattr(library, f"{cell}_{'backward' if work.backward else 'forward'}_all")
-            function.argtypes, function.restype = [bindings.Pass, ctypes.c_int], None
+            function.argtypes, function.restype = [bindings.Persistent, ctypes.c_int], None
             function(steps, cut.threads)
 
         monkeypatch.setattr(cuda, "why_not", lambda index: None)

@@ -13,6 +13,12 @@ INLINE REAL NAME(clipped)(const site *s, REAL u) {
     return u < low ? low : (u > high ? high : u);
 }
 
+/* Delta of an infinite x, or x itself, made finite, see unit.h. */
+INLINE REAL NAME(bounded)(REAL z) {
+    const REAL far = (REAL)1e18;
+    return z < -far ? -far : (z > far ? far : z);
+}
+
 /* alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); the
    same without its last term for units that have none. */
 INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
@@ -24,10 +30,11 @@ INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
     REAL m = s->multiplier == MULTIPLIER_MEAN ? (REAL)s->mean
              : s->multiplier == MULTIPLIER_HALF_NORMAL ? (xi < 0 ? -xi : xi) : xi;
     REAL pushed = (x >= 0 ? (REAL)s->side : -(REAL)s->side) * (REAL)s->c * m;
-    REAL q = (REAL)0.5 * tanh((REAL)0.5 * p * (h - u)), k = 2 * pushed * q * ((REAL)0.25 - q * q);
+    const REAL excess = NAME(bounded)(h - u);
+    REAL q = (REAL)0.5 * tanh((REAL)0.5 * p * excess), k = 2 * pushed * q * ((REAL)0.25 - q * q);
     y.v += pushed * q * q;
     y.dx = slope * (rest - k * p);
-    y.dp = k * (h - u);
+    y.dp = k * excess;
     return y;
 }
 
@@ -67,6 +74,7 @@ INLINE NAME(value) NAME(input_sigma)(const site *s, REAL x, REAL p, REAL xi) {
 
 /* h(x + sigma xi). */
 INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
+    x = NAME(bounded)(x);
     const NAME(value) sigma = NAME(input_sigma)(s, x, p, xi);
     const REAL u = (REAL)s->slope * (x + sigma.v * xi) + (REAL)s->offset;
     const REAL inside = u >= (REAL)s->low && u <= (REAL)s->high ? (REAL)s->slope : (REAL)0;
