@@ -242,6 +242,24 @@ def test_what_was_not_written_is_never_read(
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_graph_goes_back_twice(
+    machine: Any, cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backward writes over the gates, which the second time are made again, with their biases."""
+    layer = make(cell, 4, 13, variant="nah", c=2.0)
+    device = machine(SMALL[0])
+    steps = HalfProducts(dtype) if dtype != torch.float32 else Products()
+    products = PersistentProducts(dtype, steps, SMALL[0])
+    monkeypatch.setattr(fused, "choose_products", lambda plan, x: products)
+    layer, x = layer.to(device), torch.randn(4, 9, 4).to(device)
+    loss, parameters = layer(x)[0].square().sum(), list(layer.parameters())
+    first = torch.autograd.grad(loss, parameters, retain_graph=True)
+    for again, once in zip(torch.autograd.grad(loss, parameters), first, strict=True):
+        torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 def test_nvrtc_compiles_every_program(
