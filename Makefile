@@ -36,7 +36,7 @@ $(VENV)/.experiments: pyproject.toml constraints.txt
 	$(call install,experiments)
 	touch $@
 
-demo: $(VENV)/.experiments  ## train three units on a generated language (2 minutes), draw a table and a figure
+demo: $(VENV)/.experiments  ## train three units on a generated language (two minutes), draw a table and a figure
 	$(BIN)/python scripts/demo.py
 
 test: setup  ## run the test suite (under 5 minutes on 2 cores)

@@ -1,4 +1,4 @@
-"""What trained models of several rows say about the same test items: a page and pictures.
+"""Answers of trained models of several rows to the same test items: a page and pictures.
 
 The first folder is of the reference; all are finished runs of rows of one table, with one seed and
 scale, whose records are published. Weights are not committed, so the page cannot be made again
@@ -30,7 +30,6 @@ from noisyexp.nn.language_model import LanguageModel
 from noisyexp.places import CHECKOUT
 from noisyexp.results.attention import draw_caption_maps
 from noisyexp.results.figures import line_name
-from noisyexp.results.marks import between_marks
 from noisyexp.results.records import Record, load_record, record_path
 from noisyexp.tasks.captioning import Captioning
 from noisyexp.tasks.captioning.decoding import caption_all, spell
@@ -46,9 +45,9 @@ from noisyexp.tasks.ptb.task import WATCHED
 from noisyexp.training.load import LoadedRun, load_run
 
 SENTENCES, WORDS = 10, 12
-"""The first so many test sentences of at most so many words."""
+"""Number of test sentences, and the most words of one."""
 IMAGES = 6
-"""The first so many test images."""
+"""Number of test images."""
 CPU = torch.device("cpu")
 
 
@@ -155,7 +154,7 @@ def _cell(text: str) -> str:
 
 
 def make_page(folders: Sequence[Path], root: Path) -> Path:
-    """Write the page of these runs below `root`/results/examples, and its copy in the README.
+    """Write the page of these runs below `root`/results/examples.
 
     Raises:
         NoisyexpError: the runs do not belong together, or one of them cannot be loaded.
@@ -186,11 +185,6 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
     )
     path = root / "results" / "examples" / f"{records[0].task}.md"
     atomic_write_text(path, "\n".join([title, "", note, "", *lines, ""]))
-    readme = root / "README.md"
-    if readme.exists():
-        block = "\n".join(["", *lines, ""]).replace("](../", "](results/")
-        text = between_marks(readme.read_text("utf-8"), f"examples-{records[0].task}", block)
-        atomic_write_text(readme, text)
     return path
 
 

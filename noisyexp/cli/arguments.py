@@ -54,7 +54,7 @@ def split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], lis
 
 
 def help_lines(cls: type, defaults: Mapping[str, Any]) -> list[str]:
-    """A line a key: what it means, and its default if that is a value."""
+    """A line a key: meaning, and default if that is a value."""
     lines = []
     for field in dataclasses.fields(cls):
         default = defaults.get(field.name)
@@ -64,7 +64,7 @@ def help_lines(cls: type, defaults: Mapping[str, Any]) -> list[str]:
 
 
 def _typed(value: Any) -> str:
-    """As a person types it."""
+    """The value as a person types it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -95,7 +95,7 @@ def read_values(
 
 
 def _value(hint: Any, text: str) -> Any:
-    """The text as the type of its key; what cannot be read stays text, for the message."""
+    """The text as the type of its key; it stays text if it cannot be read, for the message."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if bool in kinds:
         return {"true": True, "false": False}.get(text.lower(), text)

@@ -62,7 +62,7 @@ def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
 
 
 def describe(given: Arguments) -> None:
-    """Print the caption of a picture, and draw what it looked at if that is asked for.
+    """Print the caption of a picture, and draw its attention on request.
 
     Raises:
         NoisyexpError: the picture cannot be read, or the run cannot caption it.

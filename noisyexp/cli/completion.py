@@ -1,4 +1,4 @@
-"""What the shell offers after a verb: choices of configuration files and keys, without Hydra.
+"""Completion in the shell: configuration files and keys after a verb, without Hydra.
 
 Reading file names takes a millisecond, composing a configuration half a second: the shell waits.
 """

@@ -33,7 +33,7 @@ from noisyexp.training.run import RunSpec
 
 ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
-"""What a person chooses from, in the order in which the help lists it."""
+"""Groups of choices, in the order of the help."""
 
 MAX_JOBS = 10_000
 

@@ -51,7 +51,7 @@ def draw(arguments: Sequence[str], root: Path) -> None:
         for picture in drawn[name]:
             print(f"wrote results/figures/{picture.stem}.svg and .png")
         for path in remove_stale(name, drawn[name], folder):
-            print(f"removed {path.relative_to(root)}: no record gives it any longer")
+            print(f"removed {path.relative_to(root)}: no record has it any more")
     if not chosen:
         atomic_write_text(folder / "README.md", page(drawn))
         print("wrote results/figures/README.md")

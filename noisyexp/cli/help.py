@@ -1,4 +1,4 @@
-"""What `noisyexp run` and its `--help` print, read from the configuration files and the schema."""
+"""Texts of `noisyexp run` and its `--help`, from the configuration files and the schema."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ TABLE_DRAWS = 20_000
 
 
 def table(unit: Activation) -> Table:
-    """What the unit does at a few inputs."""
+    """Value, spread and gradient at a few inputs."""
     found = measure(unit, torch.tensor(TABLE_X, dtype=torch.float64), TABLE_DRAWS)
     grid = Table(title=describe(unit), title_style="bold")
     for head in ("x", "mean", "std", "expected", "gradient", "5 %", "95 %"):
@@ -103,7 +103,7 @@ def save_page(drawings: Sequence[Drawing], kind: str, path: Path) -> list[Path]:
 
 
 def usage() -> str:
-    """What can be given."""
+    """The arguments, and the names of the units."""
     lines = [__doc__ or "", "Arguments", *help_lines(Settings, {})]
     return "\n".join([*lines, "", f"Units: {', '.join(variants())}"])
 

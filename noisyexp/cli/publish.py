@@ -61,7 +61,7 @@ def publish_for_choice(kind: str, run: Path, results: Path) -> Path:
 
 
 def run(arguments: Sequence[str], root: Path) -> None:
-    """Publish every run of the command line and say where its record is."""
+    """Publish every run of the command line and print the path of its record."""
     defaults = {"to": ROW, "replace": False}
     given = read_pairs(Arguments, arguments, defaults, about=__doc__ or "", words="runs")
     results = root / "results"

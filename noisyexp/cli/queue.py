@@ -79,7 +79,7 @@ def to_do(path: Path, root: Path) -> list[Job]:
 
 
 class Queue:
-    """What is left to do, what runs and what failed; `overrides` go to every run."""
+    """Runs to do, running and failed; `overrides` go to every run."""
 
     def __init__(self, path: Path, overrides: list[str], root: Path) -> None:
         self.path, self.overrides, self.root = path, overrides, root
@@ -89,7 +89,7 @@ class Queue:
         self.failed: dict[Job, str] = {}
 
     def start_next(self) -> bool:
-        """Start the first run that nobody works at; whether there was one."""
+        """Start the first run that no other process works at; whether there was one."""
         changed = self.path.stat().st_mtime
         if changed != self.read_at:
             try:
@@ -97,7 +97,7 @@ class Queue:
             except NoisyexpError as error:
                 if self.read_at < 0:  # at the start; later a mistake must not end what runs
                     raise
-                print(f"{error}\nThe list as it was before is kept.", file=sys.stderr, flush=True)
+                print(f"{error}\nThe list read before stays in use.", file=sys.stderr, flush=True)
             self.read_at = changed
         for job in self.left:
             if job in self.running or job in self.failed:

@@ -33,16 +33,16 @@ HYDRA_FLAGS = (
     "-sc",
 )
 SHOWS_RUN = {"--cfg", "-c", "--info", "-i"}
-"""Those that show a run, so that its overrides are checked; the others have words of their own."""
+"""Flags that show a run: its overrides are checked. The others have words of their own."""
 
 DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENOTDIR, errno.EEXIST,
 )  # fmt: skip
-"""What the machine refuses; every other OSError is a bug of ours."""
+"""Refusals of the machine; every other OSError is a bug of this code."""
 
 STARTS = ("task=", "experiment=")
-"""What a run has to be given: the default task is the paper's, an hour long."""
+"""A run needs one of them: the default task is the paper's and takes an hour."""
 EXAMPLE_START = "task=ptb, or a row of a table, experiment=table2/nah"
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
         if not any(word.lstrip("+").startswith(STARTS) for word in overrides):
-            raise ConfigError([f"which experiment? Give one: {EXAMPLE_START}"])
+            raise ConfigError([f"no experiment given; give one: {EXAMPLE_START}"])
     except NoisyexpError as error:
         print(spoken(error), file=sys.stderr)
         return error.exit_code

@@ -33,7 +33,7 @@ class Arguments:
 
 
 def show(arguments: Sequence[str]) -> None:
-    """Print what the task shows of a run, and draw its pictures into the run's folder."""
+    """Print the samples of a run, and draw their pictures into its folder."""
     given = read_pairs(Arguments, arguments, {"weights": "last"}, about=__doc__ or "")
     folder = Path(given.run)
     run = load_run(folder, given.weights)

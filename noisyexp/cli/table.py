@@ -43,10 +43,10 @@ SUMMARY_RULE = (
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
     "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
     f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line alone; "
-    "p beside it is adjusted for the number of lines. Points of curves were chosen when curves had "
-    "been seen. At scale cpu 'reversed' says that the row is behind at that budget, not where a "
-    "longer run ends. The commands make what is missing and the table; `noisyexp verify` repeats "
-    "a run."
+    "p beside it is adjusted for the number of lines. Points of curves were chosen after the "
+    "curves had been seen. At scale cpu 'reversed' says that the row is behind at that budget, not "
+    "where a longer run ends. The commands run what is missing and write the table; "
+    "`noisyexp verify` repeats a run."
 )
 
 
@@ -56,7 +56,7 @@ def table_names(root: Path) -> list[str]:
 
 
 def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
-    """The files of table `name` and what belongs in them; nothing is written.
+    """The files of table `name` and their contents; nothing is written.
 
     Args:
         name: folder below `configs/experiment`, "table2".
@@ -87,13 +87,13 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
 
 
 def shown_lines(section: Section) -> Section:
-    """The section with the paper's rows and those of ours that have a run."""
+    """The section with the paper's rows, and our rows that have a run."""
     lines = [line for line in section.lines if line.records or line.row.source == "paper"]
     return replace(section, lines=tuple(lines))
 
 
 def make_summary(root: Path, compose: Compose) -> dict[Path, str]:
-    """results/summary.md and its main claims in the README, from all claims and records."""
+    """results/summary.md, and the headline claims in the README, from all claims and records."""
     claims = load_claims(root / "results" / "claims.yaml")
     names = dict.fromkeys(claim.row.split("/")[0] for claim in claims)
     tables = {name: compute(name, root, compose)[0] for name in names}

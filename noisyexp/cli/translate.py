@@ -78,7 +78,7 @@ def translate(
 
 
 def warn(task: NMT, best: Sequence[Hypothesis], texts: Sequence[str]) -> None:
-    """Say on stderr how many translations are not whole, or have words that the model lacks."""
+    """Warn on stderr of translations that were cut or have unknown words."""
     cut = sum(not hypothesis.finished for hypothesis in best)
     unknown = sum(UNK in text.split() for text in texts)
     for count, what in (

@@ -1,4 +1,4 @@
-"""What verbs share: exit codes, whose run a folder is, files that cannot be written."""
+"""Shared by the verbs: exit codes, the task of a run folder, files that cannot be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from noisyexp.fileio import read_json
 
 
 def exit_code_of(function: Callable[[], int | None]) -> int:
-    """Call `function`; print an error that is meant for people, without a traceback.
+    """Call `function`; print an expected error as one line, without a traceback.
 
     Returns:
         What it returns (None is 0), or the error's exit code.
@@ -25,7 +25,7 @@ def exit_code_of(function: Callable[[], int | None]) -> int:
 
 
 def check_task(folder: Path, name: str) -> None:
-    """Say whose run it is before anything of another task is prepared.
+    """Check the task of a run before the data of another task are prepared.
 
     A folder without a readable record is left to `noisyexp.training.load.load_run`.
 
@@ -42,7 +42,7 @@ def check_task(folder: Path, name: str) -> None:
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """An OSError within is a RecordError that says that `what` cannot be written."""
+    """Turn an OSError within into a RecordError: `what` cannot be written."""
     try:
         yield
     except OSError as error:

@@ -37,8 +37,8 @@ from noisyexp.training.run import RunSpec, build_trainer, execute, setup_torch
 from noisyexp.training.trainer import Trainer
 
 TOLERANCE = 0.02
-"""Largest relative difference of a number on another machine, with another torch or number of
-threads, which round otherwise, and training carries that on. On the same: equal bits."""
+"""Largest relative difference on another machine, torch or number of threads: they round
+differently, and training carries that on. On the same: equal bits."""
 
 
 class StopAfter(Callback):
@@ -48,7 +48,7 @@ class StopAfter(Callback):
         self.epochs = epochs
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """Stop when enough is known."""
+        """Stop after the last epoch to compare."""
         trainer.stop = trainer.stop or trainer.epoch >= self.epochs
 
 
@@ -60,7 +60,7 @@ def compose(record: Record, folder: Path) -> RunSpec:
             or a setting that record and code both know has another value now.
     """
     if config_hash(record.config) != record.config_hash:
-        raise RecordError(f"{record.name}: its config is not the one that its config_hash is of")
+        raise RecordError(f"{record.name}: config and config_hash do not belong together")
     words = [word for word in record.command[1:] if not word.startswith(("run_root=", "logger"))]
     threads = record.machine.get("threads")
     own = [f"run_root={folder}", "progress=off", f"threads={threads or 'null'}"]
@@ -138,12 +138,12 @@ def differences(
 
 
 def _number(value: Any) -> float | None:
-    """As records have it: what is not finite is null."""
+    """The value as records have it: null if it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def moved(record: Record, device: torch.device) -> list[str]:
-    """What makes equal bits impossible: another machine, number of threads, torch or rounding."""
+    """Reasons against equal bits: another machine, number of threads, torch or rounding."""
     now = describe_machine(device)
     pairs = [(key, record.machine.get(key), now.get(key)) for key in ("device", "name", "threads")]
     pairs.append(("torch", record.versions.get("torch"), torch.__version__))

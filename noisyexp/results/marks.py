@@ -8,8 +8,8 @@ import re
 def with_summary(readme: str, name: str, table: str) -> str:
     """The page with the first tables of each scale between its marks for `name`, if it has them.
 
-    That are the final numbers and, where the page has them, the first metric while learning. What
-    is given has the scales that have been run.
+    These are the final numbers and, where the page has them, the first metric while learning.
+    `table` has the scales with runs.
 
     Args:
         readme: text with `<!-- table2 -->` and `<!-- /table2 -->`.

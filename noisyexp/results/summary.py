@@ -1,4 +1,4 @@
-"""The claims of the paper beside what was found, from the same records as the tables."""
+"""Claims of the paper beside our findings, from the same records as the tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from noisyexp.schema import build, option
 EVIDENCE = (PAPER_SCALE, "cpu")
 """Scales that say something about a claim; the others show that the code runs."""
 HEADS = ("claim", "where", "run", "paper", "ours", "difference", "p", "verdict", "command")
-SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict", "command")
+SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict")
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Claim:
     against: str = option("experiment of the same table")
     metric: str = option("name of the metric")
     at: dict[str, int] | None = option("point of the curve, as epoch: 5; null for final numbers")
-    command: str = option("what makes the table or figure at the paper's scale")
-    headline: bool = option("one of the main claims of its table or figure, for the README")
-    beside: str | None = option("in what the rows differ beside what the claim names")
+    command: str = option("makes the table or figure at the paper's scale")
+    headline: bool = option("whether the README has it")
+    beside: str | None = option("further differences between the two rows")
 
     @property
     def words(self) -> str:
-        """The claim, and in what else its rows differ."""
+        """The claim, and further differences between its rows."""
         return f"{self.text} (also different: {self.beside})" if self.beside else self.text
 
 
@@ -68,7 +68,7 @@ def load_claims(path: Path) -> list[Claim]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records say of a claim, in words and rounded numbers; "-" where they say nothing.
+    """The evidence of the records on a claim, as words and rounded numbers; "-" if there is none.
 
     Attributes:
         run: scale and number of common seeds.
@@ -78,7 +78,7 @@ class Finding:
         difference: with its interval.
         p: of the difference, None with fewer seeds than a verdict needs.
         verdict: of `judge`.
-        command: what makes the table at this scale.
+        command: makes the table at this scale.
     """
 
     run: str
@@ -119,21 +119,19 @@ def show_p(p: float) -> str:
 
 
 def headlines(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
-    """The main claims in fewer and narrower columns; arguments as of `summary`."""
+    """The headline claims in fewer and narrower columns; arguments as of `summary`."""
     rows = []
     for claim in claims:
         if claim.headline:
             found = examine(claim, tables[claim.row.split("/")[0]])
             more = f" ({found.difference}, {found.metric})" if found.metric else ""
             run = f"{claim.where}, {found.run}"
-            rows.append(
-                [claim.words, run, found.paper, found.ours + more, found.verdict, found.command]
-            )
+            rows.append([claim.text, run, found.paper, found.ours + more, found.verdict])
     return grid(SHORT_HEADS, rows)
 
 
 def examine(claim: Claim, table: Table) -> Finding:
-    """What the records of `table` say of `claim`.
+    """The evidence of the records of `table` on `claim`.
 
     Raises:
         RecordError: the table has no such row.
@@ -172,7 +170,7 @@ def judge(difference: Estimate | None, direction: str, where: str) -> str:
     Args:
         difference: of the metric or of its logarithm, over common seeds.
         direction: "min" or "max", whichever is better.
-        where: what of scale and data is not the paper's, or "".
+        where: scale and data where they differ from the paper's, or "".
     """
     if difference is None or difference.n < FEWEST_SEEDS:
         return TOO_FEW

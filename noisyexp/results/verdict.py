@@ -36,7 +36,7 @@ RULES = (
 
 
 def off_paper(scale: str, data: str, paper_data: str) -> str:
-    """What of the scale and data of some runs is not the paper's, in words; "" when both are."""
+    """Scale and data of some runs where they differ from the paper's, in words; else ""."""
     parts = [] if scale == PAPER_SCALE else [f"scale {scale}"]
     parts += [] if data == paper_data else [f"{data} data"]
     return ", ".join(parts)
@@ -47,7 +47,7 @@ def absolute(ours: Estimate | None, paper: float | None, direction: str, where: 
 
     Args:
         ours: mean and interval of the metric, None when no run finished.
-        paper: the paper's number, None for a row of ours.
+        paper: the paper's number, None for our own row.
         direction: "min" or "max", whichever is better.
         where: `off_paper` of the runs.
     """

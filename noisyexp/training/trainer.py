@@ -103,7 +103,7 @@ class Trainer:
             self._close()
 
     def _close(self) -> None:
-        """Close all callbacks, the last first; one that fails stands in nobody's way."""
+        """Close callbacks in reverse order; a failure only warns."""
         for callback in reversed(self.callbacks):
             try:
                 callback.close(self)

@@ -102,7 +102,7 @@ def test_nothing_long_starts_by_accident(run: Run, tmp_path: Path) -> None:
         result = run(*words)
         assert (result.code, result.out) == (2, "")
         assert result.problems == [
-            "which experiment? Give one: task=ptb, or a row of a table, experiment=table2/nah"
+            "no experiment given; give one: task=ptb, or a row of a table, experiment=table2/nah"
         ]
     assert list(tmp_path.iterdir()) == []
 

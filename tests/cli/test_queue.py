@@ -123,4 +123,4 @@ def test_a_run_that_another_process_works_at_is_passed_over(
     os.utime(root / "queue.yaml", (1, 1))
     assert queue.start_next()
     assert short(list(queue.running)) == ["nah 1"]
-    assert "list as it was before is kept" in capsys.readouterr().err
+    assert "list read before stays in use" in capsys.readouterr().err

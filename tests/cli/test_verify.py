@@ -104,7 +104,7 @@ def test_all_numbers_are_compared(
     [
         ("seed", 7, "seed is 7, its command gives 0"),
         ("act", "hard", "act is hard, its command gives nah"),
-        ("config_hash", "0" * 12, "its config is not the one that its config_hash is of"),
+        ("config_hash", "0" * 12, "config and config_hash do not belong together"),
         ("data_files", {"words": "0" * 64}, "other data than recorded: words"),
     ],
 )

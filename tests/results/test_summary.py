@@ -75,9 +75,9 @@ def test_a_claim(table_root: Path, make_record: Any, compose: Any) -> None:
     )
     assert headlines([AFTER_2, CLAIM], tables).splitlines() == [
         f"| {' | '.join(SHORT_HEADS)} |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- |",
         "| NAH beats soft | Table 9, scale paper, 2 seeds | 110 → 100 | "
-        "111 → 101 (-10 ± 13, test perplexity) | too few seeds | `make x` |",
+        "111 → 101 (-10 ± 13, test perplexity) | too few seeds |",
     ]
 
 
@@ -94,7 +94,7 @@ def test_the_scale_with_most_seeds(table_root: Path, make_record: Any, compose: 
         "| NAH beats soft | Table 9 | not run | 110 → 100 | - | - | - | not run | `make x` |"
     )
     assert headlines([CLAIM], {"table9": none}).splitlines()[2] == (
-        "| NAH beats soft | Table 9, not run | 110 → 100 | - | not run | `make x` |"
+        "| NAH beats soft | Table 9, not run | 110 → 100 | - | not run |"
     )
 
 
