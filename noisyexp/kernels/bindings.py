@@ -68,8 +68,8 @@ class Layer(Structure):
         return int(self.threads * self.hidden)
 
 
-class Pass(Structure):
-    """`pass` of structs.h: all steps of a layer in one direction; see kernels/persistent.py."""
+class Persistent(Structure):
+    """`persistent` of structs.h: all steps on a GPU, see kernels/persistent.py."""
 
     _fields_ = [
         ("own", Layer),

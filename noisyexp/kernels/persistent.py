@@ -27,6 +27,9 @@ enabled = os.environ.get("NOISYEXP_PERSISTENT") != "0"
 OPERANDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Of the products with the state; sums are float32."""
 
+SLOWEST = 95_000
+"""Nanoseconds of a step, both passes, from which on torch's products and a launch a step win."""
+
 COUNTERS_APART = 32
 MOST_TOTALS = 9
 _SLOTS = {False: 8, True: 18}  # forward, backward
@@ -56,7 +59,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """How a pass is cut; what `pass` of structs.h says of it, and the threads of a block."""
+    """How a pass is cut; what `persistent` of structs.h says of it, and the threads of a block."""
 
     groups: int
     slices: int
@@ -177,10 +180,24 @@ def nanoseconds(work: Work, cut: Cut) -> float:
     return 2900 + cut.chunks * chunk + 0.2e-3 * copied
 
 
-@functools.lru_cache(maxsize=256)
 def best_cut(work: Work, limits: Limits) -> Cut | None:
     """The fastest plan; None where the weights do not fit."""
     return min(_candidates(work, limits), key=lambda cut: nanoseconds(work, cut), default=None)
+
+
+@functools.lru_cache(maxsize=256)
+def plans(
+    gates: int, batch: int, hidden: int, operands: int, limits: Limits
+) -> dict[bool, tuple[Work, Cut]]:
+    """Of the forward and the backward pass; empty where they do not fit or do not pay."""
+    found = {}
+    for backward in (False, True):
+        work = Work(gates, batch, hidden, operands, backward)
+        cut = best_cut(work, limits)
+        if cut is None:
+            return {}
+        found[backward] = work, cut
+    return found if sum(nanoseconds(*plan) for plan in found.values()) < SLOWEST else {}
 
 
 @functools.cache
@@ -232,7 +249,7 @@ def counters(cut: Cut, device: torch.device) -> torch.Tensor:
     return _kept_counters(device.index, torch._C._cuda_getCurrentRawStream(device.index))
 
 
-def launch(cell: str, work: Work, cut: Cut, steps: K.Pass, index: int) -> None:
+def launch(cell: str, work: Work, cut: Cut, steps: K.Persistent, index: int) -> None:
     """Put a pass on torch's current stream of GPU `index`.
 
     Raises:
@@ -255,14 +272,14 @@ def launch(cell: str, work: Work, cut: Cut, steps: K.Pass, index: int) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _template(work: Work, cut: Cut) -> bytes:
-    steps = K.Pass(operands=work.operands)
+    steps = K.Persistent(operands=work.operands)
     steps.own.batch, steps.own.hidden = work.batch, work.hidden
-    for name, *_ in K.Pass._fields_:
+    for name, *_ in K.Persistent._fields_:
         if hasattr(cut, name):
             setattr(steps, name, getattr(cut, name))
     return bytes(steps)
 
 
-def describe(work: Work, cut: Cut) -> K.Pass:
+def describe(work: Work, cut: Cut) -> K.Persistent:
     """The structure that a kernel takes, with the plan in it and without addresses."""
-    return K.Pass.from_buffer_copy(_template(work, cut))
+    return K.Persistent.from_buffer_copy(_template(work, cut))

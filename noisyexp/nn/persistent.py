@@ -42,7 +42,7 @@ class PersistentProducts(Products):
 
     Args:
         operands: what goes into products, float32, bfloat16 or float16; sums are float32.
-        steps: what computes a layer of which the weights do not fit.
+        steps: what computes a layer of which the weights do not fit, or that is too large to gain.
         limits: of the GPU.
     """
 
@@ -66,19 +66,14 @@ class PersistentProducts(Products):
         return x.new_empty(0).set_(self.states.untyped_storage(), first, shape, strides)
 
     def _fits(self, plan: Plan, batch: int, hidden: int) -> bool:
-        """Whether both passes of such a layer can be planned; it sets `cuts`."""
-        gates, number = 4 if plan.cell.adds else 3, P.OPERANDS[self.operands]
-        self.cuts = {}
-        for backward in (False, True):
-            work = P.Work(gates, batch, hidden, number, backward)
-            cut = P.best_cut(work, self.limits)
-            if cut is not None:
-                self.cuts[backward] = work, cut
-        return len(self.cuts) == 2
+        """Whether both passes of such a layer can be planned and pay; it sets `cuts`."""
+        gates = 4 if plan.cell.adds else 3
+        self.cuts = P.plans(gates, batch, hidden, P.OPERANDS[self.operands], self.limits)
+        return bool(self.cuts)
 
     def forward(self, run: Forward) -> None:
         """Write `gates`, `cells`, `output`, `ends`; kept are the states before all steps."""
-        if len(self.cuts) < 2:
+        if not self.cuts:
             return self.steps.forward(run)
         assert self.states is not None
         plan, states = run.plan, self.states
@@ -106,7 +101,7 @@ class PersistentProducts(Products):
         return None
 
     def backward(self, run: Backward) -> Gradients:
-        """Of a layer of which the weights do not fit; `gradients` is the other's."""
+        """Of a layer that goes by steps; `gradients` is the other's."""
         return self.steps.backward(run)
 
     def gradients(
@@ -183,7 +178,7 @@ class PersistentProducts(Products):
 
     def _describe(
         self, plan: Plan, ps: Sequence[Tensor | None], weights: Weights, backward: bool
-    ) -> K.Pass:
+    ) -> K.Persistent:
         steps = P.describe(*self.cuts[backward])
         steps.reverse = plan.reverse
         sites = steps.own.sites
@@ -194,7 +189,7 @@ class PersistentProducts(Products):
         steps.own.mask, steps.w_hh = _pointer(plan.mask), weights.w_hh.data_ptr()
         return steps
 
-    def _launch(self, plan: Plan, steps: K.Pass, output: Tensor, backward: bool) -> None:
+    def _launch(self, plan: Plan, steps: K.Persistent, output: Tensor, backward: bool) -> None:
         work, cut = self.cuts[backward]
         exchange = output.new_empty(cut.exchange_bytes(work) // 4)
         counters = P.counters(cut, output.device)

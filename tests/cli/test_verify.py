@@ -68,6 +68,17 @@ def test_elsewhere_a_small_difference_is(
     assert "name was another, is " in out and f"{'beyond' if code else 'within'} 2 %" in out
 
 
+def test_a_record_from_before_a_change_of_rounding(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(content: Any) -> None:
+        del content["versions"]["arithmetic"]
+        content["curve"][0]["valid_loss"] *= 1 + 1e-6
+
+    assert main([str(changed(record, tmp_path, change))]) == 0
+    assert "arithmetic was 1, is 2" in capsys.readouterr().out
+
+
 def _drop_metrics(content: Any) -> None:
     content["curve"] = [{k: row[k] for k in ("step", "epoch")} for row in content["curve"]]
 

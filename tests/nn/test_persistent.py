@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     command = [build.find_compiler(), "-x", "c", *flags, path, "-lm", "-o", str(target)]
     subprocess.run(command, check=True)
     library = ctypes.CDLL(str(target))
-    assert library.size_of_pass() == ctypes.sizeof(bindings.Pass)
+    assert library.size_of_persistent() == ctypes.sizeof(bindings.Persistent)
     return library
 
 
@@ -54,7 +54,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
         def launch(cell: str, work: Any, cut: Any, steps: Any, index: Any) -> None:
             function = getattr(library, f"{cell}_{'backward' if work.backward else 'forward'}_all")
-            function.argtypes, function.restype = [bindings.Pass, ctypes.c_int], None
+            function.argtypes, function.restype = [bindings.Persistent, ctypes.c_int], None
             function(steps, cut.threads)
 
         monkeypatch.setattr(cuda, "why_not", lambda index: None)
@@ -130,11 +130,8 @@ def test_every_way_to_cut(
         expected = passes(layer, x, steps)
     products = PersistentProducts(dtype, steps, SMALL[2])
     for index in range(max(map(len, cuts.values()))):
-        monkeypatch.setattr(
-            persistent,
-            "best_cut",
-            lambda work, _, i=index: cuts[work.backward][i % len(cuts[work.backward])],
-        )
+        plans = {b: (works[b], cuts[b][index % len(cuts[b])]) for b in works}
+        monkeypatch.setattr(persistent, "plans", lambda *_, found=plans: found)
         found = passes(layer, x, products)
         for name, value in expected.items():
             limit = 2e-5 if dtype == torch.float32 else 1e-3
@@ -148,6 +145,18 @@ def passes(layer: Any, x: torch.Tensor, products: Products) -> dict[str, torch.T
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "choose_products", lambda plan, x: products)
         return run(layer, "auto", x, None)
+
+
+def test_layers_that_do_not_fit_or_do_not_pay_go_by_steps() -> None:
+    """The sizes of the benchmark, on an H100 or H200."""
+    for sizes in ((4, 20, 200, 0), (4, 100, 400, 0), (3, 80, 512, 0), (3, 80, 1024, 1)):
+        found = persistent.plans(*sizes, GPU)
+        assert found.keys() == {False, True}
+        assert all(cut.bytes <= GPU.shared for _, cut in found.values())
+        assert all(cut.groups * cut.slices <= GPU.processors for _, cut in found.values())
+    assert persistent.plans(3, 80, 1024, 0, GPU) == {}  # measured: slower than by steps
+    assert persistent.plans(4, 20, 4000, 0, GPU) == {}  # 256 MB of weights
+    assert persistent.plans(4, 20, 200, 0, persistent.Limits(3, 20_000)) == {}
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -231,6 +240,24 @@ def test_what_was_not_written_is_never_read(
         compare(make(cell, 4, 13, variant="nah", c=2.0).to(device), torch.randn(4, 9, 4).to(device))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_graph_goes_back_twice(
+    machine: Any, cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backward writes over the gates, which the second time are made again, with their biases."""
+    layer = make(cell, 4, 13, variant="nah", c=2.0)
+    device = machine(SMALL[0])
+    steps = HalfProducts(dtype) if dtype != torch.float32 else Products()
+    products = PersistentProducts(dtype, steps, SMALL[0])
+    monkeypatch.setattr(fused, "choose_products", lambda plan, x: products)
+    layer, x = layer.to(device), torch.randn(4, 9, 4).to(device)
+    loss, parameters = layer(x)[0].square().sum(), list(layer.parameters())
+    first = torch.autograd.grad(loss, parameters, retain_graph=True)
+    for again, once in zip(torch.autograd.grad(loss, parameters), first, strict=True):
+        torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

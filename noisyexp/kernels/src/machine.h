@@ -45,7 +45,7 @@ INLINE void wait_for(const uint32_t *count, uint32_t all) {
 }
 
 /* The last block to leave resets the counters, for the next launch. */
-INLINE void leave(const pass *p) {
+INLINE void leave(const persistent *p) {
     if (threadIdx.x == 0) {
         uint32_t *left = p->arrived + p->groups * COUNTERS_APART;
         if (atomicAdd(left, 1) + 1 < gridDim.x) return;

@@ -25,11 +25,11 @@ extern __shared__ float4 shared_memory[];
 #define MOST_THREADS 512
 #define ENTRY extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 #define OWN_BLOCK \
-    const pass *p = &own; \
+    const persistent *p = &own; \
     const block mine = block_at(p, LSTM ? 4 : 3, blockIdx.x, blockDim.x, (char *)shared_memory); \
     const block *b = &mine;
 
-ENTRY forward_all(GIVEN pass own) {
+ENTRY forward_all(GIVEN persistent own) {
     OWN_BLOCK
     PHASE(load_weights(b, tid); prepare(b, tid))
     PHASE(point_to_copies(b, tid); tell_start(b, tid))
@@ -42,7 +42,7 @@ ENTRY forward_all(GIVEN pass own) {
     leave(p);
 }
 
-ENTRY backward_all(GIVEN pass own) {
+ENTRY backward_all(GIVEN persistent own) {
     OWN_BLOCK
     PHASE(load_weights_across(b, tid); clear_tile(b, tid); prepare(b, tid))
     PHASE(point_to_copies(b, tid))
@@ -73,7 +73,7 @@ ENTRY backward_all(GIVEN pass own) {
 #define EACH_BLOCK for (int i = 0; i < p->groups * p->slices; i++)
 
 /* All blocks and their memories, which begin as not-a-number. */
-static block *blocks_of(const pass *p, int gates, int threads) {
+static block *blocks_of(const persistent *p, int gates, int threads) {
     block *blocks = (block *)malloc(sizeof(block) * p->groups * p->slices);
     THREADS = threads;
     EACH_BLOCK {
@@ -85,12 +85,12 @@ static block *blocks_of(const pass *p, int gates, int threads) {
     return blocks;
 }
 
-static void give_back(const pass *p, block *blocks) {
+static void give_back(const persistent *p, block *blocks) {
     EACH_BLOCK free(blocks[i].memory);
     free(blocks);
 }
 
-static void run_forward(const pass *p, int threads, const int lstm) {
+static void run_forward(const persistent *p, int threads, const int lstm) {
     block *blocks = blocks_of(p, lstm ? 4 : 3, threads), *b;
     EACH_BLOCK {
         b = &blocks[i];
@@ -107,7 +107,7 @@ static void run_forward(const pass *p, int threads, const int lstm) {
     give_back(p, blocks);
 }
 
-static void run_backward(const pass *p, int threads, const int lstm) {
+static void run_backward(const persistent *p, int threads, const int lstm) {
     block *blocks = blocks_of(p, lstm ? 4 : 3, threads), *b;
     EACH_BLOCK {
         b = &blocks[i];
@@ -131,10 +131,10 @@ static void run_backward(const pass *p, int threads, const int lstm) {
     give_back(p, blocks);
 }
 
-void lstm_forward_all(pass own, int threads) { run_forward(&own, threads, 1); }
-void lstm_backward_all(pass own, int threads) { run_backward(&own, threads, 1); }
-void gru_forward_all(pass own, int threads) { run_forward(&own, threads, 0); }
-void gru_backward_all(pass own, int threads) { run_backward(&own, threads, 0); }
-int64_t size_of_pass(void) { return sizeof(pass); }
+void lstm_forward_all(persistent own, int threads) { run_forward(&own, threads, 1); }
+void lstm_backward_all(persistent own, int threads) { run_backward(&own, threads, 1); }
+void gru_forward_all(persistent own, int threads) { run_forward(&own, threads, 0); }
+void gru_backward_all(persistent own, int threads) { run_backward(&own, threads, 0); }
+int64_t size_of_persistent(void) { return sizeof(persistent); }
 
 #endif

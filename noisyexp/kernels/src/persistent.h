@@ -5,7 +5,7 @@
    sums have one order. What does not depend on other blocks is done before a wait. */
 
 typedef struct {
-    const pass *p;
+    const persistent *p;
     const layer *a;           /* a copy, with places of p in shared memory */
     int gates, sites, threads;
     int row, unit;            /* the block's first */
@@ -13,7 +13,7 @@ typedef struct {
     char *memory;             /* shared by the block */
 } block;
 
-INLINE block block_at(const pass *p, int gates, int index, int threads, char *memory) {
+INLINE block block_at(const persistent *p, int gates, int index, int threads, char *memory) {
     const int group = index / p->slices, slice = index % p->slices;
     const int row = group * p->rows, unit = slice * p->units;
     const int rows = (int)p->own.batch - row, units = (int)p->own.hidden - unit;
@@ -24,12 +24,12 @@ INLINE block block_at(const pass *p, int gates, int index, int threads, char *me
 }
 
 /* Step n of the order of computation, and the one before it or -1. */
-INLINE int64_t step_at(const pass *p, int64_t n) { return p->reverse ? p->steps - 1 - n : n; }
-INLINE int64_t step_before(const pass *p, int64_t n) { return n ? step_at(p, n - 1) : -1; }
+INLINE int64_t step_at(const persistent *p, int64_t n) { return p->reverse ? p->steps - 1 - n : n; }
+INLINE int64_t step_before(const persistent *p, int64_t n) { return n ? step_at(p, n - 1) : -1; }
 
-INLINE uint32_t *count_of(const pass *p, int group) { return p->arrived + group * COUNTERS_APART; }
+INLINE uint32_t *count_of(const persistent *p, int group) { return p->arrived + group * COUNTERS_APART; }
 
-INLINE int bytes_of(const pass *p) { return OPERANDS_OF(p) == OPERANDS_FLOAT ? 4 : 2; }
+INLINE int bytes_of(const persistent *p) { return OPERANDS_OF(p) == OPERANDS_FLOAT ? 4 : 2; }
 INLINE void put(void *to, int64_t index, float x, int operands) {
     if (operands == OPERANDS_FLOAT) ((float *)to)[index] = x;
     else ((uint16_t *)to)[index] = to_half(x, operands);
@@ -89,7 +89,7 @@ INLINE float *totals_of(const block *b) { return numbers_of(b) + 13 * b->p->unit
 
 /* Copy what is read every step, past caches that the waits empty. */
 INLINE void prepare(const block *b, int tid) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     float *numbers = numbers_of(b), *biases = biases_of(b), *totals = totals_of(b);
     for (int i = tid; i < (int)(sizeof(layer) / 4); i += b->threads)
         ((uint32_t *)(b->memory + p->at_layer))[i] = ((const uint32_t *)&p->own)[i];

@@ -2,7 +2,7 @@
 
 /* The block's weights: rows are units of the step before, numbers are (gate, unit). */
 INLINE void load_weights_across(const block *b, int tid) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     const int hidden = (int)p->own.hidden;
     const int rows = OPERANDS_OF(p) == OPERANDS_FLOAT ? hidden : (hidden + 15) / 16 * 16;
     for (int k = tid / 32; k < p->width; k += b->threads / 32) {
@@ -108,7 +108,7 @@ INLINE float gradient_before(const block *b, int chunk, int i) {
 /* Gradients of a step; a thread has a number with all its units. For the totals it leaves gradients of p
    where dp was, of gates where values were, and of the product of a GRU's n where its dx was. */
 INLINE void backward_states(const block *b, int64_t n, int chunk, int tid, const int lstm) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     const layer *a = b->a;
     const int last = n + 1 == p->steps;
     for (int i = tid; i < numbers_in(b, chunk); i += b->threads) {
@@ -155,7 +155,7 @@ INLINE void backward_states(const block *b, int64_t n, int chunk, int tid, const
 
 /* Send all units of the step before their share of the gradient. */
 INLINE void backward_product(const block *b, int64_t n, int chunk, int tid) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     const int hidden = (int)b->a->hidden;
     const product own = {b->memory, tile_of(b, 0), p->width, hidden, b->gates * p->units, p->chunk,
                          1, sent_by(b, n, b->slice, b->row + chunk * p->chunk), 0, hidden};

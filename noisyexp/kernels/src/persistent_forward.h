@@ -2,7 +2,7 @@
 
 /* The block's weights, rows (gate, unit) with numbers k of the state. */
 INLINE void load_weights(const block *b, int tid) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     const int hidden = (int)p->own.hidden, m = b->gates * p->units;
     const int rows = OPERANDS_OF(p) == OPERANDS_FLOAT ? m : (m + 15) / 16 * 16;
     for (int row = tid / 32; row < rows; row += b->threads / 32) {
@@ -23,7 +23,7 @@ INLINE void tell(const block *b, int64_t n, place at, float h) {
 
 /* The states before the first step; and zeros after the last unit, which products read. */
 INLINE void tell_start(const block *b, int tid) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     for (int chunk = 0; has_chunk(b, chunk); chunk++) {
         for (int i = tid; i < numbers_in(b, chunk); i += b->threads) {
             const place at = place_of(b, 0, chunk, i);
@@ -46,7 +46,7 @@ INLINE void tell_start(const block *b, int tid) {
 }
 
 INLINE void copy_states(const block *b, int64_t n, int chunk, int tid) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     const int row_bytes = p->width * bytes_of(p), all = rows_in(b, chunk) * row_bytes;
     const int64_t row = exchange_row(b, n % 2, b->row + chunk * p->chunk);
     const char *from = (const char *)p->exchange + row * row_bytes;
@@ -55,7 +55,7 @@ INLINE void copy_states(const block *b, int64_t n, int chunk, int tid) {
 }
 
 INLINE void forward_product(const block *b, int chunk, int tid) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     const int m = b->gates * p->units;
     const product own = {b->memory, tile_of(b, chunk), p->width, m, (int)b->a->hidden, p->chunk,
                          p->splits, sums_of(b), m * p->chunk, m};
@@ -101,7 +101,7 @@ INLINE void forward_gates(const block *b, int64_t n, int chunk, int tid, const i
 }
 
 INLINE void forward_states(const block *b, int64_t n, int chunk, int tid, const int lstm) {
-    const pass *p = b->p;
+    const persistent *p = b->p;
     for (int i = tid; i < numbers_in(b, chunk); i += b->threads) {
         const place at = place_of(b, n, chunk, i);
         float y[4], c = KEPT(b, KEPT_C, chunk, i), h = KEPT(b, KEPT_H, chunk, i);

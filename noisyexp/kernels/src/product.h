@@ -132,7 +132,7 @@ INLINE void product_of_halves(const product *a, int tid, int threads, const int 
 }
 
 /* The code for every tile that noisyexp/kernels/persistent.py plans with. */
-INLINE void multiply(const product *a, const pass *p, int tid, int threads) {
+INLINE void multiply(const product *a, const persistent *p, int tid, int threads) {
     const int rows = p->tile_rows, columns = p->tile_columns;
     if (OPERANDS_OF(p) == OPERANDS_FLOAT) {
         if (rows == 4 && columns == 1) product_of_floats(a, tid, threads, 4, 1);

@@ -40,15 +40,6 @@ typedef struct {
     void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
 } layer;
 
-/* All steps of a layer on a processor, see passes.h. */
-typedef struct {
-    void *gemm, *step;            /* torch's product; the kernel of a step */
-    int64_t steps, width;         /* T; gates * hidden */
-    int32_t reverse, adds;        /* from the last step; whether products add to `gates` */
-    int32_t carries, to_start;    /* whether d_carry counts; whether h_start wants a gradient */
-    const void *w, *w_t, *b_hh;   /* W_hh (width, hidden); its transpose or null; (width,) or null */
-} step_loop;
-
 /* All steps of a layer in one launch, persistent.cu. Rows of the batch are cut into groups, units into
    slices; a block has a group and a slice, and only blocks of one group wait for each other.
    Of `own`, starts and given gradients may be null, which are zeros; its bias and its places for
@@ -75,11 +66,20 @@ typedef struct {
     uint16_t *start_half, *output_half, *d_gates_half, *d_recurrent_half; /* rounded, or null */
     float *partial, *totals;    /* (groups, MOST_TOTALS, hidden); gradients of p and biases, rows of
                                    hidden: each site's p, each gate's b_ih, each gate's b_hh */
-} pass;
+} persistent;
 
 enum { OPERANDS_FLOAT, OPERANDS_BF16, OPERANDS_FP16 };
 #define COUNTERS_APART 32 /* 128 bytes, a line of the cache */
 #define MOST_TOTALS 9
+
+/* All steps of a layer on a processor, see passes.h. */
+typedef struct {
+    void *gemm, *step;            /* torch's product; the kernel of a step */
+    int64_t steps, width;         /* T; gates * hidden */
+    int32_t reverse, adds;        /* from the last step; whether products add to `gates` */
+    int32_t carries, to_start;    /* whether d_carry counts; whether h_start wants a gradient */
+    const void *w, *w_t, *b_hh;   /* W_hh (width, hidden); its transpose or null; (width,) or null */
+} step_loop;
 
 typedef struct {
     int64_t blocks, rows, units;
