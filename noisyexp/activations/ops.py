@@ -19,7 +19,7 @@ from noisyexp.kernels.ops import define
 from noisyexp.kernels.philox import DrawKey
 
 if TYPE_CHECKING:
-    from noisyexp.activations.modules import Activation
+    from noisyexp.activations.base import Activation
 
 UNITS = "Tensor[] ps, Tensor? keys, Tensor[] given, Tensor[] settings, int[] units"
 """The arguments that `encode` makes, in a schema."""
@@ -75,7 +75,7 @@ def encode(
         source = (_KEYED if keyed else _GIVEN) if draws_it else _WITHOUT
         described += [*fused.describe(unit), int(fused.used_p(unit) is not None), source]
     ps = [p for p in (fused.used_p(unit) for unit in units) if p is not None]
-    settings = [unit.settings for unit in units if unit.settings is not None]
+    settings = [unit.alpha_and_c for unit in units if unit.alpha_and_c is not None]
     return Encoded(ps, keys_of(keyed) if keyed else None, given, settings, described)
 
 

@@ -1,4 +1,4 @@
-"""Workers of a parallel sweep end, with a checkpoint, when the command that started them does."""
+"""Workers of a parallel sweep write a checkpoint and end when their command ends."""
 
 from __future__ import annotations
 

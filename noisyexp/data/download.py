@@ -182,7 +182,7 @@ def _download_from(
 
 
 def _blocks(mirror: str | Source, timeout_s: float) -> Generator[bytes, None, None]:
-    """Content of a mirror. Any failure of the mirror, and none of ours, is _MirrorFailedError."""
+    """Content of a mirror. A failure of the mirror, not of this code, is _MirrorFailedError."""
     received = promised = 0
     try:
         if isinstance(mirror, Source):

@@ -14,6 +14,11 @@ from noisyexp.kernels import matmul
 HALF = (torch.bfloat16, torch.float16)
 
 
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast is on where x is; the meta device has none."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def half_dtype(*tensors: Tensor | None) -> torch.dtype | None:
     """The half precision in which torch would multiply these tensors, or None.
 

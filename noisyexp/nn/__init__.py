@@ -6,7 +6,8 @@ from noisyexp.nn.cells import NoisyGRUCell, NoisyLSTMCell
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.lstm import NoisyLSTM
 from noisyexp.nn.output import linear_cross_entropy
-from noisyexp.nn.replace import Replacement, replace_activations
+from noisyexp.nn.replace import replace_activations
+from noisyexp.nn.replace_report import Replacement, Report, Skipped
 from noisyexp.nn.shared import shared_weights
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "NoisyLSTM",
     "NoisyLSTMCell",
     "Replacement",
+    "Report",
+    "Skipped",
     "beam_search",
     "linear_cross_entropy",
     "replace_activations",

@@ -30,6 +30,7 @@ class _NoisyCell(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 1 or 2 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih)
         if x.dim() == 1:
             rows = None if state is None else tuple(part[None] for part in state)
             return tuple(part[0] for part in self._step(x[None], rows))
@@ -91,7 +92,7 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
             h' and c', shapes of h and c.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
         if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
             return super().forward(input, hx)
@@ -119,7 +120,7 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
             h', shape of h.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
         if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
             h: Tensor = super().forward(input, hx)

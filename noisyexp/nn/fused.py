@@ -51,12 +51,8 @@ class _Recurrence(torch.autograd.Function):
             run.output, *ps, *run.kept,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        last = 0 if plan.reverse else len(x) - 1
-        return (
-            run.output,
-            run.output[last].clone(),
-            None if c_start is None else run.cells[last].clone(),
-        )
+        h, *rest = run.final_states()
+        return run.output, h, rest[0] if rest else None
 
     @staticmethod
     @first_derivatives

@@ -196,7 +196,7 @@ def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> 
 
     Not on a GPU, where torch's few passes over them do well.
     """
-    if keys.numel() == 0 or K.on_gpu(keys.device) or unit.by_torch:
+    if keys.numel() == 0 or unit.by_torch or K.on_gpu(keys.device):
         return dispatch.PLAIN
     return can_fuse({"score": unit}, keys, q, *of_v)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
-from noisyexp.activations.modules import NOT_SCRIPTED
+from noisyexp.activations.base import EXTRA_STATE, NOT_SCRIPTED
 from noisyexp.kernels import dispatch
-from noisyexp.kernels.precision import half_dtype
+from noisyexp.kernels.precision import half_dtype, under_autocast
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -104,7 +104,8 @@ class NoisyModule(nn.Module):
     def fuses(self, units: Units, *tensors: Tensor | None) -> int:
         """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
         # A subclass may have a cell of its own.
-        if self._backend == "auto" and self.cell is CELLS.get(self.cell_name):
+        own = self.cell is not CELLS.get(self.cell_name)
+        if self._backend == "auto" and self.hidden_size > 0 and not own:
             return can_fuse(units, *tensors)
         return dispatch.PLAIN
 
@@ -134,7 +135,8 @@ class NoisyModule(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights as torch does, then every p from U[-1, 1]."""
-        bound = 1.0 / math.sqrt(self.hidden_size)  # not ** -0.5: the last bit differs in float64
+        # Not ** -0.5: the last bit differs in float64. Torch's cells may have no units.
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for name, weight in self.named_parameters():
             if not name.startswith("units."):
                 nn.init.uniform_(weight, -bound, bound)
@@ -142,22 +144,44 @@ class NoisyModule(nn.Module):
             if isinstance(unit, Activation):
                 unit.reset_p()
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Accept the state dict of torch's layer: without any p in it, every p keeps its value.
+    @staticmethod
+    def check_dtype(x: Tensor, weight: Tensor) -> None:
+        """Refuse an input that products with the weights would refuse.
 
-        With some p in it, a missing one is an error as usual, and so is a p on the meta device,
-        which has no value to keep: `to_empty(device=...)` and `reset_parameters()` come first then.
+        Raises:
+            ValueError: another dtype than the weights', outside autocast; torch's layers say so.
         """
-        own = [
-            f"{prefix}{name}" for name, _ in self.named_parameters() if name.startswith("units.")
-        ]
-        if own and not any(key in state_dict for key in own):
-            for key, value in zip(own, self._noise_parameters(), strict=True):
-                if not value.is_meta:
-                    state_dict[key] = value.detach()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if x.dtype != weight.dtype and not under_autocast(x):
+            raise ValueError(
+                f"input of dtype {x.dtype}: expected that of the weights, {weight.dtype}; use "
+                f"input.to({weight.dtype})"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"input of dtype {x.dtype}: expected a floating one")
 
-    def _noise_parameters(self) -> Sequence[nn.Parameter]:
-        return [value for name, value in self.named_parameters() if name.startswith("units.")]
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *rest: Any,
+    ) -> None:
+        """With some p of the layer in a state dict, one that is missing is an error.
+
+        Without any, it is that of torch's layer: units keep theirs, see `Activation`.
+        """
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, *rest
+        )
+        own = [f"{prefix}{name}" for name, _ in self.named_parameters()]
+        own = [name for name in own if name.startswith(f"{prefix}units.")]
+        if any(name in state_dict for name in own):
+            without = [f"{name.removesuffix('p')}{EXTRA_STATE}" not in state_dict for name in own]
+            # A unit whose settings are there says it itself.
+            missing_keys += [
+                name
+                for name, alone in zip(own, without, strict=True)
+                if alone and name not in state_dict
+            ]

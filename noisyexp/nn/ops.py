@@ -38,10 +38,9 @@ def _forward(
     plan, ps = _plan(call)
     with torch.autocast(x.device.type, enabled=False):
         run = forward_pass(choose_products(plan, x), plan, x, state, _weights(weights), ps)
-    last = 0 if plan.reverse else len(x) - 1
-    c = run.cells[last].clone() if len(state) == 2 else x.new_empty(0)
+    h, *rest = run.final_states()
     assert run.gates is not None
-    return run.output, run.output[last].clone(), c, run.gates, run.cells
+    return run.output, h, rest[0] if rest else x.new_empty(0), run.gates, run.cells
 
 
 def _forward_fake(

@@ -67,8 +67,9 @@ class NoisyRecurrent(NoisyModule):
             The output sequence and the final state, shapes and layout of torch's layer.
 
         Raises:
-            ValueError: the last dimension of `input` is not input_size, or a state has the wrong
-                shape.
+            ValueError: the last dimension of `input` is not input_size, its dtype is not that of
+                the weights, or a state has the wrong shape.
+            RuntimeError: `input` has no steps.
         """
         x = input.data if isinstance(input, PackedSequence) else input
         if self.runs_torch(self.first_units, x, self.weight_ih_l0):
@@ -82,9 +83,12 @@ class NoisyRecurrent(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 2 or 3 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih_l0)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         batched = input.dim() == 3
+        if not input.shape[1 if self.batch_first and batched else 0]:
+            raise RuntimeError("input of 0 steps: expected at least 1, as torch does")
         if batched:
             x = input.transpose(0, 1) if self.batch_first else input
             state = None if hx is None else self._as_tuple(hx)
@@ -145,6 +149,8 @@ class NoisyRecurrent(NoisyModule):
             x = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
             if self.dropout and layer + 1 < self.num_layers:
                 x = functional.dropout(x, self.dropout, self.training)
+        if len(finals) == 1:
+            return x, tuple(part.unsqueeze(0) for part in finals[0])
         return x, tuple(torch.stack(part) for part in zip(*finals, strict=True))
 
     def _run_direction(
@@ -189,8 +195,6 @@ class NoisyRecurrent(NoisyModule):
                 new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
             state = new
             outputs[t] = state[0]
-        if not outputs:
-            return x.new_zeros(0, batch, self.hidden_size), state
         return torch.stack(outputs), state
 
     def _num_states(self) -> int:

@@ -1,4 +1,4 @@
-"""Texts under the figures that are made from run records: what is shown, and what was inferred."""
+"""Captions of the figures that are made from run records: content, and what was inferred."""
 
 from __future__ import annotations
 

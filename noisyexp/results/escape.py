@@ -1,4 +1,4 @@
-"""Figure 2 made real: gradient descent on a one-dimensional non-convex objective, with noisy units.
+"""Figure 2 as an experiment: gradient descent of noisy units on a non-convex objective in one w.
 
 The paper's figure is a drawing: noise lets gradient descent explore and leave poor minima, and
 annealing it lets it settle. Here the objective is a network of four units and one parameter w,
@@ -63,7 +63,7 @@ ARMS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What all arms share.
+    """Settings of all arms.
 
     Attributes:
         starts: number of starts for each arm and learning rate, uniform in [-width, width].
@@ -220,7 +220,7 @@ def caption_fig2(result: Mapping[str, Any]) -> str:
     rates = " / ".join(f"{rate:g}" for rate in settings["learning_rates"])
     error = max(r[g]["standard_error"] for r in result["rates"] for g in ("all", "from_poor"))
     return (
-        "The paper's figure is a drawing without data; this is an experiment of ours in its place. "
+        "The paper's figure is a drawing without data; our experiment stands in its place. "
         "Gradient descent on the one parameter of a network of four units, "
         f"{settings['starts']} starts, {settings['updates']} updates, the same starts and draws in "
         "every arm, no arm tuned. Share that ends within 1 of the global minimum at learning rates "

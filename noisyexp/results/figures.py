@@ -123,7 +123,7 @@ def _by_line(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 @contextlib.contextmanager
 def figure_style() -> Iterator[None]:
-    """Fonts of all figures, and SVG files whose bytes depend on nothing but what they show."""
+    """Fonts of all figures, and SVG files whose bytes depend on their content alone."""
     import matplotlib  # heavy, and not needed to make tables
 
     with matplotlib.rc_context({"svg.hashsalt": "noisyexp", "font.size": 9}):
@@ -278,7 +278,7 @@ def _act_index(act: str) -> tuple[int, str]:
 
 
 def line_name(record: Record) -> str:
-    """What a run's line is called: its row of an experiment, else its activation."""
+    """The name of a run's line: its row of an experiment, else its activation."""
     return (record.experiment or record.act).rpartition("/")[2]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of results/figures: which records each is made of, what it shows, what is inferred.
+"""The pictures of results/figures: the records and the caption of each.
 
 A figure is drawn once for each scale that has records. The scale nearest to the paper's at which a
 noisy row is complete beside the baseline gives the picture its plain name, `fig9`; the others are
@@ -23,7 +23,7 @@ from noisyexp.results.rows import Row, load_rows
 from noisyexp.results.unit_figures import UNIT_FIGURES
 
 MOST_LINES = 7
-"""Rows that still can be told apart in one figure; beyond, rows of ours get one of their own."""
+"""Most rows of one readable figure; with more, our rows get a figure of their own."""
 SCALES = ("paper", "cpu", "smoke", "demo")
 """From the paper's own to the smallest."""
 
@@ -34,7 +34,7 @@ class Picture:
 
     Attributes:
         stem: name without suffix, "fig9-cpu".
-        caption: what it shows and what it is made of.
+        caption: content and records.
     """
 
     stem: str
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn of the rows of a table or figure.
+    """The curves of the rows of a table or figure.
 
     Attributes:
         rows: folder of the row files, "table2".
@@ -232,9 +232,9 @@ def page(pictures: Mapping[str, Sequence[Picture]]) -> str:
     blocks = [
         "# Figures",
         "Drawn by `make figures` from `results/records/`, `results/escape.json` and the units "
-        "themselves. The images of the paper were not at hand, its text and captions were: what "
-        "had to be inferred is said under each picture. Curves are means over seeds, bands go "
-        "from the lowest to the highest seed.",
+        "themselves. Only the text and captions of the paper were at hand, not its images: each "
+        "caption says what is inferred. Curves are means over seeds, bands go from the lowest to "
+        "the highest seed.",
     ]
     for name, drawn in pictures.items():
         if not drawn:

@@ -16,7 +16,7 @@ Runs = Sequence[tuple[Row, Sequence[Record]]]
 
 @dataclass(frozen=True)
 class Learning:
-    """What is printed of the rows of a figure beside their final numbers.
+    """Points of the curves that a page prints beside the final numbers.
 
     Attributes:
         x: key of the curve, "epoch" or "step".

@@ -1,4 +1,4 @@
-"""Horizontal lines of figures: what a model reaches that has not learned the task."""
+"""Horizontal lines of figures: the level of a model that has not learned the task."""
 
 from __future__ import annotations
 

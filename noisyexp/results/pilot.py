@@ -1,4 +1,4 @@
-"""Runs that decided settings, as a page: what was varied, and the error at several budgets.
+"""Runs that decided settings, as a page: varied settings, and the error at several budgets.
 
 A pilot is on the reference arm alone. A grid is over a setting that other arms do not have, such as
 sigma of NANI; it belongs to the experiment.
@@ -18,7 +18,7 @@ TITLES = {
     "grid": "# Grid of {}: a setting that the reference does not have, chosen on validation",
 }
 POINTS = 12
-"""Columns of the table: the metric at so many equally spaced points of the longest run."""
+"""Columns of the table: equally spaced points of the longest run."""
 
 
 def check_arms(kind: str, records: Sequence[Record]) -> None:
@@ -36,7 +36,7 @@ def check_arms(kind: str, records: Sequence[Record]) -> None:
 def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted names of all settings of a run that may differ in a pilot.
 
-    What names or logs a run is left out, and so is the seed.
+    Without the seed and the keys that name or log a run.
     """
     found: dict[str, Any] = {}
     for key, value in config.items():
@@ -57,7 +57,7 @@ def pilot_page(kind: str, name: str, records: Sequence[Record], metric: str, com
         kind: "pilot" or "grid".
         name: of the task.
         records: the runs.
-        metric: key of the curve entries; it is what a grid is decided by.
+        metric: key of the curve entries; it decides a grid.
         command: what the reader types to make the page again.
 
     Raises:

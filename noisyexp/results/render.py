@@ -116,7 +116,7 @@ def _section(table: Table, section: Section) -> list[str]:
         if order:
             blocks += [f"Order of the paper's rows by {info.label}, best first:", _bullets(order)]
     if any(line.row.source == "ours" for line in section.lines):
-        blocks.append("\\* Row of ours; the paper does not have it.")
+        blocks.append("\\* Our row; not in the paper.")
     missing = [
         f"{line.row.experiment} ({', '.join(map(str, line.missing_seeds))})"
         for line in section.lines

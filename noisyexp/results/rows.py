@@ -25,7 +25,7 @@ MAX_OVERLAY_LINES = 25
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table of the paper, or one of ours beside them.
+    """One row of a table: the paper's, or our own.
 
     Attributes:
         experiment: name for the command line, "table2/nah".
@@ -154,7 +154,7 @@ def load_rows(folder: Path) -> list[Row]:
 
 
 def _choice(config: Mapping[str, Any], group: str) -> str | None:
-    """What the defaults list chooses for `group` by "override /group: choice"."""
+    """The choice of the defaults list for `group`, by "override /group: choice"."""
     for entry in config.get("defaults") or ():
         if isinstance(entry, dict):
             for key, value in entry.items():

@@ -1,4 +1,4 @@
-"""What means hide: the value of every seed, when a run had solved its task, the order of rows."""
+"""Behind the means: values of every seed, updates until a run solved its task, order of rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def by_seed(table: Table, lines: Sequence[Line]) -> tuple[list[str], list[list[s
     annealed = any("c" in record.final for line in run for record in line.records)
     heads = ["row", "seeds", *(info.title for info in table.metrics.values())]
     heads += ["c of the chosen weights"] * annealed
-    heads += ["solved", "after so many updates"] * bool(table.limits)
+    heads += ["solved", "updates to the solution"] * bool(table.limits)
     rows = []
     for line in run:
         cells = [line.row.label, _join(str(record.seed) for record in line.records)]

@@ -1,4 +1,4 @@
-"""The claims of the paper beside what was found, from the same records as the tables."""
+"""Claims of the paper beside our findings, from the same records as the tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from noisyexp.errors import RecordError
 from noisyexp.results.learning import compare, show, values
 from noisyexp.results.records import Record
 from noisyexp.results.render import grid
-from noisyexp.results.statistics import Estimate, mean_interval, paired_difference
+from noisyexp.results.statistics import (
+    Estimate,
+    holm,
+    mean_interval,
+    p_value,
+    paired_difference,
+)
 from noisyexp.results.table import Line, Section, Table
-from noisyexp.results.verdict import PAPER_SCALE
+from noisyexp.results.verdict import FEWEST_SEEDS, PAPER_SCALE, TOO_FEW
 from noisyexp.results.yamlfile import read_yaml
 from noisyexp.schema import build, option
 
 EVIDENCE = (PAPER_SCALE, "cpu")
 """Scales that say something about a claim; the others show that the code runs."""
-HEADS = ("claim", "where", "run", "paper", "ours", "difference", "verdict", "command")
-SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict", "command")
+HEADS = ("claim", "where", "run", "paper", "ours", "difference", "p", "verdict", "command")
+SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict")
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,18 @@ class Claim:
     against: str = option("experiment of the same table")
     metric: str = option("name of the metric")
     at: dict[str, int] | None = option("point of the curve, as epoch: 5; null for final numbers")
-    command: str = option("what makes the table or figure at the paper's scale")
-    headline: bool = option("one of the main claims of its table or figure, for the README")
+    command: str = option("makes the table or figure at the paper's scale")
+    headline: bool = option("whether the README has it")
+    beside: str | None = option("further differences between the two rows")
+
+    @property
+    def words(self) -> str:
+        """The claim, and further differences between its rows."""
+        return f"{self.text} (also different: {self.beside})" if self.beside else self.text
 
 
 def load_claims(path: Path) -> list[Claim]:
-    """Read `results/claims.yaml`; `at` and `headline` may be left out.
+    """Read `results/claims.yaml`; `at`, `headline` and `beside` may be left out.
 
     Raises:
         RecordError: a key or value is wrong.
@@ -46,7 +58,8 @@ def load_claims(path: Path) -> list[Claim]:
     raw = read_yaml(path)
     problems: list[str] = []
     claims = [
-        build(Claim, {"at": None, "headline": False, **entry}, "", problems) for entry in raw or []
+        build(Claim, {"at": None, "headline": False, "beside": None, **entry}, "", problems)
+        for entry in raw or []
     ]
     if problems:
         raise RecordError(f"{path}: {'; '.join(problems)}")
@@ -55,7 +68,7 @@ def load_claims(path: Path) -> list[Claim]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records say of a claim, in words and rounded numbers; "-" where they say nothing.
+    """The evidence of the records on a claim, as words and rounded numbers; "-" if there is none.
 
     Attributes:
         run: scale and number of common seeds.
@@ -63,8 +76,9 @@ class Finding:
         ours: our two means over the common seeds.
         metric: its title, and the point of the curve; "" when there are no numbers.
         difference: with its interval.
+        p: of the difference, None with fewer seeds than a verdict needs.
         verdict: of `judge`.
-        command: what makes the table at this scale.
+        command: makes the table at this scale.
     """
 
     run: str
@@ -72,6 +86,7 @@ class Finding:
     ours: str
     metric: str
     difference: str
+    p: float | None
     verdict: str
     command: str
 
@@ -84,30 +99,39 @@ def summary(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
         tables: by name, "table2", of all claims.
     """
     rows = []
-    for claim in claims:
-        found = examine(claim, tables[claim.row.split("/")[0]])
+    findings = [examine(claim, tables[claim.row.split("/")[0]]) for claim in claims]
+    adjusted = iter(holm([found.p for found in findings if found.p is not None]))
+    for claim, found in zip(claims, findings, strict=True):
         ours = f"{found.ours} ({found.metric})" if found.metric else found.ours
-        rows.append([claim.text, claim.where, found.run, found.paper, ours, found.difference,
+        p = "-" if found.p is None else show_p(next(adjusted))
+        rows.append([claim.words, claim.where, found.run, found.paper, ours, found.difference, p,
                      found.verdict, found.command])  # fmt: skip
-    return grid(HEADS, rows)
+    tested = sum(found.p is not None for found in findings)
+    return (
+        f"{len(claims)} claims, of which {tested} have {FEWEST_SEEDS} common seeds or more and are "
+        f"tested; p is adjusted for {tested} tests by Holm's method.\n\n{grid(HEADS, rows)}"
+    )
+
+
+def show_p(p: float) -> str:
+    """A p value with one digit that counts: "0.03", "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"{p:.1g}" if p < 0.095 else f"{p:.2f}"
 
 
 def headlines(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
-    """The main claims in fewer and narrower columns; arguments as of `summary`."""
+    """The headline claims in fewer and narrower columns; arguments as of `summary`."""
     rows = []
     for claim in claims:
         if claim.headline:
             found = examine(claim, tables[claim.row.split("/")[0]])
             more = f" ({found.difference}, {found.metric})" if found.metric else ""
             run = f"{claim.where}, {found.run}"
-            rows.append(
-                [claim.text, run, found.paper, found.ours + more, found.verdict, found.command]
-            )
+            rows.append([claim.text, run, found.paper, found.ours + more, found.verdict])
     return grid(SHORT_HEADS, rows)
 
 
 def examine(claim: Claim, table: Table) -> Finding:
-    """What the records of `table` say of `claim`.
+    """The evidence of the records of `table` on `claim`.
 
     Raises:
         RecordError: the table has no such row.
@@ -121,7 +145,7 @@ def examine(claim: Claim, table: Table) -> Finding:
     common = sorted(numbers[0].keys() & numbers[1].keys())
     info = next((r.metrics[claim.metric] for side in runs for r in side), None)
     if not common or info is None:
-        return Finding("not run", paper, "-", "", "-", "not run", f"`{claim.command}`")
+        return Finding("not run", paper, "-", "", "-", None, "not run", f"`{claim.command}`")
     difference, shown = _difference(claim, *numbers)
     lost = sum(not record.complete for line in lines for record in line.records)
     means = (mean_interval([side[seed] for seed in common]).mean for side in numbers)
@@ -134,6 +158,7 @@ def examine(claim: Claim, table: Table) -> Finding:
         ours=" → ".join(f"{mean:.4g}" for mean in means),
         metric=info.title + at,
         difference=shown,
+        p=None if len(common) < FEWEST_SEEDS or difference is None else p_value(difference),
         verdict=judge(difference, info.direction, section.where),
         command=f"`{claim.command}{scale}`",
     )
@@ -145,10 +170,10 @@ def judge(difference: Estimate | None, direction: str, where: str) -> str:
     Args:
         difference: of the metric or of its logarithm, over common seeds.
         direction: "min" or "max", whichever is better.
-        where: what of scale and data is not the paper's, or "".
+        where: scale and data where they differ from the paper's, or "".
     """
-    if difference is None or difference.half_width is None:
-        return "not judged (one seed)"
+    if difference is None or difference.n < FEWEST_SEEDS:
+        return TOO_FEW
     if difference.contains(0.0):
         word = "not shown"
     else:

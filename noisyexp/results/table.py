@@ -59,7 +59,7 @@ class Line:
 class Section:
     """All rows at one scale and on one kind of data; scales are never mixed.
 
-    `where` says in words what of the two is not the paper's; empty when both are.
+    `where` names scale and data where they differ from the paper's; else empty.
     """
 
     scale: str
@@ -70,7 +70,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that is printed.
+    """All contents of a page.
 
     `left_out` says which records were not used, and why; `limits` below which metrics of the curve
     the task counts as solved.

@@ -1,7 +1,7 @@
 """Figures 1, 3 and 4 of the paper, drawn from the units themselves; no run is needed.
 
-The images of the paper were not at hand: captions and text are, and what had to be inferred is
-said in the caption that goes with each picture. The numbers come from the functions that return
+Only the text and captions of the paper were at hand, not its images: each caption says what is
+inferred. The numbers come from the functions that return
 tensors; the functions named `draw_fig...` only draw them.
 """
 

@@ -21,6 +21,12 @@ from noisyexp.training.folder import RunNames
 
 SCHEMA = 1
 
+ARITHMETIC = 2
+"""The order in which float32 sums are made. It goes up when a change moves last bits on the same
+machine: 1, as in records that do not say; 2 since output layers add up the gradient of their
+weights chunk by chunk, decoders that of shared weights in one product, and optimisers clip and
+update in one pass."""
+
 
 def start_record(
     names: RunNames, config: Mapping[str, Any], digest: str, command: list[str]
@@ -45,6 +51,7 @@ def start_record(
             "torch": str(torch.__version__),
             "noisyexp": noisyexp.__version__,
             "hydra-core": importlib.metadata.version("hydra-core"),
+            "arithmetic": str(ARITHMETIC),
         },
     }
 

@@ -17,6 +17,7 @@ from noisyexp.kernels.precision import operand_dtype
 from noisyexp.tasks import Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
+from noisyexp.training.older import load_model, load_optimizer
 
 MAX_SKIPPED = 20
 """Updates in a row that fp16 may skip for an overflow before the run counts as diverged."""
@@ -102,7 +103,7 @@ class Trainer:
             self._close()
 
     def _close(self) -> None:
-        """Close all callbacks, the last first; one that fails stands in nobody's way."""
+        """Close callbacks in reverse order; a failure only warns."""
         for callback in reversed(self.callbacks):
             try:
                 callback.close(self)
@@ -231,8 +232,8 @@ class Trainer:
         self.stop, self.sums = bool(state["stop"]), dict(state["sums"])
         self.curve = [dict(row) for row in state["curve"]]
         self.train_seconds = float(state["train_seconds"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_model(self.model, state["model"])
+        load_optimizer(self.optimizer, state["optimizer"], self.model)
         self.scaler.load_state_dict(state["scaler"])
         self.task.load_state_dict(state["task"])
         for callback in self.callbacks:

@@ -1,7 +1,9 @@
-"""Every command, link and snippet of the README works as printed."""
+"""Every command, link and snippet of the README and docs/ works as printed."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import re
 import shlex
@@ -12,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from noisyexp.activations import activations
+from noisyexp.cli.command import VERBS
 from noisyexp.cli.compose import check
-from noisyexp.cli.main import spell_nan
 from noisyexp.cli.named_sweeps import expand_sweeps
+from noisyexp.cli.run import spell_nan
 from noisyexp.results.bench import attention_page, data_page, gpu_page, layers_page, tasks_page
 from noisyexp.results.pilot import TITLES, pilot_page
 from noisyexp.results.records import load_records
@@ -22,8 +26,14 @@ from noisyexp.tasks import find_task
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "README.md"
-DOCUMENTS = [ROOT / "README.md", RESULTS, *sorted((ROOT / "noisyexp").rglob("README.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    RESULTS,
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "noisyexp").rglob("README.md")),
+]
 README = DOCUMENTS[0].read_text("utf-8")
+MOST_LINES, HEADLINES = 150, 5
 MARKED = [(p, name) for p in DOCUMENTS[:2]
           for name in re.findall(r"<!-- /(\w+) -->", p.read_text("utf-8"))]  # fmt: skip
 
@@ -43,11 +53,34 @@ def commands(program: str) -> list[str]:
 def test_the_readme_shows_commands() -> None:
     assert len(commands("python run.py")) >= 7
     assert len(commands("make ")) >= 6
+    assert len(commands("noisyexp ")) >= 6
 
 
-@pytest.mark.parametrize("command", commands("python run.py"))
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("command", commands("noisyexp "))
+def test_verbs_take_the_keys_that_are_shown(command: str) -> None:
+    _, verb, *words = shlex.split(command)
+    keys = {word.partition("=")[0] for word in words if "=" in word}
+    module = importlib.import_module(VERBS[verb].module)
+    if verb != "run":  # whose keys are checked by composing them
+        settings = module.Settings if verb == "inspect" else module.Arguments
+        assert keys <= {field.name for field in dataclasses.fields(settings)}
+
+
+@pytest.mark.parametrize("command", commands("python scripts/") + commands("python -m "))
+def test_scripts_and_modules_exist(command: str) -> None:
+    _, *words = shlex.split(command)
+    path = Path(words[1].replace(".", "/") + ".py") if words[0] == "-m" else Path(words[0])
+    assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("command", commands("python run.py") + commands("noisyexp run "))
 def test_run_commands_check(command: str) -> None:
-    words = expand_sweeps([word for word in shlex.split(command)[2:] if word != "-m"])
+    given = [word for word in shlex.split(command)[2:] if word not in ("-m", "--help")]
+    words = expand_sweeps(given)
     arguments = [spell_nan(word) for word in words]
     if arguments:
         runs = check(arguments)
@@ -68,15 +101,27 @@ def test_links_lead_to_files() -> None:
             assert (path.parent / link).exists(), f"{path.name} links {link}"
 
 
+def snippets(text: str) -> list[str]:
+    """The Python code of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
 def test_snippets_run_and_train(capsys: pytest.CaptureFixture[str]) -> None:
-    layers, averager = re.findall(r"```python\n(.*?)```", README, re.S)
     names: dict[str, Any] = {}
-    exec(compile(layers, "README.md", "exec"), names)
+    (first,) = snippets(README)
+    exec(compile(first, "README.md", "exec"), names)
+    assert names["output"].shape == (20, 8, 128)
+    assert capsys.readouterr().out.startswith("1: Tanh -> NAH(nah)\n")
+    assert [unit.c for unit in activations(names["model"])] == [0.1]
+    layers, averager = snippets((ROOT / "docs" / "layers.md").read_text("utf-8"))
+    exec(compile(layers, "layers.md", "exec"), names)
     assert names["output"].shape == (8, 20, 128)
+    settings = {(unit.kind.name, unit.alpha, unit.c) for unit in activations(names["lstm"])}
+    assert settings == {("tanh", 1.15, 0.5), ("sigmoid", 1.1, 0.15)}
     assert names["unit"].c == 5.0
     torch.manual_seed(0)
-    exec(compile(averager, "README.md", "exec"), names)
-    assert capsys.readouterr().out == "lstm: LSTM -> NoisyLSTM(nah)\n"
+    exec(compile(averager, "layers.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("lstm: LSTM -> NoisyLSTM(nah)\n")
     # A tenth of what the best constant answer leaves.
     assert float(names["loss"].detach()) < 0.1 / 120
 
@@ -109,11 +154,13 @@ def test_result_numbers_are_those_of_the_table(path: Path, name: str) -> None:
     if name != "summary":  # of which the README has some lines, in fewer columns
         assert all(row in table for row in rows)
         return
-    full = {line.split(" | ")[0]: line.split(" | ")[1:] for line in table.splitlines()[6:]}
+    full = [line.removeprefix("| ").split(" | ") for line in table.splitlines()[8:]]
+    texts = {cells[0].split(" (also different")[0]: cells[1:] for cells in full}
+    assert len(rows[2:]) == HEADLINES
     for row in rows[2:]:
-        claim, run, paper, ours, verdict, command = row.split(" | ")
-        where, scale, theirs, numbers, difference, *rest = full[claim]
-        assert [run, paper, verdict, command] == [f"{where}, {scale}", theirs, *rest]
+        claim, run, paper, ours, verdict = row.removeprefix("| ").removesuffix(" |").split(" | ")
+        where, scale, theirs, numbers, difference, _, word, _ = texts[claim]
+        assert [run, paper, verdict] == [f"{where}, {scale}", theirs, word]
         assert ours == numbers.replace("(", f"({difference}, ", 1)
 
 
@@ -130,6 +177,6 @@ def test_every_result_is_on_the_page() -> None:
 def test_pilot_pages_are_those_of_their_records(path: Path) -> None:
     kind, _, task = path.stem.partition("_")
     records = load_records(ROOT / "results" / "records" / path.stem)
-    command = f"python scripts/make_pilot.py {task}" + (" --grid" if kind == "grid" else "")
+    command = f"noisyexp table {path.stem}"
     page = pilot_page(kind, task, records, find_task(task).selection, command)
     assert path.read_text("utf-8") == page

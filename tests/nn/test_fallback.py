@@ -13,7 +13,7 @@ from torch import nn
 
 from noisyexp import NoisyGRU, NoisyLSTM, make_activation
 from noisyexp.activations import NoiseSource, attach_noise
-from noisyexp.activations.modules import NAH
+from noisyexp.activations.variants import NAH
 from noisyexp.kernels import bindings, build, library
 from noisyexp.nn.equations import lstm_cell
 

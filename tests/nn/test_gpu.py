@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_sequence
 from noisyexp import NoisyLSTM
 from noisyexp.activations import NoiseSource, attach_noise, make_activation
 from noisyexp.activations.fused import fused_unit
-from noisyexp.kernels import bindings, build, cuda
+from noisyexp.kernels import bindings, build, cuda, persistent
 from noisyexp.kernels.philox import DrawKey, normal, normal_torch
 
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -67,6 +67,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(cuda, "Launch", OneByOne)
     monkeypatch.setattr(cuda, "why_not", lambda index: None)
     monkeypatch.setattr(bindings, "on_gpu", lambda device: True)
+    monkeypatch.setattr(persistent, "limits_of", lambda index: None)  # see test_persistent.py
     return torch.device("cpu")
 
 
@@ -120,6 +121,7 @@ def test_single_units(
     monkeypatch.setattr(bindings, "GPU_THREADS", 20)  # so that a thread has several rows
     unit = make_activation("tanh", variant, 6, c=2.0, dtype=torch.float64).to(device)
     x = (torch.randn(shape, dtype=torch.float64) * 3).to(device)
+    x.view(-1)[:2] = torch.tensor([torch.inf, -torch.inf])
     results: list[list[Tensor]] = []
     for unit.backend in ("eager", "auto"):
         torch.manual_seed(1)
@@ -232,8 +234,8 @@ def test_a_launch_hands_over_structures_by_value_and_64_bits_for_the_rest(
             calls.append((args[:8], (size.blocks, size.rows, size.units), numbers))
             return 0
 
-    monkeypatch.setattr(cuda, "_driver", Driver)
-    monkeypatch.setattr(cuda, "_handle", lambda name, index: ctypes.c_void_p(7))
+    monkeypatch.setattr(cuda, "driver", Driver)
+    monkeypatch.setattr(cuda, "handle", lambda name, index: ctypes.c_void_p(7))
     monkeypatch.setattr(cuda, "_module", lambda index: (ctypes.c_void_p(), ctypes.c_void_p(9)))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     stream = type("Stream", (), {"cuda_stream": 11})

@@ -119,7 +119,7 @@ def test_layers_against_the_equations_with_rounded_operands(
         return numbers(module, lambda: module(given, state), inputs)
 
     exact = run(slow, torch.float64)
-    monkeypatch.setattr(equations, "linear", rounded_linear)
+    monkeypatch.setattr(equations, "shared_linear", rounded_linear)
     monkeypatch.setattr(recurrent.functional, "linear", rounded_linear)
     truth = run(slow, torch.float64)
     monkeypatch.undo()

@@ -81,7 +81,7 @@ def make_record(tmp_path: Path) -> RecordMaker:
 
 @pytest.fixture
 def table_root(tmp_path: Path) -> Path:
-    """A repository with table9: soft (paper 110), nah (paper 100) and a hard row of ours."""
+    """A repository with table9: soft (paper 110), nah (paper 100) and our hard row."""
     folder = tmp_path / "repo" / "configs" / "experiment" / "table9"
     folder.mkdir(parents=True)
     rows: dict[str, Mapping[str, object]] = {

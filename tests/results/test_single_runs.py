@@ -44,7 +44,7 @@ def table(table_root: Path, make_record: Any, compose: Any) -> Table:
 
 def test_values_and_solutions_by_seed(table: Table) -> None:
     heads, rows = by_seed(table, table.sections[0].lines)
-    assert heads == ["row", "seeds", "test perplexity", "solved", "after so many updates"]
+    assert heads == ["row", "seeds", "test perplexity", "solved", "updates to the solution"]
     assert rows == [
         ["soft", "0 / 1", "109 / 111", "1 of 2", "20 / -"],
         ["nah", "0 / 1", "100 / 101", "1 of 2", "20 / -"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_same, first
+from stack_helpers import assert_same, first
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

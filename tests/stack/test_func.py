@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_same, first
+from stack_helpers import assert_same, first
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_same, first
+from stack_helpers import assert_same, first
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -19,6 +19,7 @@ from noisyexp.kernels import library
 needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels")
 X = torch.randn(5, 3, 4)
 LONGER = torch.randn(9, 2, 4)
+LONG = torch.randn(9, 3, 4)
 
 
 @needs_kernels
@@ -136,5 +137,10 @@ def test_onnx(tmp_path: Path) -> None:
         x = torch.randn_like(X)
         (value, *_) = session.run(None, {session.input_names[0]: x.numpy()})
         assert_same([torch.as_tensor(value)], [first(module(x))])
+    torch.onnx.export(
+        modules[1], (X,), path, dynamo=False, dynamic_axes={"x": [0]}, input_names=["x"]
+    )
+    (value,) = reference.ReferenceEvaluator(path).run(None, {"x": LONG.numpy()})
+    assert_same([torch.as_tensor(value)], [modules[1](LONG)])
     with pytest.raises(RuntimeError, match="dynamo=True"):
         torch.onnx.export(modules[0], (X,), path, dynamo=False)

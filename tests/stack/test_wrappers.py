@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import assert_same, first, gradients
+from stack_helpers import assert_same, first, gradients
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
@@ -137,8 +137,8 @@ def test_copies_compute_the_same_and_share_nothing(duplicate: Any, with_source: 
     assert_same(gradients(copied, copied, X), gradients(module, module, X))
     set_noise_level(copied, 0.1)
     assert module[1].c == 0.7  # type: ignore[index, union-attr]
-    assert float(module[1].settings[1]) == 0.7  # type: ignore[index, union-attr]
-    assert float(copied[1].settings[1]) == 0.1  # type: ignore[index, union-attr]
+    assert float(module[1].alpha_and_c[1]) == 0.7  # type: ignore[index, union-attr]
+    assert float(copied[1].alpha_and_c[1]) == 0.1  # type: ignore[index, union-attr]
     ours = {p.data_ptr() for p in module.parameters()}
     assert not ours & {p.data_ptr() for p in copied.parameters()}
 

@@ -64,10 +64,52 @@ INLINE double absolute_d(double x) { return fabs(x); }
 INLINE float copy_sign_f(float x, float y) { return copysignf(x, y); }
 INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 
+/* a b + c. Of a sum of two products a compiler may fuse either, and a change elsewhere turns its choice
+   and the last bits of results: such a choice is made here. */
+#ifdef __FP_FAST_FMAF
+INLINE float fuse_f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+INLINE double fuse_d(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+INLINE float fuse_f(float a, float b, float c) { return a * b + c; }
+INLINE double fuse_d(double a, double b, double c) { return a * b + c; }
+#endif
+
+/* The first `count` of LANES numbers between memory and a row of a tile; loaded ones end in zeros. */
+#ifdef __AVX512F__
+#define FIRST(count) ((1u << (count)) - 1)
+INLINE void load_part_f(const float *from, int count, void *row) {
+    _mm512_storeu_ps(row, _mm512_maskz_loadu_ps((__mmask16)FIRST(count), from));
+}
+INLINE void store_part_f(const void *row, float *to, int count) {
+    _mm512_mask_storeu_ps(to, (__mmask16)FIRST(count), _mm512_loadu_ps(row));
+}
+INLINE void load_part_d(const double *from, int count, void *row) {
+    const __mmask8 low = (__mmask8)FIRST(count), high = (__mmask8)(FIRST(count) >> 8);
+    _mm512_storeu_pd(row, _mm512_maskz_loadu_pd(low, from));
+    _mm512_storeu_pd((double *)row + 8, _mm512_maskz_loadu_pd(high, from + 8));
+}
+INLINE void store_part_d(const void *row, double *to, int count) {
+    const __mmask8 low = (__mmask8)FIRST(count), high = (__mmask8)(FIRST(count) >> 8);
+    _mm512_mask_storeu_pd(to, low, _mm512_loadu_pd(row));
+    _mm512_mask_storeu_pd(to + 8, high, _mm512_loadu_pd((const double *)row + 8));
+}
+#else
+#define PARTS(REAL, suffix)                                                                  \
+    INLINE void load_part_##suffix(const REAL *from, int count, void *row) {                 \
+        for (int l = 0; l < LANES; l++) ((REAL *)row)[l] = l < count ? from[l] : (REAL)0;    \
+    }                                                                                        \
+    INLINE void store_part_##suffix(const void *row, REAL *to, int count) {                  \
+        for (int l = 0; l < count; l++) to[l] = ((const REAL *)row)[l];                      \
+    }
+PARTS(float, f)
+PARTS(double, d)
+#endif
+
 #define REAL float
 #define NAME(x) x##_f
 #include "unit.h"
 #include "layers.h"
+#include "passes.h"
 #include "score.h"
 #include "cross_entropy.h"
 #include "loops.h"
@@ -77,6 +119,7 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #define NAME(x) x##_d
 #include "unit.h"
 #include "layers.h"
+#include "passes.h"
 #include "score.h"
 #include "cross_entropy.h"
 
@@ -96,17 +139,18 @@ void normal_fill_f(const noise_key *key, const shape *size, float *out) {
 
 /* Random words of one block, for the published test vectors. */
 void philox_block(const noise_key *key, const uint32_t counter[3], uint32_t out[ROWS]) {
-    uint32_t word[ROWS][LANES];
+    words word[ROWS];
     philox(*key, counter[0], counter[1], counter[2], word);
     for (int r = 0; r < ROWS; r++) out[r] = word[r][0];
 }
 
 /* Sizes that bindings.py compares with its own, so that a wrong declaration cannot go unseen. */
-void struct_sizes(int64_t out[4]) {
+void struct_sizes(int64_t out[5]) {
     out[0] = (int64_t)sizeof(site);
     out[1] = (int64_t)sizeof(layer);
     out[2] = (int64_t)sizeof(shape);
     out[3] = (int64_t)sizeof(score);
+    out[4] = (int64_t)sizeof(step_loop);
 }
 
 /* The same for kernels/matmul.py. */
