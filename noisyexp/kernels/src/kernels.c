@@ -38,6 +38,7 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #include "unit.h"
 #include "layers.h"
 #include "score.h"
+#include "optimizers.h"
 #undef REAL
 #undef NAME
 #define REAL double
@@ -45,6 +46,7 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #include "unit.h"
 #include "layers.h"
 #include "score.h"
+#include "optimizers.h"
 
 /* Draws of one key as an array (blocks, rows, units). */
 void normal_fill_f(const noise_key *key, const shape *size, float *out) {
