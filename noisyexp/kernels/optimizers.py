@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.build import BuildError
 
 _ROOTS = {torch.float32: "vmsSqrt", torch.float64: "vmdSqrt"}
 _ROOT_MODE = 0x140102  # as in optimizers.h
@@ -107,7 +108,7 @@ def _function(dtype: torch.dtype) -> ctypes._NamedFuncPointer:
     library.update_sizes(sizes)
     declared = [ctypes.sizeof(TensorUpdate), ctypes.sizeof(UpdateCall)]
     if list(sizes) != declared:
-        raise K.BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
+        raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     function = library.update_f if dtype == torch.float32 else library.update_d
     function.argtypes, function.restype = [POINTER(UpdateCall)], None
     return function

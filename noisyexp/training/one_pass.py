@@ -141,7 +141,7 @@ def step_in_one_pass(optimizer: torch.optim.Optimizer, factor: float) -> bool:
         settings = {"weight_decay": group["weight_decay"], **found.settings(group)}
         for dtype in (torch.float32, torch.float64):
             rows = [
-                _row(optimizer.state[p], states, p, gradient, found, group)
+                _row(optimizer.state.get(p, {}), states, p, gradient, found, group)
                 for p, gradient, states in tensors
                 if p.dtype == dtype
             ]
@@ -198,7 +198,9 @@ def _row(
         state["step"] += 1
         updates = float(state["step"])
     rate, divisor = found.correction(group, updates)
-    row = TensorUpdate(p.data_ptr(), gradient.data_ptr(), size=p.numel(), rate=rate, divisor=divisor)
+    row = TensorUpdate(
+        p.data_ptr(), gradient.data_ptr(), size=p.numel(), rate=rate, divisor=divisor
+    )
     for place, tensor in enumerate(states):
         row.state[place] = tensor.data_ptr()
     return row

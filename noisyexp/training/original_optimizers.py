@@ -7,7 +7,7 @@ is given, so a configuration names the constants and these classes take them as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +36,8 @@ class _Rule(torch.optim.Optimizer):
                 continue
             gradients = [p.grad for p in parameters]
             if group["weight_decay"]:
-                gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+                decayed = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+                gradients = list(decayed)
             for p in parameters:
                 if not self.state[p]:
                     self._start(p)
@@ -49,7 +50,7 @@ class _Rule(torch.optim.Optimizer):
     def _update(
         self,
         parameters: list[Tensor],
-        gradients: Sequence[Tensor],
+        gradients: list[Tensor],
         states: list[dict[str, Tensor]],
         group: dict[str, Any],
     ) -> None:
@@ -95,7 +96,7 @@ class GravesRMSprop(_Rule):
     def _update(
         self,
         parameters: list[Tensor],
-        gradients: Sequence[Tensor],
+        gradients: list[Tensor],
         states: list[dict[str, Tensor]],
         group: dict[str, Any],
     ) -> None:
@@ -159,7 +160,7 @@ class UncorrectedAdam(_Rule):
     def _update(
         self,
         parameters: list[Tensor],
-        gradients: Sequence[Tensor],
+        gradients: list[Tensor],
         states: list[dict[str, Tensor]],
         group: dict[str, Any],
     ) -> None:
