@@ -39,6 +39,8 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #include "layers.h"
 #include "score.h"
 #include "optimizers.h"
+#include "memory.h"
+#include "memory_backward.h"
 #undef REAL
 #undef NAME
 #define REAL double
@@ -47,6 +49,8 @@ INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 #include "layers.h"
 #include "score.h"
 #include "optimizers.h"
+#include "memory.h"
+#include "memory_backward.h"
 
 /* Draws of one key as an array (blocks, rows, units). */
 void normal_fill_f(const noise_key *key, const shape *size, float *out) {
