@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import functional as F
-from noisyexp.activations.noise import KEY_LIMIT, NoiseSource, refuse_capture
+from noisyexp.activations.noise import NoiseSource, fresh_keys
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.philox import DrawKey, blocks_rows_units
 
@@ -29,8 +30,8 @@ def is_fusible(unit: Activation) -> bool:
     Not a subclass, which may compute anything, nor one whose alpha or c is a tensor, which may want
     a gradient.
     """
-    numbers = isinstance(unit.alpha, float | int) and isinstance(unit.c, float | int)
-    return numbers and "kernel_forms" in type(unit).__dict__
+    # Not by alpha and c themselves, for whose every value a graph would be made again.
+    return unit.settings is not None and "kernel_forms" in type(unit).__dict__
 
 
 def _form(unit: Activation) -> tuple[int, int]:
@@ -46,24 +47,35 @@ def used_p(unit: Activation) -> Tensor | None:
     return None if _form(unit)[0] == K.FORM_HARD else unit.p
 
 
-def _settings(unit: Activation) -> K.Site:
-    """The unit's equation and settings, without draws and without p."""
-    kind, (form, multiplier) = unit.kind, _form(unit)
-    of_code = unit.code_compat
+def describe(unit: Activation) -> list[int]:
+    """The unit's equation in whole numbers, for `site`: all that a graph is made for."""
+    form, multiplier = _form(unit)
+    flags = (unit.clip_output, unit.leaks, unit.code_compat)
+    return [int(unit.kind.name == "sigmoid"), form, multiplier, *(int(flag) for flag in flags)]
+
+
+WORDS = 6
+"""Whole numbers that `describe` gives."""
+
+
+def new_site(described: Sequence[int], alpha: float, c: float) -> K.Site:
+    """The unit as the kernels take it, without draws and without p."""
+    sigmoid, form, multiplier, clip, leaks, of_code = described
+    kind = F.SIGMOID if sigmoid else F.TANH
     # The code's NAN pushes to the same side for every alpha.
     one_side = of_code and multiplier == K.MULTIPLIER_NORMAL
     return K.Site(
         form=form,
         multiplier=multiplier,
-        clip=unit.clip_output,
+        clip=clip,
         slope=kind.slope,
         offset=kind.offset,
         low=kind.low,
         high=kind.high,
         threshold=kind.threshold,
-        alpha=unit.alpha if unit.leaks else 1.0,
-        c=unit.c,
-        side=1.0 if unit.alpha > 1.0 and not one_side else -1.0,
+        alpha=alpha if leaks else 1.0,
+        c=c,
+        side=1.0 if alpha > 1.0 and not one_side else -1.0,
         mean=F.HALF_NORMAL_MEAN_CODE if of_code else F.HALF_NORMAL_MEAN,
     )
 
@@ -82,7 +94,8 @@ def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
     )  # fmt: skip
     kept = unit.__dict__.get("_site")
     if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
-        kept = unit.__dict__["_site"] = (now, bytes(_settings(unit)))
+        filled = new_site(describe(unit), unit.alpha, unit.c)
+        kept = unit.__dict__["_site"] = (now, bytes(filled))
     site = K.Site.from_buffer_copy(kept[1])
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
@@ -110,9 +123,8 @@ def draw_for(
     """
     drawing = [unit for unit in units if unit.training and unit.has_noise]
     if drawing and all(unit.noise_source is None for unit in drawing):
-        refuse_capture()
         # The numbers that one call for each unit would give, in a fraction of the time.
-        keys = torch.randint(KEY_LIMIT, (len(drawing),), device="cpu").tolist()
+        keys = fresh_keys(len(drawing)).tolist()
         drawn: Iterator[DrawKey | Tensor] = iter([DrawKey(key) for key in keys])
     else:
         drawn = (_draw(unit, shape, like) for unit in drawing)
@@ -122,9 +134,36 @@ def draw_for(
 def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> DrawKey | Tensor:
     source = unit.noise_source
     if source is None or type(source).normal is NoiseSource.normal:
-        return unit.draw_key()
+        if source is None:
+            return DrawKey(int(fresh_keys(1)))
+        return source.draw_key(unit.site)
     draws = source.normal(unit.site, shape, like.device)  # a source of its own kind
     return draws.to(like).expand(shape).contiguous()
+
+
+def map_unit(x: Tensor, p: Tensor | None, site: K.Site) -> Tensor:
+    """phi(x), x contiguous."""
+    value = torch.empty_like(x)
+    point_to_p(site, p)
+    K.function("unit_map", x)(site, _size(x), x.data_ptr(), value.data_ptr(), None, None)
+    return value
+
+
+def map_unit_back(
+    d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x and p, all contiguous."""
+    d_x, size = torch.empty_like(x), _size(x)
+    rows = K.sums_for_p(x.device, size.threads)
+    sums = None if p is None else x.new_zeros(rows, size.units)
+    point_to_p(site, p, sums)
+    K.function("unit_map", x)(site, size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr())
+    return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
+
+
+def _size(x: Tensor) -> K.Shape:
+    sizes = blocks_rows_units(x.shape)
+    return K.Shape(*sizes, K.parts_of_map(x.device, sizes))
 
 
 class _Unit(torch.autograd.Function):
@@ -134,30 +173,17 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
     ) -> Tensor:
-        value = torch.empty_like(x)
-        sizes = blocks_rows_units(x.shape)
-        ctx.size = K.Shape(*sizes, K.parts_of_map(x.device, sizes))
         ctx.site = site
-        point_to_p(site, p)
-        K.function("unit_map", x)(site, ctx.size, x.data_ptr(), value.data_ptr(), None, None)
         ctx.save_for_backward(x, p, given)
-        return value
+        return map_unit(x, p, site)
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:
-        x, p, given = ctx.saved_tensors
-        d_value, d_x = d_value.contiguous(), torch.empty_like(x)
-        rows = K.sums_for_p(x.device, ctx.size.threads)
-        sums = None if p is None else x.new_zeros(rows, ctx.size.units)
-        point_to_p(ctx.site, p, sums)
+    def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
+        x, p, given = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        K.function("unit_map", x)(
-            ctx.site, ctx.size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr()
-        )
-        d_p = None if p is None or sums is None else sums.sum_to_size(p.shape)
-        return d_x, d_p, None, None
+        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None
 
 
 def fits(unit: Activation, num_units: int) -> bool:
@@ -165,20 +191,21 @@ def fits(unit: Activation, num_units: int) -> bool:
     return unit.p is None or unit.p.numel() == 1 or tuple(unit.p.shape) == (num_units,)
 
 
-def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> bool:
-    """Whether the kernels compute this unit on x, here and now."""
-    return (
+def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
+    """How the kernels compute this unit on x, here and now: see `dispatch.way`; 0 if not at all."""
+    if (
         unit.backend == "auto"
         and is_fusible(unit)
         and x.numel() > 0
         and fits(unit, x.shape[-1] if x.dim() else 1)
         and (noise is None or (noise.device == x.device and not noise.requires_grad))
-        and K.runs(x, unit.p)
-    )
+    ):
+        return dispatch.way(x, unit.p)
+    return dispatch.PLAIN
 
 
 def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
-    """phi(x, noise) as `Activation.forward` gives it; call it where `can_fuse` says so."""
+    """phi(x, noise) as `Activation.forward` gives it; call it where `can_fuse` says `DIRECT`."""
     draws: DrawKey | Tensor | None
     if noise is not None and unit.training and unit.has_noise:
         draws = noise.to(x.dtype).expand(x.shape).contiguous()

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from noisyexp.activations import functional as F
 from noisyexp.activations.fused import can_fuse, fused_unit
-from noisyexp.activations.noise import KEY_LIMIT, NoiseSource, refuse_capture
+from noisyexp.activations.noise import NoiseSource, draw_fresh
+from noisyexp.activations.ops import unit_in_graph
 from noisyexp.kernels import bindings as K
-from noisyexp.kernels.philox import DrawKey, normal
+from noisyexp.kernels import dispatch
 
 PShape = Literal["unit", "scalar"]
 
@@ -57,6 +58,9 @@ class Activation(nn.Module):
     _known: ClassVar[dict[str, type[Activation]]] = {}
 
     p: nn.Parameter | None
+    settings: Tensor | None
+    """alpha and c, (2,) float64 on the CPU: the same numbers for graphs. None while one of them is
+    a tensor, which may want a gradient."""
     site: str
     noise_source: NoiseSource | None
     backend: str
@@ -119,15 +123,19 @@ class Activation(nn.Module):
         if not (self.training and self.has_noise):
             return None
         if self.noise_source is None:
-            return normal(self.draw_key(), shape, device)
+            return draw_fresh(shape, device)
         return self.noise_source.normal(self.site, shape, device)
 
-    def draw_key(self) -> DrawKey:
-        """What names the draws of the next call; without a source, torch's generator decides."""
-        if self.noise_source is None:
-            refuse_capture()
-            return DrawKey(int(torch.randint(KEY_LIMIT, (), device="cpu")))
-        return self.noise_source.draw_key(self.site)
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("alpha", "c"):
+            # A compiled graph reads this tensor at every call, and is made once for all values.
+            both = (self.__dict__.get("alpha"), self.__dict__.get("c"))
+            settings = None
+            if all(isinstance(part, float | int) for part in both):
+                with torch.inference_mode(False):
+                    settings = torch.tensor(both, dtype=torch.float64, device="cpu")
+            self.__dict__["settings"] = settings
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """phi(x, xi).
@@ -142,8 +150,11 @@ class Activation(nn.Module):
         Raises:
             TypeError: x is not of a floating dtype.
         """
-        if can_fuse(self, x, noise):
+        way = can_fuse(self, x, noise)
+        if way == dispatch.DIRECT:
             return fused_unit(self, x, noise)
+        if way == dispatch.OPERATOR:
+            return unit_in_graph(self, x, noise)
         if not x.is_floating_point():
             raise TypeError(f"x must be floating, not {x.dtype}; use x.float()")
         if not (self.training and self.has_noise):

@@ -8,12 +8,18 @@ site. A unit without a source draws from torch's own generator, as `torch.nn.Dro
 from __future__ import annotations
 
 import hashlib
+import itertools
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from noisyexp.activations.replay import Replay
+from noisyexp.kernels import dispatch
+from noisyexp.kernels.ops import define
 from noisyexp.kernels.philox import DrawKey, normal
 
 KEY_LIMIT = 2**63 - 1
@@ -40,26 +46,56 @@ def draws_apart() -> Iterator[None]:
         yield
 
 
-def refuse_capture() -> None:
-    """Say that a CUDA graph is being captured: its replays would all have the draws of now.
+def refuse_frozen() -> None:
+    """Say that what is made of this call would have the draws of now for ever.
 
     Raises:
-        RuntimeError: torch's current stream is being captured.
+        RuntimeError: torch's current stream is being captured as a CUDA graph, or `torch.jit.trace`
+            is at work.
     """
-    if torch.compiler.is_compiling() or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling():
         return
-    if torch.cuda.is_current_stream_capturing():
+    if torch._C._get_tracing_state() is not None:
+        raise RuntimeError(
+            "a unit draws noise while torch.jit.trace is at work, and every call of the trace "
+            "would have the same: trace in evaluation mode, or use torch.export, which draws anew"
+        )
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
         raise RuntimeError(
             "a unit draws noise while a CUDA graph is captured, and every replay would have the "
             "same: capture in evaluation mode, or run without a graph"
         )
 
 
+def fresh_keys(count: int) -> Tensor:
+    """Keys that torch's generator draws, (count,) int64 on the CPU.
+
+    Raises:
+        RuntimeError: see `refuse_frozen`; in `torch.func.vmap`, where its `randomness` is "error".
+    """
+    refuse_frozen()
+    return torch.randint(KEY_LIMIT, (count,), device="cpu")
+
+
+def draw_fresh(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Float32 N(0, 1) draws of `shape` that torch's generator decides."""
+    keys = fresh_keys(1)
+    if dispatch.recorded():
+        drawn: Tensor = torch.ops.noisyexp.normal(keys, shape, device)
+        return drawn
+    return normal(DrawKey(int(keys)), shape, device)
+
+
+_sources: weakref.WeakValueDictionary[int, NoiseSource] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
 class NoiseSource:
     """Standard normal draws keyed by (seed, step, site, call within the step).
 
-    A forward pass that is computed again during backward (torch.utils.checkpoint) would count as
-    another call and draw other noise; it is refused. Leave checkpointed modules without a source.
+    A forward pass that is computed again during backward has the draws of the first one, if it is
+    `torch.utils.checkpoint` with use_reentrant=False that computes it, not nested in another;
+    elsewhere it is refused, as it would count as another call.
 
     Args:
         seed: seed of the run.
@@ -69,6 +105,22 @@ class NoiseSource:
         self.seed = seed
         self.step = 0
         self._calls: dict[str, int] = {}
+        self._enter()
+
+    def _enter(self) -> None:
+        """Have a number, by which a graph that was made of a call finds the source again."""
+        number = next(_numbers)
+        _sources[number] = self
+        with torch.inference_mode(False):
+            self._ticket = torch.tensor([number], device="cpu")
+        self._replay = Replay()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._enter()
 
     def set_step(self, step: int) -> None:
         """Move to `step`; the calls of every site count from 0 again."""
@@ -80,26 +132,72 @@ class NoiseSource:
 
         Raises:
             RuntimeError: called during a backward pass, where the draws would not be those of the
-                forward pass and gradients wrong without a word, or in a capture, see
-                `refuse_capture`.
+                forward pass and gradients wrong without a word, or where noise would be frozen, see
+                `refuse_frozen`.
         """
-        refuse_capture()
-        if torch._C._current_graph_task_id() != -1:
-            raise RuntimeError(
-                f"{site or 'a unit'} is computed again during backward (torch.utils.checkpoint?), "
-                "which a NoiseSource cannot give the same noise: detach it with "
-                "attach_noise(module, None), then torch's generator gives it"
-            )
+        refuse_frozen()
+        return self._replay.key(site, self._next_key)
+
+    def _next_key(self, site: str) -> DrawKey:
         call = self._calls.get(site, 0)
         self._calls[site] = call + 1
         return DrawKey(derive_seed(self.seed, self.step, site), call)
+
+    def key_tensor(self, site: str) -> Tensor:
+        """`draw_key` as a graph has it: key and call, (2,) int64, anew at every run of the graph.
+
+        Raises:
+            RuntimeError: in `torch.func.vmap` with a `randomness` other than "same": all rows of it
+                have the draws of one call.
+        """
+        _refuse_other_rows()
+        key: Tensor = torch.ops.noisyexp.source_key(self._ticket, site)
+        return key
 
     def normal(self, site: str, shape: Sequence[int], device: torch.device) -> Tensor:
         """Float32 N(0, 1) draws of `shape` for the next call of `site` in this step.
 
         See `noisyexp.kernels.normal` for how far they are the same on other machines.
         """
+        if dispatch.recorded():
+            drawn: Tensor = torch.ops.noisyexp.normal(self.key_tensor(site), shape, device)
+            return drawn
         return normal(self.draw_key(site), shape, device)
+
+
+_OF_PROCESS = ("_ticket", "_replay")
+
+
+def _refuse_other_rows() -> None:
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return
+    for interpreter in torch._C._functorch.get_interpreter_stack() or []:
+        if interpreter.key() != torch._C._functorch.TransformType.Vmap:
+            continue
+        mode = torch._C._functorch.CVmapInterpreterPtr(interpreter).randomness()
+        if mode != torch._C._functorch.RandomnessType.Same:
+            raise RuntimeError(
+                "a NoiseSource gives all rows of torch.func.vmap the same noise: say so with "
+                "randomness='same', or detach it with attach_noise(module, None)"
+            )
+
+
+def _source_key(ticket: Tensor, site: str) -> Tensor:
+    source = _sources.get(int(ticket))
+    if source is None:
+        raise RuntimeError(
+            "the NoiseSource of this graph is gone: keep it alive, or make the graph again"
+        )
+    key = source.draw_key(site)
+    return torch.tensor([key.key, key.call], device="cpu")
+
+
+def _source_key_fake(ticket: Tensor, site: str) -> Tensor:
+    return ticket.new_empty(2)
+
+
+# It says that it changes the ticket: two calls are neither one call nor in another order.
+define("source_key", "(Tensor(a!) ticket, str site) -> Tensor", _source_key, _source_key_fake)
 
 
 def attach_noise(model: nn.Module, source: NoiseSource | None) -> list[str]:

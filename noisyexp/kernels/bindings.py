@@ -131,41 +131,13 @@ def library() -> ctypes.CDLL | None:
             _state["library"] = _declare(ctypes.CDLL(str(build())))
         except (BuildError, OSError) as error:
             _state["library"] = None
-            _notice(str(error))
+            notice(str(error))
     found: ctypes.CDLL | None = _state["library"]
     return found
 
 
-def runs(*tensors: torch.Tensor | None) -> bool:
-    """Whether the kernels can be had and take these tensors, with one notice a reason why not.
-
-    They take tensors that are all float32 or all float64, on the CPU or on one GPU, outside
-    autocast. No notice where they are switched off, and none within `torch.compile`,
-    `torch.jit.trace` and the transforms of `torch.func`, which go through the plain code.
-    """
-    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if tracing or os.environ.get(SWITCH) == "0":
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    given = [tensor for tensor in tensors if tensor is not None]
-    dtypes, devices = {t.dtype for t in given}, {t.device for t in given}
-    where = devices.pop() if len(devices) == 1 else torch.device("meta")
-    if where.type not in ("cpu", "cuda") or dtypes not in ({torch.float32}, {torch.float64}):
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        places = ", ".join(sorted({str(t.device) for t in given}))
-        reason = f"they take float32 or float64 on one CPU or GPU, not {names} on {places}"
-    elif torch.is_autocast_enabled(where.type):
-        reason = "autocast is on"
-    else:
-        reason = (cuda.why_not(where.index) or "") if on_gpu(where) else ""
-    if reason:
-        _notice(reason)
-        return False
-    return on_gpu(where) or library() is not None
-
-
-def _notice(reason: str) -> None:
+def notice(reason: str) -> None:
+    """Warn, once a process and reason, that units run without kernels."""
     noticed: set[str] = _state.setdefault("noticed", set())
     if reason not in noticed:
         noticed.add(reason)

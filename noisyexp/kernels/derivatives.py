@@ -36,17 +36,21 @@ def first_derivatives(backward: Callable[..., Gradients]) -> Callable[..., Gradi
     that a Hessian is zero without a word. Here the gradients depend on everything that forward
     saved, and whoever differentiates them gets an error. Inputs have to be saved as they came.
 
+    `backward` gets what was saved as its second argument: saved tensors may be read only once where
+    an activation checkpoint makes them again.
+
     Raises:
         RuntimeError: in the second pass.
     """
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Tensor | None) -> Gradients:
+        saved = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return backward(ctx, *grads)
-        causes = [t for t in (*ctx.saved_tensors, *grads) if t is not None and t.requires_grad]
+            return backward(ctx, saved, *grads)
+        causes = [t for t in (*saved, *grads) if t is not None and t.requires_grad]
         with torch.no_grad():
-            found = backward(ctx, *grads)
+            found = backward(ctx, saved, *grads)
         given = [t for t in found if t is not None]
         marked = iter(_NoSecond.apply(len(given), *given, *causes))  # type: ignore[no-untyped-call]
         return tuple(None if t is None else next(marked) for t in found)

@@ -86,7 +86,8 @@ class AdditiveAttention(nn.Module):
 
     def _scores(self, q: Tensor, keys: Tensor) -> Tensor:
         """The e of every position, (B, S); q: (B, A)."""
-        if can_fuse_score(self.unit, q, keys, *self.v.parameters()):
-            return fused_score(self.unit, q, keys, self.v.weight) + self.v.bias
+        way = can_fuse_score(self.unit, q, keys, *self.v.parameters())
+        if way:
+            return fused_score(way, self.unit, q, keys, self.v.weight) + self.v.bias
         scores: Tensor = self.v(self.unit(keys + q.unsqueeze(1))).squeeze(-1)
         return scores

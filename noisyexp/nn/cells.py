@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from noisyexp.kernels import dispatch
 from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
@@ -40,8 +41,9 @@ class _NoisyCell(NoisyModule):
         b_ih, b_hh = biases
         weights = (self.weight_ih, self.weight_hh, b_ih, b_hh)
         units: Any = self.units
-        if len(x) and self.fuses(units, x, *state, *weights):
-            return run_fused(self.cell_name, units, x[None], state, None, weights)[1]
+        way = self.fuses(units, x, *state, *weights) if len(x) else dispatch.PLAIN
+        if way:
+            return run_fused(way, self.cell_name, units, x[None], state, None, weights)[1]
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
         projected = linear(x, self.weight_ih, b_ih)
         return self.step_function()(units, projected, state, self.weight_hh, b_hh, xi)

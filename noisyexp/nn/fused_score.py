@@ -14,8 +14,11 @@ from torch import Tensor
 
 from noisyexp.activations import Activation
 from noisyexp.activations.fused import draw_for, make_site, point_to_p, used_p
+from noisyexp.activations.ops import UNITS, Encoded, decode, encode, keep, kept, no_gradients
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import MESSAGE, first_derivatives
+from noisyexp.kernels.ops import define
 from noisyexp.nn.fused import can_fuse
 
 _NAME = "_noisyexp_key_gradient"
@@ -94,40 +97,50 @@ class _Score(torch.autograd.Function):
         given: Tensor | None,
         gradient: _KeyGradient | None,
     ) -> Tensor:
-        scores = keys.new_empty(keys.shape[:2])
         ctx.site, ctx.gradient = site, gradient
         ctx.save_for_backward(keys, q, v, p, given)
-        point_to_p(site, p)
-        call = _call(site, keys, q, v)
-        call.scores = scores.data_ptr()
-        K.function("score_forward", keys)(call)
-        return scores
+        return _scores(site, keys, q, v, p)
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
-        keys, q, v, p, given = ctx.saved_tensors
-        d_scores, d_q = d_scores.contiguous(), torch.zeros_like(q)
-        sums = keys.new_zeros(2, K.CHUNKS, keys.shape[-1])
-        point_to_p(ctx.site, p, None if p is None else sums[1])
+    def backward(ctx: Any, saved: tuple[Any, ...], d_scores: Tensor) -> tuple[Tensor | None, ...]:
+        keys, q, v, p, given = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        call = _call(ctx.site, keys, q, v)
-        d_keys = None
+        d_keys, total, adds = None, None, False
         if ctx.gradient is not None:
-            total, call.adds = ctx.gradient.so_far(keys)
-            call.d_keys = total.data_ptr()
+            total, adds = ctx.gradient.so_far(keys)
         elif ctx.needs_input_grad[0]:
-            d_keys = keys.new_empty(keys.shape)
-            call.d_keys = d_keys.data_ptr()
-        call.d_scores, call.d_q = d_scores.data_ptr(), d_q.data_ptr()
-        call.d_v = sums.data_ptr()
-        K.function("score_backward", keys)(call)
-        d_v, d_p = sums.sum(1)
-        return (
-            d_keys, None, d_q, d_v.view_as(v), None if p is None else d_p.sum_to_size(p.shape),
-            None, None, None,
-        )  # fmt: skip
+            total = d_keys = keys.new_empty(keys.shape)
+        found = _scores_back(ctx.site, d_scores, keys, q, v, p, total, adds)
+        return d_keys, None, *found, None, None, None
+
+
+def _scores(site: K.Site, keys: Tensor, q: Tensor, v: Tensor, p: Tensor | None) -> Tensor:
+    """(B, S); rows and positions of keys may lie apart."""
+    scores = keys.new_empty(keys.shape[:2])
+    point_to_p(site, p)
+    call = _call(site, keys, q, v)
+    call.scores = scores.data_ptr()
+    K.function("score_forward", keys)(call)
+    return scores
+
+
+def _scores_back(
+    site: K.Site, d_scores: Tensor, keys: Tensor, q: Tensor, v: Tensor, p: Tensor | None,
+    d_keys: Tensor | None, adds: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of q, v and p; that of keys is written into `d_keys`, or added to it."""
+    d_scores, d_q = d_scores.contiguous(), torch.zeros_like(q)
+    sums = keys.new_zeros(2, K.CHUNKS, keys.shape[-1])
+    point_to_p(site, p, None if p is None else sums[1])
+    call = _call(site, keys, q, v)
+    call.adds, call.d_keys = adds, None if d_keys is None else d_keys.data_ptr()
+    call.d_scores, call.d_q = d_scores.data_ptr(), d_q.data_ptr()
+    call.d_v = sums.data_ptr()
+    K.function("score_backward", keys)(call)
+    d_v, d_p = sums.sum(1)
+    return d_q, d_v.view_as(v), None if p is None else d_p.sum_to_size(p.shape)
 
 
 def _call(site: K.Site, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
@@ -140,16 +153,74 @@ def _call(site: K.Site, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
     return call
 
 
-def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> bool:
-    """Whether the kernel computes these scores; on a GPU, torch's few passes over them do well."""
-    on_processor = keys.numel() > 0 and not K.on_gpu(keys.device)
-    return on_processor and can_fuse({"score": unit}, keys, q, *of_v)
+def _op(keys: Tensor, q: Tensor, v: Tensor, *units: Any) -> Tensor:
+    (site,), (p,), _given = decode(Encoded(*units))
+    return _scores(site, keys.contiguous(), q.contiguous(), v.contiguous(), p)
 
 
-def fused_score(unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:
-    """The score v . phi(key + q) of every position; call it where `can_fuse_score` says so.
+def _op_fake(keys: Tensor, q: Tensor, v: Tensor, *units: Any) -> Tensor:
+    return keys.new_empty(keys.shape[:2])
+
+
+def _op_back(
+    d_scores: Tensor, keys: Tensor, q: Tensor, v: Tensor, *units: Any
+) -> tuple[Tensor, ...]:
+    (site,), (p,), _given = decode(Encoded(*units))
+    keys, d_keys = keys.contiguous(), keys.new_empty(keys.shape)
+    d_q, d_v, d_p = _scores_back(
+        site, d_scores, keys, q.contiguous(), v.contiguous(), p, d_keys, False
+    )
+    # No result may share memory with another: d_v is a row of the sums.
+    return d_keys, d_q, d_v.clone(), keys.new_empty(0) if d_p is None else d_p.clone()
+
+
+def _op_back_fake(
+    d_scores: Tensor, keys: Tensor, q: Tensor, v: Tensor, *units: Any
+) -> tuple[Tensor, ...]:
+    ps = Encoded(*units).ps
+    shapes = [keys.shape, q.shape, v.shape, ps[0].shape if ps else (0,)]
+    d_keys, d_q, d_v, d_p = (keys.new_empty(shape) for shape in shapes)
+    return d_keys, d_q, d_v, d_p
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    keep(ctx, inputs[:3], Encoded(*inputs[3:]))
+
+
+def _gradients(ctx: Any, d_scores: Tensor) -> tuple[Any, ...]:
+    tensors, units = kept(ctx)
+    *found, d_p = torch.ops.noisyexp.score_backward(d_scores, *tensors, *units)
+    return *found, *no_gradients(units, [d_p] if units.ps else [])
+
+
+define(
+    "score_backward",
+    f"(Tensor d_scores, Tensor keys, Tensor q, Tensor v, {UNITS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _op_back,
+    _op_back_fake,
+)
+define(
+    "score", f"(Tensor keys, Tensor q, Tensor v, {UNITS}) -> Tensor", _op, _op_fake, _gradients,
+    _setup,
+)  # fmt: skip
+
+
+def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> int:
+    """How the kernel computes these scores, see `dispatch.way`; 0 if not at all.
+
+    Not on a GPU, where torch's few passes over them do well.
+    """
+    if keys.numel() == 0 or K.on_gpu(keys.device):
+        return dispatch.PLAIN
+    return can_fuse({"score": unit}, keys, q, *of_v)
+
+
+def fused_score(way: int, unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:
+    """The score v . phi(key + q) of every position.
 
     Args:
+        way: what `can_fuse_score` said, not 0.
         unit: phi, of A units; it draws as for an input of shape (B, S, A).
         q: (B, A).
         keys: (B, S, A), not empty; positions and rows may lie apart.
@@ -158,6 +229,10 @@ def fused_score(unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, S).
     """
+    if way == dispatch.OPERATOR:
+        units = encode([unit], keys.shape, keys)
+        found: Tensor = torch.ops.noisyexp.score(keys, q, v, *units)
+        return found
     (draws,) = draw_for([unit], tuple(keys.shape), keys)
     given = draws if isinstance(draws, Tensor) else None
     keys = keys if keys.stride(-1) == 1 else keys.contiguous()

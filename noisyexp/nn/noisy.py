@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
+from noisyexp.kernels import dispatch
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -93,13 +94,12 @@ class NoisyModule(nn.Module):
         for unit in activations(self):
             unit.backend = "auto" if value == "auto" else "eager"
 
-    def fuses(self, units: Units, *tensors: Tensor | None) -> bool:
-        """Whether the compiled kernels run this layer on these tensors, here and now."""
-        return (
-            self._backend == "auto"
-            and self.cell is CELLS.get(self.cell_name)  # a subclass may have a cell of its own
-            and can_fuse(units, *tensors)
-        )
+    def fuses(self, units: Units, *tensors: Tensor | None) -> int:
+        """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
+        # A subclass may have a cell of its own.
+        if self._backend == "auto" and self.cell is CELLS.get(self.cell_name):
+            return can_fuse(units, *tensors)
+        return dispatch.PLAIN
 
     def step_function(self) -> Step:
         """`cell`, under `torch.compile` where the backend says so."""

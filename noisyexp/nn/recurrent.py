@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from noisyexp.kernels import dispatch
 from noisyexp.nn.equations import State
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
@@ -64,6 +65,9 @@ class NoisyRecurrent(NoisyModule):
         """
         if self.spec.variant == "reference" and self.backend == "auto":
             return super().forward(input, hx)
+        return self._forward(input, hx) if torch.compiler.is_compiling() else self._eager(input, hx)
+
+    def _forward(self, input: Tensor | PackedSequence, hx: Any) -> Any:
         x = input.data if isinstance(input, PackedSequence) else input
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             raise ValueError(
@@ -83,6 +87,10 @@ class NoisyRecurrent(NoisyModule):
         if not batched:
             return output.squeeze(1), self._as_state(tuple(s.squeeze(1) for s in final))
         return output.transpose(0, 1) if self.batch_first else output, self._as_state(final)
+
+    # Unless its `allow_rnn` is set, torch.compile leaves modules of torch.nn.LSTM and GRU out of
+    # its graphs, and would then make graphs of the functions that they call, one by one.
+    _eager = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
 
     def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         x, lengths = pad_packed_sequence(input)
@@ -127,8 +135,9 @@ class NoisyRecurrent(NoisyModule):
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
         weights = (w_ih, w_hh, b_ih, b_hh)
-        if x.numel() and self.fuses(units, x, *state, *weights):
-            return run_fused(self.cell_name, units, x, state, mask, weights, bool(direction))
+        way = self.fuses(units, x, *state, *weights) if x.numel() else dispatch.PLAIN
+        if way:
+            return run_fused(way, self.cell_name, units, x, state, mask, weights, bool(direction))
         # The input's share of every gate, for all steps at once: (T, B, gates * H).
         projected = functional.linear(x, w_ih, b_ih)
         draws = {

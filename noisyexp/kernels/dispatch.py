@@ -1,0 +1,97 @@
+"""How a call reaches the kernels: at once, by an operator of `torch.library`, or not at all.
+
+A call that only computes goes at once, through ctypes: an operator costs tens of microseconds, as
+much as a step of a small cell. Where somebody records the call (torch.compile, torch.export, fake
+tensors, dispatch modes) it goes by an operator, which a graph can hold. Both run the same code.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from noisyexp.kernels import bindings as K
+from noisyexp.kernels import cuda
+
+PLAIN, DIRECT, OPERATOR = range(3)
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` (vmap, grad, ...) or forward-mode AD is at work."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
+
+
+def recorded() -> bool:
+    """Whether numbers are not there yet: compiled, exported, transformed, or in a dispatch mode."""
+    return (
+        torch.compiler.is_compiling() or transformed() or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def way(*tensors: Tensor | None) -> int:
+    """`DIRECT`, `OPERATOR`, or `PLAIN` where the kernels do not take these tensors.
+
+    They take tensors that are all float32 or all float64, on the CPU or on one GPU, outside
+    autocast. The transforms of `torch.func` go through the plain code, which they can batch and
+    differentiate again. Every reason for `PLAIN` is said once a process, but for the switch.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    device, dtype = given[0].device, given[0].dtype
+    alike = all(t.device == device and t.dtype == dtype for t in given)
+    compiling = torch.compiler.is_compiling()
+    traced = torch._C._get_tracing_state() is not None
+    if (compiling or traced) and exporting_to_onnx():
+        return PLAIN
+    if not alike or dtype not in DTYPES or device.type not in ("cpu", "cuda", "meta"):
+        names = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in given}))
+        places = ", ".join(sorted({str(t.device) for t in given}))
+        _say(f"they take float32 or float64 on one CPU or GPU, not {names} on {places}")
+        return PLAIN
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        _say("autocast is on")
+        return PLAIN
+    if not compiling and transformed():
+        _say("a transform of torch.func or forward-mode AD is at work")
+        return PLAIN
+    if not _ready(device.type, device.index):
+        return PLAIN
+    if compiling or traced or device.type == "meta":
+        return OPERATOR
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return OPERATOR
+    for tensor in given:
+        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+            return OPERATOR
+    return DIRECT
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _ready(kind: str, index: int | None) -> bool:
+    """Whether there are kernels for this kind of device; a graph takes the answer of its making."""
+    if os.environ.get(K.SWITCH) == "0":
+        return False
+    if kind == "cuda":
+        reason = cuda.why_not(index)
+        if reason:
+            K.notice(reason)
+        return not reason
+    return K.library() is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def exporting_to_onnx() -> bool:
+    """Whether an ONNX exporter is at work: it knows none of our operators, but the plain code."""
+    return bool(torch.onnx.is_in_onnx_export())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _say(reason: str) -> None:
+    if os.environ.get(K.SWITCH) != "0":
+        K.notice(reason)

@@ -1,0 +1,155 @@
+"""The operator of one recurrent layer in one direction, and that of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisyexp.activations.ops import UNITS, Encoded, decode, keep, kept, no_gradients
+from noisyexp.kernels.ops import define
+from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
+from noisyexp.nn.products import CELL_SHAPES, Forward, Plan, Weights
+
+_FIELDS = len(Encoded._fields)
+_CALL = f"{UNITS}, Tensor? mask, str cell, bool reverse"
+
+
+def _weights(given: Sequence[Tensor]) -> Weights:
+    w_ih, w_hh, *biases = given
+    b_ih, b_hh = biases or (None, None)
+    return Weights(w_ih, w_hh, b_ih, b_hh)
+
+
+def _plan(call: Sequence[Any]) -> tuple[Plan, list[Tensor | None]]:
+    """What the arguments `_CALL` stand for, and p of each site."""
+    sites, ps, given = decode(Encoded(*call[:_FIELDS]))
+    mask, cell, reverse = call[_FIELDS:]
+    return Plan(CELL_SHAPES[cell], sites, given, mask, reverse), ps
+
+
+def _forward(
+    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *call: Any
+) -> tuple[Tensor, ...]:
+    """Output (T, B, H), h and c (empty without c) after the last step, and what backward needs."""
+    plan, ps = _plan(call)
+    with torch.autocast(x.device.type, enabled=False):
+        run = forward_pass(choose_products(x), plan, x, state, _weights(weights), ps)
+    last = 0 if plan.reverse else len(x) - 1
+    c = run.cells[last].clone() if len(state) == 2 else x.new_empty(0)
+    assert run.gates is not None
+    return run.output, run.output[last].clone(), c, run.gates, run.cells
+
+
+def _forward_fake(
+    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *call: Any
+) -> tuple[Tensor, ...]:
+    steps, batch = x.shape[:2]
+    gates, hidden = weights[1].shape
+    return (
+        x.new_empty(steps, batch, hidden),
+        x.new_empty(batch, hidden),
+        x.new_empty(batch, hidden) if len(state) == 2 else x.new_empty(0),
+        x.new_empty(steps, batch, gates),
+        x.new_empty(steps, batch, hidden),
+    )
+
+
+def _backward(
+    grads: Sequence[Tensor | None], wants: Sequence[bool], x: Tensor, state: Sequence[Tensor],
+    weights: Sequence[Tensor], of_forward: Sequence[Tensor], *call: Any,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of x, state, weights and every p; empty where not asked for.
+
+    The gates stay as they are: a graph may still need them.
+    """
+    plan, ps = _plan(call)
+    output, gates, cells = of_forward
+    flat = x.reshape(x.shape[0] * x.shape[1], -1)
+    h_start, *rest = (part.contiguous() for part in state)
+    run = Forward(
+        plan, flat, h_start, rest[0] if rest else None, _weights(weights), ps, cells.contiguous(),
+        output.contiguous(), gates.contiguous(),
+    )  # fmt: skip
+    with torch.autocast(x.device.type, enabled=False):
+        (d_x, d_h, d_c, *d_weights), d_ps = backward_pass(
+            choose_products(x), run, grads, (wants[0], wants[1]), torch.empty_like(gates)
+        )
+    found = [d_x, d_h, *([d_c] if len(state) == 2 else []), *d_weights[: len(weights)]]
+    found += [d_p for d_p in d_ps if d_p is not None]
+    return [x.new_empty(0) if d is None else d.contiguous() for d in found]
+
+
+def _backward_fake(
+    grads: Sequence[Tensor | None], wants: Sequence[bool], x: Tensor, state: Sequence[Tensor],
+    weights: Sequence[Tensor], of_forward: Sequence[Tensor], *call: Any,
+) -> list[Tensor]:  # fmt: skip
+    like = [x, *state, *weights, *call[0]]
+    asked = [*wants, *([True] * (len(like) - 2))]
+    return [x.new_empty(part.shape if want else 0) for part, want in zip(like, asked, strict=True)]
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    x, state, weights, *call = inputs
+    values, _, _, gates, cells = output
+    encoded, (mask, *names) = Encoded(*call[:_FIELDS]), call[_FIELDS:]
+    ctx.counts, ctx.names = (len(state), len(weights)), names
+    ctx.masked = mask is not None
+    masks = [mask] if ctx.masked else []
+    keep(ctx, [x, *state, *weights, values, gates, cells, *masks], encoded)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    (x, *tensors), encoded = kept(ctx)
+    states, weights = ctx.counts
+    mask = tensors.pop() if ctx.masked else None
+    needs = ctx.needs_input_grad
+    state, of_layer, of_forward = (
+        tensors[:states], tensors[states : states + weights], tensors[states + weights :],
+    )  # fmt: skip
+    d_x, *found = torch.ops.noisyexp.recurrence_backward(
+        list(grads[:3]),
+        [needs[0], any(needs[1])],
+        x,
+        state,
+        of_layer,
+        of_forward,
+        *encoded,
+        mask,
+        *ctx.names,
+    )
+    parts = found[:states], found[states : states + weights], found[states + weights :]
+    return d_x, parts[0], parts[1], *no_gradients(encoded, parts[2]), None, None, None
+
+
+define(
+    "recurrence_backward",
+    "(Tensor?[] grads, bool[] wants, Tensor x, Tensor[] state, Tensor[] weights, "
+    f"Tensor[] of_forward, {_CALL}) -> Tensor[]",
+    _backward,
+    _backward_fake,
+)
+define(
+    "recurrence",
+    f"(Tensor x, Tensor[] state, Tensor[] weights, {_CALL}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    _gradients,
+    _setup,
+)
+
+
+def recurrence(
+    cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None],
+    units: Encoded, mask: Tensor | None, reverse: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+    """One layer in one direction, as `fused.run_fused`, by an operator."""
+    output, h, c, _, _ = torch.ops.noisyexp.recurrence(
+        x.contiguous(), list(state), [w for w in weights if w is not None], *units, mask, cell,
+        reverse,
+    )  # fmt: skip
+    return output, (h, c) if len(state) == 2 else (h,)

@@ -1,0 +1,254 @@
+"""The matrix products of a recurrent layer in one direction, and the loops over its steps.
+
+`Products` is what runs a pass: here float32 and float64 by torch, one product and one call of a
+kernel a step. Another way to run one (other operands, other loops, one call for one step) is a
+subclass; shapes, what is saved, and the gradients of p and of biases are `nn.fused`'s.
+
+T steps, B rows, I inputs, H units, G = gates * H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from noisyexp.activations.fused import point_to_p
+from noisyexp.kernels import bindings as K
+
+TRANSPOSE_ROWS = 1500
+"""From so many rows on the transposed weight gradient is the faster product, copy included."""
+
+
+@dataclass(frozen=True)
+class CellShape:
+    """What the passes know of a cell; its equations are in the kernels.
+
+    Attributes:
+        name: of the kernels, `<name>_forward` and `<name>_backward`.
+        states: tensors of state, (B, H) each.
+        adds: whether the recurrent product is added to the input's share. A GRU's is kept apart: n
+            multiplies a part of it.
+    """
+
+    name: str
+    states: int
+    adds: bool
+
+
+CELL_SHAPES = {"lstm": CellShape("lstm", 2, True), "gru": CellShape("gru", 1, False)}
+
+
+@dataclass
+class Plan:
+    """What one call needs besides tensors that take gradients.
+
+    Attributes:
+        cell: its shape.
+        sites: the cell's units in the order in which the kernels number them.
+        given: draws of each site, where they are given and not made in the kernel.
+        mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
+        reverse: from the last step to the first.
+    """
+
+    cell: CellShape
+    sites: list[K.Site]
+    given: Sequence[Tensor | None]
+    mask: Tensor | None
+    reverse: bool
+
+    def order(self, steps: int) -> list[tuple[int, int]]:
+        """(step, the step before it or -1) in the order of computation."""
+        if self.reverse:
+            return [(t, t + 1 if t + 1 < steps else -1) for t in reversed(range(steps))]
+        return [(t, t - 1) for t in range(steps)]
+
+    def layer(self, batch: int, hidden: int, ps: Sequence[Tensor | None], **arrays: Any) -> K.Layer:
+        """The structure that the kernels take; arrays by name, None for those without."""
+        work = batch * hidden * len(self.sites)
+        layer = K.Layer(batch, hidden, K.parts_of_step(arrays["gates"].device, batch, work))
+        for index, (site, p, given) in enumerate(zip(self.sites, ps, self.given, strict=True)):
+            point_to_p(site, p)
+            site.given = None if given is None else given.data_ptr()
+            layer.sites[index] = site
+        for name, array in arrays.items():
+            setattr(layer, name, None if array is None else array.data_ptr())
+        layer.mask = None if self.mask is None else self.mask.data_ptr()
+        return layer
+
+
+class Weights(NamedTuple):
+    """W_ih (G, I), W_hh (G, H), b_ih and b_hh (G,) of torch's layer."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+
+
+@dataclass
+class Forward:
+    """A forward pass: what it reads, and where it writes.
+
+    Attributes:
+        plan: see there.
+        flat: the input (T * B, I).
+        h_start, c_start: (B, H); None for a cell without c.
+        weights: see there.
+        ps: p of each site, or None.
+        cells, output: (T, B, H), to be written.
+        gates: (T, B, G) as they go into the units, to be made and written; kept for backward.
+        kept: what else a subclass wants to see again in backward.
+    """
+
+    plan: Plan
+    flat: Tensor
+    h_start: Tensor
+    c_start: Tensor | None
+    weights: Weights
+    ps: Sequence[Tensor | None]
+    cells: Tensor
+    output: Tensor
+    gates: Tensor | None = None
+    kept: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Backward:
+    """A backward pass: what it reads, and where it writes.
+
+    Attributes:
+        plan, flat, h_start, weights, output, kept: of the forward pass.
+        layer: the structure for the kernels, with all arrays in it.
+        d_gates: (T, B, G), gradient at the input's share of the gates, to be written.
+        d_recurrent: (T, B, G), gradient at the recurrent product; the same memory where the two are
+            added.
+        d_h: (B, H), gradient of h after the last step, and of h_start in the end.
+        d_carry: (B, H), the part of d_h that goes past the product; the kernels write it.
+        wants_x, wants_h: whether gradients of input and h_start are asked for.
+    """
+
+    plan: Plan
+    flat: Tensor
+    h_start: Tensor
+    weights: Weights
+    output: Tensor
+    kept: Sequence[Tensor]
+    layer: K.Layer
+    d_gates: Tensor
+    d_recurrent: Tensor
+    d_h: Tensor
+    d_carry: Tensor
+    wants_x: bool
+    wants_h: bool
+
+
+class Products:
+    """A pass by torch's products in the dtype of the input, float32 or float64."""
+
+    def forward(self, run: Forward) -> None:
+        """Write `gates`, `cells` and `output` (and `kept`) of a forward pass."""
+        run.gates = self.input_share(run.plan, run.flat, run.weights).view(
+            *run.output.shape[:2], -1
+        )
+        self.forward_steps(run)
+
+    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh."""
+        self.backward_steps(run)
+        return (self.input_grad(run) if run.wants_x else None, *self.weight_grads(run))
+
+    def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
+        """The part of all gates that no state enters, (T * B, G).
+
+        Without bias where the kernels add the sum of both.
+        """
+        if weights.b_ih is None or plan.cell.adds:
+            return torch.mm(flat, weights.w_ih.t())
+        return torch.addmm(weights.b_ih, flat, weights.w_ih.t())
+
+    def forward_steps(self, run: Forward) -> None:
+        """All steps: product with W_hh, then the kernel over gates, noise and state."""
+        plan, gates, w_hh, b_hh = run.plan, run.gates, run.weights.w_hh, run.weights.b_hh
+        assert gates is not None
+        steps, batch, hidden = run.output.shape
+        recurrent = None if plan.cell.adds else gates.new_zeros(batch, gates.shape[-1])
+        bias = sum_of_biases(plan, run.weights)
+        layer = plan.layer(
+            batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
+            recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
+        )  # fmt: skip
+        step = K.function(f"{plan.cell.name}_forward", gates)
+        at_gates, at_output, w_t = gates.unbind(0), run.output.unbind(0), w_hh.t()
+        if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
+            w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
+        for t, before in plan.order(steps):
+            h = run.h_start if before < 0 else at_output[before]
+            if recurrent is None:
+                torch.addmm(at_gates[t], h, w_t, out=at_gates[t])
+            elif b_hh is None:
+                torch.mm(h, w_t, out=recurrent)
+            else:
+                torch.addmm(b_hh, h, w_t, out=recurrent)
+            step(layer, t, before)
+
+    def backward_steps(self, run: Backward) -> None:
+        """All steps back: the kernel, then the product that takes d_recurrent to d_h."""
+        plan, w_hh = run.plan, run.weights.w_hh
+        step = K.function(f"{plan.cell.name}_backward", run.output)
+        at_gates = run.d_recurrent.unbind(0)
+        carries = not plan.cell.adds or plan.mask is not None
+        for t, before in reversed(plan.order(len(at_gates))):
+            step(run.layer, t, before)
+            if before < 0 and not run.wants_h:
+                break
+            if carries:
+                torch.addmm(run.d_carry, at_gates[t], w_hh, out=run.d_h)
+            else:
+                torch.mm(at_gates[t], w_hh, out=run.d_h)
+
+    def input_grad(self, run: Backward) -> Tensor:
+        """Gradient of the input, (T, B, I)."""
+        d_x = run.d_gates.flatten(0, 1).mm(run.weights.w_ih)
+        return d_x.view(*run.output.shape[:2], -1)
+
+    def weight_grads(self, run: Backward) -> tuple[Tensor, Tensor]:
+        """Gradients of W_ih and W_hh: sums over steps, without a copy of the states."""
+        d, output = run.d_recurrent, run.output
+        if run.plan.reverse:
+            first, d_rest, h_rest = d[-1], d[:-1], output[1:]
+        else:
+            first, d_rest, h_rest = d[0], d[1:], output[:-1]
+        d_ih = sum_of_products(run.d_gates.flatten(0, 1), run.flat)
+        d_hh = sum_of_products(d_rest.flatten(0, 1), h_rest.flatten(0, 1))
+        return d_ih, d_hh.addmm_(first.t(), run.h_start)
+
+    def gates_again(
+        self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
+    ) -> Tensor:
+        """What forward kept of the gates, from the states before each step: (T, B, G)."""
+        gates = self.input_share(plan, flat, weights).view(*output.shape[:2], -1)
+        start = h_start[None]
+        before = torch.cat([output[1:], start] if plan.reverse else [start, output[:-1]])
+        if plan.cell.adds:
+            return gates + before @ weights.w_hh.t()
+        share = functional.linear(before, weights.w_hh, weights.b_hh)
+        hidden = output.shape[-1]
+        gates[..., : 2 * hidden] += share[..., : 2 * hidden]  # n keeps its two parts apart
+        return gates
+
+
+def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:
+    """What the kernels add to the gates, (G,); None where the products add it, or there is none."""
+    if not plan.cell.adds or weights.b_ih is None or weights.b_hh is None:
+        return None
+    return weights.b_ih + weights.b_hh
+
+
+def sum_of_products(d: Tensor, x: Tensor) -> Tensor:
+    """Sum over rows of d^T x, d: (N, G), x: (N, inputs)."""
+    return x.t().mm(d).t() if len(d) >= TRANSPOSE_ROWS else d.t().mm(x)
