@@ -31,7 +31,7 @@ static int64_t settings_of(const memory_step *a) {
 /* Numbers of a thread's workspace: what `memory_place` lays out. */
 int64_t memory_work(const memory_step *a) {
     const int64_t heads = a->writers + a->readers;
-    return 2 * settings_of(a) + 2 * heads * (a->width + 1) + 2 * a->rows
+    return 2 * settings_of(a) + 2 * heads * (a->width + 1) + 3 * a->rows
            + heads * (6 * a->rows + 2) + (a->rows + 2) + a->width * a->rows
            + LANES * a->writers * a->width;
 }
@@ -57,10 +57,19 @@ INLINE float log_of_f(float x) {
 INLINE double log_of_d(double x) { return log(x); }
 INLINE float root_of_f(float x) { return sqrtf(x); }
 INLINE double root_of_d(double x) { return sqrt(x); }
+/* Compilers keep vectors in registers where they know how many there are. */
+#define OVER_HEADS(block, ...)                                                               \
+    do {                                                                                     \
+        const int count = n - j < LANES ? (int)(n - j) : LANES;                              \
+        if (count == LANES && e->writers == 4) NAME(block)(e, 4, j, LANES, __VA_ARGS__);     \
+        else if (count == LANES && e->writers == 1) NAME(block)(e, 1, j, LANES, __VA_ARGS__); \
+        else NAME(block)(e, e->writers, j, count, __VA_ARGS__);                              \
+    } while (0)
 #define EACH_ROW for (int64_t i = 0; i < n; i++)
 #endif
 
 /* --- vectors */
+
 
 INLINE NAME(lanes) NAME(get)(const REAL *from, int count) {
     NAME(lanes) found = {0};
@@ -76,7 +85,7 @@ INLINE void NAME(put)(NAME(lanes) x, REAL *to, int count) {
         for (int l = 0; l < count; l++) to[l] = x[l];
 }
 
-INLINE REAL NAME(total)(NAME(lanes) v) {
+static REAL NAME(total)(NAME(lanes) v) {
     REAL x[LANES];
     memcpy(x, &v, sizeof v);
     for (int half = LANES / 2; half; half /= 2)
@@ -135,21 +144,57 @@ static void NAME(matmul)(int64_t I, int64_t K, int64_t n, const REAL *a, int64_t
     }
 }
 
-/* out (I, J) = a (I, n) b (J, n)^T */
+/* Sums of LANES vectors: rows become columns, which are added up. */
+static void NAME(totals)(const NAME(lanes) v[LANES], REAL out[LANES]) {
+    const REAL *x = (const REAL *)v;
+    REAL columns[LANES][LANES];
+    for (int i = 0; i < LANES; i++)
+        for (int l = 0; l < LANES; l++) columns[l][i] = x[i * LANES + l];
+    for (int half = LANES / 2; half; half /= 2)
+        for (int l = 0; l < half; l++)
+            for (int i = 0; i < LANES; i++) columns[l][i] += columns[l + half][i];
+    memcpy(out, columns[0], sizeof columns[0]);
+}
+
+INLINE void NAME(dots_block)(int I, int J, int count, const REAL *a, const REAL *b, int64_t n,
+                             NAME(lanes) sums[LANES]) {
+    NAME(lanes) v[4];
+    for (int j = 0; j < J; j++) v[j] = NAME(get)(b + j * n, count);
+    for (int i = 0; i < I; i++) {
+        const NAME(lanes) x = NAME(get)(a + i * n, count);
+        for (int j = 0; j < J; j++) sums[4 * i + j] += x * v[j];
+    }
+}
+
+/* out (I, J) = a (I, n) b (J, n)^T, in blocks of 4 x 4, whose sums are LANES numbers. */
 static void NAME(dots)(int64_t I, int64_t J, int64_t n, const REAL *a, const REAL *b, REAL *out) {
-    for (int64_t j = 0; j < J; j++)
-        for (int64_t i = 0; i < I; i++) out[i * J + j] = NAME(dot)(a + i * n, b + j * n, n);
+    for (int64_t i = 0; i < I; i += 4)
+        for (int64_t j = 0; j < J; j += 4) {
+            const int di = I - i < 4 ? (int)(I - i) : 4, dj = J - j < 4 ? (int)(J - j) : 4;
+            NAME(lanes) sums[LANES] = {{0}};
+            int64_t k = 0;
+            if (di == 4 && dj == 4)
+                for (; k + LANES <= n; k += LANES)
+                    NAME(dots_block)(4, 4, LANES, a + i * n + k, b + j * n + k, n, sums);
+            for (; k < n; k += LANES)
+                NAME(dots_block)(di, dj, n - k < LANES ? (int)(n - k) : LANES, a + i * n + k,
+                                 b + j * n + k, n, sums);
+            REAL found[LANES];
+            NAME(totals)(sums, found);
+            for (int r = 0; r < di; r++)
+                for (int c = 0; c < dj; c++) out[(i + r) * J + j + c] = found[4 * r + c];
+        }
 }
 
 /* x becomes its softmax. */
 static void NAME(softmax)(REAL *x, int64_t n) {
     const REAL most = NAME(greatest)(x, n);
     EACH_ROW x[i] = NAME(exp_minus)(most - x[i]);
-    REAL ones[LANES], sum = 0;
-    for (int l = 0; l < LANES; l++) ones[l] = 1;
-    for (int64_t j = 0; j < n; j += LANES)
-        sum += NAME(dot)(x + j, ones, n - j < LANES ? n - j : LANES);
-    EACH_ROW x[i] /= sum;
+    NAME(lanes) sums = {0};
+    for (int64_t i = 0; i < n; i += LANES)
+        sums += n - i >= LANES ? NAME(get)(x + i, LANES) : NAME(get)(x + i, (int)(n - i));
+    const REAL scale = 1 / NAME(total)(sums);
+    EACH_ROW x[i] *= scale;
 }
 
 /* --- one episode */
@@ -159,7 +204,7 @@ typedef struct {
     REAL *add, *key, *erase, *gate, *beta, *gamma, *shift; /* settings, in the order of raw */
     REAL *d_settings, *scaled, *scale;             /* keys by strength and norm, (H, M), (H) */
     REAL *d_scaled, *norm;                         /* (H, M), norms of keys (H) */
-    REAL *lengths, *d_lengths;                     /* of the rows of the memory, (N) */
+    REAL *lengths, *inverse, *d_lengths;           /* of the rows of the memory, (N) */
     REAL *cosines, *content, *moved, *logs, *d_weights; /* (H, N) */
     REAL *gated, *d_moved;    /* (H, N + 2), (N + 2): both ends of a row are at the other side too */
     REAL *d_written, *d_erase;                     /* (M, N), (W M, LANES) */
@@ -174,7 +219,8 @@ static NAME(episode) NAME(memory_place)(const memory_step *a, int64_t part) {
     TAKE(add, writers * m), TAKE(key, heads * m), TAKE(erase, writers * m), TAKE(gate, heads);
     TAKE(beta, heads), TAKE(gamma, heads), TAKE(shift, 3 * heads), TAKE(d_settings, e.inputs);
     TAKE(scaled, heads * m), TAKE(scale, heads), TAKE(d_scaled, heads * m), TAKE(norm, heads);
-    TAKE(lengths, n), TAKE(d_lengths, n), TAKE(cosines, heads * n), TAKE(content, heads * n);
+    TAKE(lengths, n), TAKE(inverse, n), TAKE(d_lengths, n);
+    TAKE(cosines, heads * n), TAKE(content, heads * n);
     TAKE(moved, heads * n), TAKE(logs, heads * n), TAKE(d_weights, heads * n);
     TAKE(gated, heads * (n + 2)), TAKE(d_moved, n + 2);
     TAKE(d_written, m * n), TAKE(d_erase, LANES * writers * m);
@@ -230,12 +276,13 @@ static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REA
         EACH_ROW e->lengths[i] += row[i] * row[i];
     }
     EACH_ROW e->lengths[i] = NAME(root_of)(e->lengths[i]);
+    EACH_ROW e->inverse[i] = 1 / (e->lengths[i] + (REAL)COSINE_EPS);
     NAME(matmul)(e->heads, e->m, n, e->scaled, e->m, 1, memory, n, e->cosines, n, 0);
     for (int64_t h = 0; h < e->heads; h++) {
         REAL *restrict cosines = e->cosines + h * n, *restrict content = e->content + h * n;
         REAL *restrict gated = e->gated + h * (n + 2) + 1, *restrict moved = e->moved + h * n;
         const REAL *old = before + h * n, gate = e->gate[h], *s = e->shift + 3 * h;
-        EACH_ROW content[i] = cosines[i] = cosines[i] / (e->lengths[i] + (REAL)COSINE_EPS);
+        EACH_ROW content[i] = cosines[i] = cosines[i] * e->inverse[i];
         NAME(softmax)(content, n);
         EACH_ROW gated[i] = gate * content[i] + (1 - gate) * old[i];
         gated[-1] = gated[n - 1], gated[n] = gated[0];
@@ -246,14 +293,15 @@ static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REA
 }
 
 /* Columns of the memory from j on, after erasing and adding. */
-INLINE void NAME(write_block)(const NAME(episode) *e, int64_t j, int count, const REAL *memory,
-                              const REAL *weights, REAL *written) {
+INLINE void NAME(write_block)(const NAME(episode) *e, int64_t writers, int64_t j, int count,
+                              const REAL *memory, const REAL *weights, REAL *written) {
+    NAME(lanes) weight[writers];
+    for (int64_t w = 0; w < writers; w++) weight[w] = NAME(get)(weights + w * e->n + j, count);
     for (int64_t k = 0; k < e->m; k++) {
         NAME(lanes) kept = NAME(get)(memory + k * e->n + j, count), added = {0};
-        for (int64_t w = 0; w < e->writers; w++) {
-            const NAME(lanes) weight = NAME(get)(weights + w * e->n + j, count);
-            kept -= kept * (e->erase[w * e->m + k] * weight);
-            added += e->add[w * e->m + k] * weight;
+        for (int64_t w = 0; w < writers; w++) {
+            kept -= kept * (e->erase[w * e->m + k] * weight[w]);
+            added += e->add[w * e->m + k] * weight[w];
         }
         NAME(put)(kept + added, written + k * e->n + j, count);
     }
@@ -269,9 +317,7 @@ static void NAME(memory_one_forward)(const memory_step *a, NAME(episode) *e, int
         EACH_ROW weights[h * n + i] = e->gamma[h] * e->logs[h * n + i];
         NAME(softmax)(weights + h * n, n);
     }
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES) NAME(write_block)(e, j, LANES, memory, weights, written);
-    if (j < n) NAME(write_block)(e, j, (int)(n - j), memory, weights, written);
+    for (int64_t j = 0; j < n; j += LANES) OVER_HEADS(write_block, memory, weights, written);
     NAME(dots)(e->readers, e->m, n, weights + e->writers * n, written,
                (REAL *)a->reads + b * e->readers * e->m);
 }

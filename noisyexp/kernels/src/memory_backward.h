@@ -2,9 +2,9 @@
 
 /* Columns from j on: d_written, the gradient of the written memory, becomes that of the memory; the
    gradients of erasures and weights are added to theirs. */
-INLINE void NAME(write_backward_block)(const NAME(episode) *e, int64_t j, int count,
+INLINE void NAME(write_backward_block)(const NAME(episode) *e, int64_t writers, int64_t j, int count,
                                        const REAL *memory, const REAL *weights) {
-    const int64_t m = e->m, n = e->n, writers = e->writers;
+    const int64_t m = e->m, n = e->n;
     NAME(lanes) weight[writers], kept[writers], before[writers], d_w[writers];
     for (int64_t w = 0; w < writers; w++) {
         weight[w] = NAME(get)(weights + w * n + j, count);
@@ -53,9 +53,7 @@ static void NAME(write_backward)(const memory_step *a, const NAME(episode) *e, i
     }
     NAME(dots)(writers, m, n, weights, e->d_written, d);
     memset(e->d_erase, 0, (size_t)(vectors * LANES) * sizeof(REAL));
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES) NAME(write_backward_block)(e, j, LANES, memory, weights);
-    if (j < n) NAME(write_backward_block)(e, j, (int)(n - j), memory, weights);
+    for (int64_t j = 0; j < n; j += LANES) OVER_HEADS(write_backward_block, memory, weights);
     REAL *d_erase = d + vectors + e->heads * m;
     for (int64_t i = 0; i < vectors; i++)
         d_erase[i] = NAME(total)(NAME(get)(e->d_erase + i * LANES, LANES));
@@ -70,17 +68,17 @@ static void NAME(address_backward)(const NAME(episode) *e, int64_t h, const REAL
     const REAL *content = e->content + h * n, *gated = e->gated + h * (n + 2) + 1;
     const REAL *moved = e->moved + h * n, *cosines = e->cosines + h * n;
     REAL *restrict d = e->d_weights + h * n, *restrict d_moved = e->d_moved + 1;
-    const REAL sum = NAME(dot)(weights, d, n);
-    EACH_ROW d_moved[i] = weights[i] * (d[i] - sum);
+    const REAL mean = NAME(dot)(weights, d, n);
+    EACH_ROW d_moved[i] = weights[i] * (d[i] - mean);
     *d_gamma = NAME(dot)(d_moved, e->logs + h * n, n);
     EACH_ROW d_moved[i] *= gamma / moved[i];
     for (int k = 0; k < 3; k++) d_shift[k] = NAME(dot)(d_moved, gated + 1 - k, n);
     d_moved[-1] = d_moved[n - 1], d_moved[n] = d_moved[0];
     EACH_ROW d[i] = s[0] * d_moved[i - 1] + s[1] * d_moved[i] + s[2] * d_moved[i + 1];
-    *d_gate = NAME(dot)(d, content, n) - NAME(dot)(d, old, n);
+    const REAL of_content = NAME(dot)(d, content, n);
+    *d_gate = of_content - NAME(dot)(d, old, n);
     EACH_ROW d_old[i] = (1 - gate) * d[i];
-    const REAL mean = NAME(dot)(d, content, n);
-    EACH_ROW d[i] = gate * content[i] * (d[i] - mean) / (e->lengths[i] + (REAL)COSINE_EPS);
+    EACH_ROW d[i] = gate * content[i] * (d[i] - of_content) * e->inverse[i];
     EACH_ROW e->d_lengths[i] -= d[i] * cosines[i];
 }
 
