@@ -1,4 +1,4 @@
-"""The compiled step of a Neural Turing Machine's memory: the structure of memory.h, and the calls."""
+"""The compiled step of a Neural Turing Machine's memory: the structure of memory.h, its calls."""
 
 from __future__ import annotations
 
@@ -60,5 +60,7 @@ def step(way: str, memory: Tensor, heads: tuple[int, int], **arrays: Tensor | No
     library = _library()
     work = memory.new_empty(threads * library.memory_work(call))
     call.work = work.data_ptr()
-    function: Any = getattr(library, f"memory_{way}_{'f' if memory.dtype == torch.float32 else 'd'}")
+    function: Any = getattr(
+        library, f"memory_{way}_{'f' if memory.dtype == torch.float32 else 'd'}"
+    )
     function(call)

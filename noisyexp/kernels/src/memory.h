@@ -20,6 +20,7 @@ typedef struct {
     void *work;                  /* memory_work() numbers for each thread */
 } memory_step;
 
+#define MAX_WRITERS 16
 #define COSINE_EPS 1e-8    /* as in nn/memory.py */
 #define SHARPEN_TINY 1e-16
 
@@ -252,11 +253,17 @@ static void NAME(memory_settings)(NAME(episode) *e, const REAL *x) {
     for (int64_t h = 0; h < 2 * heads; h++) {
         const REAL positive = x[h] > 0 ? x[h] : 0;
         /* As torch's softplus, the identity above 20. */
-        e->beta[h] = x[h] > 20 ? x[h] : positive + NAME(log_one_plus)(NAME(exp_minus)(x[h]));
+        e->beta[h] = x[h] > 20 ? x[h] : positive + NAME(log_of)(1 + NAME(exp_minus)(x[h]));
     }
     for (int64_t h = 0; h < heads; h++) e->gamma[h] += 1;
-    memcpy(e->shift, x + 2 * heads, (size_t)(3 * heads) * sizeof(REAL));
-    for (int64_t h = 0; h < heads; h++) NAME(softmax)(e->shift + 3 * h, 3);
+    x += 2 * heads;
+    for (int64_t h = 0; h < 3 * heads; h += 3) {
+        REAL *s = e->shift + h, most = x[h] > x[h + 1] ? x[h] : x[h + 1];
+        most = x[h + 2] > most ? x[h + 2] : most;
+        for (int k = 0; k < 3; k++) s[k] = NAME(exp_minus)(most - x[h + k]);
+        const REAL sum = s[0] + s[1] + s[2];
+        for (int k = 0; k < 3; k++) s[k] /= sum;
+    }
     for (int64_t h = 0; h < heads; h++) {
         const REAL *key = e->key + h * e->m;
         REAL sum = 0;
@@ -295,7 +302,7 @@ static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REA
 /* Columns of the memory from j on, after erasing and adding. */
 INLINE void NAME(write_block)(const NAME(episode) *e, int64_t writers, int64_t j, int count,
                               const REAL *memory, const REAL *weights, REAL *written) {
-    NAME(lanes) weight[writers];
+    NAME(lanes) weight[MAX_WRITERS];
     for (int64_t w = 0; w < writers; w++) weight[w] = NAME(get)(weights + w * e->n + j, count);
     for (int64_t k = 0; k < e->m; k++) {
         NAME(lanes) kept = NAME(get)(memory + k * e->n + j, count), added = {0};

@@ -5,7 +5,7 @@
 INLINE void NAME(write_backward_block)(const NAME(episode) *e, int64_t writers, int64_t j, int count,
                                        const REAL *memory, const REAL *weights) {
     const int64_t m = e->m, n = e->n;
-    NAME(lanes) weight[writers], kept[writers], before[writers], d_w[writers];
+    NAME(lanes) weight[MAX_WRITERS], kept[MAX_WRITERS], before[MAX_WRITERS], d_w[MAX_WRITERS];
     for (int64_t w = 0; w < writers; w++) {
         weight[w] = NAME(get)(weights + w * n + j, count);
         d_w[w] = NAME(get)(e->d_weights + w * n + j, count);
