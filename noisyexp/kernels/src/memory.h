@@ -105,7 +105,7 @@ static REAL NAME(dot)(const REAL *a, const REAL *b, int64_t n) {
 static REAL NAME(greatest)(const REAL *x, int64_t n) {
     REAL most[LANES], found;
     int64_t i = 0;
-    for (int l = 0; l < LANES; l++) most[l] = x[l < n ? l : 0];
+    for (int l = 0; l < LANES; l++) most[l] = x[0];
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++) most[l] = x[i + l] > most[l] ? x[i + l] : most[l];
     found = most[0];
@@ -277,10 +277,15 @@ static void NAME(memory_settings)(NAME(episode) *e, const REAL *x) {
 /* Content, gate and shift: what is sharpened, and its logarithms. */
 static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REAL *before) {
     const int64_t n = e->n;
-    EACH_ROW e->lengths[i] = 0;
-    for (int64_t k = 0; k < e->m; k++) {
-        const REAL *row = memory + k * n;
-        EACH_ROW e->lengths[i] += row[i] * row[i];
+    for (int64_t j = 0; j < n; j += LANES) {
+        const int count = n - j < LANES ? (int)(n - j) : LANES;
+        NAME(lanes) sums = {0};
+        for (int64_t k = 0; k < e->m; k++) {
+            const REAL *row = memory + k * n + j;
+            const NAME(lanes) x = count == LANES ? NAME(get)(row, LANES) : NAME(get)(row, count);
+            sums += x * x;
+        }
+        NAME(put)(sums, e->lengths + j, count);
     }
     EACH_ROW e->lengths[i] = NAME(root_of)(e->lengths[i]);
     EACH_ROW e->inverse[i] = 1 / (e->lengths[i] + (REAL)COSINE_EPS);
