@@ -15,13 +15,14 @@ from torch import Tensor
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
-from noisyexp.kernels.memory import step
+from noisyexp.kernels.memory import MAX_WRITERS, step
 
 
-def can_fuse_memory(raw: Tensor, memory: Tensor, before: Tensor) -> bool:
+def can_fuse_memory(raw: Tensor, memory: Tensor, before: Tensor, writers: int) -> bool:
     """Whether the kernel takes this step: on the CPU, where nobody records the call."""
     return (
         memory.numel() > 0
+        and writers <= MAX_WRITERS
         and not K.on_gpu(memory.device)
         and dispatch.way(raw, memory, before) == dispatch.DIRECT
     )
@@ -66,10 +67,8 @@ class _Memory(torch.autograd.Function):
         written = _rows_innermost(memory.shape, memory)
         weights = memory.new_empty(before.shape)
         reads = memory.new_empty(len(memory), readers * memory.shape[-1])
-        step(
-            "forward", memory.mT.contiguous(), ctx.heads, raw=raw.contiguous(),
-            before=before.contiguous(), written=written, weights=weights, reads=reads,
-        )  # fmt: skip
+        given = raw.contiguous(), memory.mT.contiguous(), before.contiguous()
+        step("forward", ctx.heads, (*given, written, weights, reads))
         ctx.save_for_backward(raw, memory, before, written, weights)
         return written, weights, reads
 
@@ -85,12 +84,12 @@ class _Memory(torch.autograd.Function):
         raw, memory, before, written, weights = saved
         d_raw, d_before = raw.new_empty(raw.shape), before.new_empty(before.shape)
         d_memory = _rows_innermost(memory.shape, memory) if ctx.needs_input_grad[1] else None
-        step(
-            "backward", memory.mT.contiguous(), ctx.heads, raw=raw.contiguous(),
-            before=before.contiguous(), written=written, weights=weights,
-            d_written=None if d_written is None else d_written.mT.contiguous(),
-            d_weights=None if d_weights is None else d_weights.contiguous(),
-            d_reads=None if d_reads is None else d_reads.contiguous(),
-            d_raw=d_raw, d_memory=d_memory, d_before=d_before,
-        )  # fmt: skip
+        given = raw.contiguous(), memory.mT.contiguous(), before.contiguous()
+        gradients = (
+            None if d_written is None else d_written.mT.contiguous(),
+            None if d_weights is None else d_weights.contiguous(),
+            None if d_reads is None else d_reads.contiguous(),
+        )
+        results = d_raw, d_memory, d_before
+        step("backward", ctx.heads, (*given, written, weights, None, *gradients, *results))
         return d_raw, d_memory, d_before, None, None

@@ -224,13 +224,19 @@ class MemoryHeads(nn.Module):
             state: of the step before.
         """
         # Weights of a hundred locations, sharpened, are nothing for half precision.
-        with torch.autocast(h.device.type, enabled=False):
-            raw = self.map(h.to(state.memory.dtype))
-            if can_fuse_memory(raw, state.memory, state.weights):
-                heads = self.write_heads, self.read_heads
-                return MemoryState(*fused_memory(raw, state.memory, state.weights, *heads))
-            settings = self.settings(raw)
-            weights = address(settings, state.memory, state.weights)
-            writing, reading = torch.split(weights, [self.write_heads, self.read_heads], 1)
-            memory = write(state.memory, writing, settings.erase, settings.add)
-            return MemoryState(memory, weights, torch.bmm(reading, memory).flatten(1))
+        if torch.is_autocast_enabled(h.device.type):
+            with torch.autocast(h.device.type, enabled=False):
+                return self._step(h, state)
+        return self._step(h, state)
+
+    def _step(self, h: Tensor, state: MemoryState) -> MemoryState:
+        """`forward` outside autocast."""
+        raw = self.map(h.to(state.memory.dtype))
+        if can_fuse_memory(raw, state.memory, state.weights, self.write_heads):
+            heads = self.write_heads, self.read_heads
+            return MemoryState(*fused_memory(raw, state.memory, state.weights, *heads))
+        settings = self.settings(raw)
+        weights = address(settings, state.memory, state.weights)
+        writing, reading = torch.split(weights, [self.write_heads, self.read_heads], 1)
+        memory = write(state.memory, writing, settings.erase, settings.add)
+        return MemoryState(memory, weights, torch.bmm(reading, memory).flatten(1))

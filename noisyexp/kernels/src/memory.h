@@ -10,6 +10,7 @@
 typedef struct {
     int64_t batch, rows, width, writers, readers;
     int32_t threads;
+    void *work;                  /* memory_work() numbers for each thread */
     const void *raw;             /* (B, S): adds (W, M), keys (H, M); erasures (W, M), gates (H);
                                     strengths (H), sharpenings (H); shifts (H, 3) */
     const void *memory, *before; /* (B, M, N), (B, H, N) */
@@ -17,7 +18,6 @@ typedef struct {
     void *reads;                 /* (B, R, M) */
     const void *d_written, *d_weights, *d_reads; /* each may be null */
     void *d_raw, *d_memory, *d_before;           /* d_memory may be null */
-    void *work;                  /* memory_work() numbers for each thread */
 } memory_step;
 
 #define MAX_WRITERS 16
@@ -334,12 +334,21 @@ static void NAME(memory_one_forward)(const memory_step *a, NAME(episode) *e, int
                (REAL *)a->reads + b * e->readers * e->m);
 }
 
+/* Ask for n numbers of the next episode, so that they are in the cache when its turn comes. */
+static void NAME(fetch_ahead)(const void *from, int64_t n) {
+    const char *line = (const char *)from, *end = line + n * (int64_t)sizeof(REAL);
+    for (; line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
+
 void NAME(memory_forward)(const memory_step *a) {
     _Pragma("omp parallel for schedule(static) num_threads(a->threads) if (a->threads > 1)")
     for (int part = 0; part < a->threads; part++) {
         NAME(episode) e = NAME(memory_place)(a, part);
         const int64_t end = a->batch * (part + 1) / a->threads;
-        for (int64_t b = a->batch * part / a->threads; b < end; b++)
+        for (int64_t b = a->batch * part / a->threads; b < end; b++) {
+            const int64_t cells = e.m * e.n;
+            if (b + 1 < end) NAME(fetch_ahead)((const REAL *)a->memory + (b + 1) * cells, cells);
             NAME(memory_one_forward)(a, &e, b);
+        }
     }
 }

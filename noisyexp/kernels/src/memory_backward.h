@@ -149,7 +149,12 @@ void NAME(memory_backward)(const memory_step *a) {
     for (int part = 0; part < a->threads; part++) {
         NAME(episode) e = NAME(memory_place)(a, part);
         const int64_t end = a->batch * (part + 1) / a->threads;
-        for (int64_t b = a->batch * part / a->threads; b < end; b++)
+        for (int64_t b = a->batch * part / a->threads; b < end; b++) {
+            const int64_t cells = e.m * e.n, next = b + 1 < end ? (b + 1) * cells : b * cells;
+            NAME(fetch_ahead)((const REAL *)a->memory + next, cells);
+            NAME(fetch_ahead)((const REAL *)a->written + next, cells);
+            if (a->d_written) NAME(fetch_ahead)((const REAL *)a->d_written + next, cells);
             NAME(memory_one_backward)(a, &e, b);
+        }
     }
 }
