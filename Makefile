@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+NOISYEXP := $(BIN)/noisyexp
 SCALE ?= paper
 SEEDS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow lint demo bench bench-gpu figures tables clean \
+.PHONY: help setup test slow lint demo bench bench-bf16 bench-gpu figures tables queue build clean \
 	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
@@ -16,13 +18,25 @@ help:  ## list the targets
 
 setup: $(VENV)/.done  ## virtual environment with the tested versions
 
-$(VENV)/.done: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+# $(call install,extra): the package as it lies here, with what the extra names.
+define install
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev]'
+		--constraint constraints.txt --editable '.[$(1)]'
+endef
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): packages of constraints.txt, two minutes"
+	$(call install,dev)
 	touch $@
 
-demo: setup  ## train three units on a generated language (2 minutes), draw a table and a figure
+# What an experiment needs, without the tools of the tests.
+$(VENV)/.experiments: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): packages of constraints.txt, one to two minutes"
+	$(call install,experiments)
+	touch $@
+
+demo: $(VENV)/.experiments  ## train three units on a generated language (2 minutes), draw a table and a figure
 	$(BIN)/python scripts/demo.py
 
 test: setup  ## run the test suite (under 5 minutes on 2 cores)
@@ -43,19 +57,25 @@ bench: setup  ## layers against torch's (time, memory, growth), import time, the
 	$(BIN)/python scripts/bench_data.py
 	$(BIN)/python scripts/bench.py
 
+bench-bf16: setup  ## products and layers in bf16 on this processor: checked, then timed
+	$(BIN)/python scripts/bench_bf16.py
+
 bench-gpu: setup  ## layers on a GPU against cuDNN's
 	$(BIN)/python scripts/bench_gpu.py
 
+check-gpu: setup  ## on a GPU, in six minutes: its tests, the benchmark, seeds of Table 2
+	$(BIN)/python scripts/check_gpu.py
+
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1
 reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv
-	$(BIN)/python scripts/reproduce.py table$* --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
+	$(NOISYEXP) reproduce $* scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))
 
 figure-1 figure-3 figure-4: setup
-	$(BIN)/python scripts/make_figures.py $(subst figure-,fig,$@)
+	$(NOISYEXP) figure $(subst figure-,,$@)
 
 figure-2: setup  ## gradient descent with and without noise: measure (half a minute), then draw
 	$(BIN)/python scripts/escape.py
-	$(BIN)/python scripts/make_figures.py fig2
+	$(NOISYEXP) figure 2
 
 # Where the series of a figure are, if not in a folder of its own.
 figure-7: ROWS := fig6
@@ -63,15 +83,20 @@ figure-9: ROWS := table2
 figure-10: ROWS := table1
 
 figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
-	$(BIN)/python scripts/reproduce.py $(or $(ROWS),fig$*) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS))
-	$(BIN)/python scripts/make_figures.py fig$*
+	$(NOISYEXP) reproduce $(or $(ROWS),fig$*) scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))
+	$(NOISYEXP) figure fig$*
+
+queue: setup  ## do the runs of results/queue.yaml that have no record, two at a time (days)
+	$(NOISYEXP) queue workers=$(WORKERS)
 
 tables: setup  ## write every table and pilot page again from the committed records
-	$(BIN)/python scripts/make_table.py
-	$(BIN)/python scripts/make_pilot.py
+	$(NOISYEXP) table
 
 figures: setup  ## draw every figure again from the committed records
-	$(BIN)/python scripts/make_figures.py
+	$(NOISYEXP) figure
+
+build: setup  ## source distribution and wheel, in dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 clean:  ## remove the virtual environment; runs/ and data/ stay
 	rm -rf $(VENV)

@@ -1,13 +1,8 @@
-"""Run an experiment: `python run.py task=ptb act=nah`. Without arguments it lists the choices."""
+"""Run an experiment: `python run.py task=ptb act=nah` is `noisyexp run task=ptb act=nah`."""
 
-import os
 import sys
 
-# Before torch loads OpenMP: its threads wait by spinning. For long, they take the cores from other
-# processes; not at all, they are woken for every small matrix product. NOTES.md has measurements.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-from noisyexp.cli.main import main
+from noisyexp.cli.command import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["run", *sys.argv[1:]]))

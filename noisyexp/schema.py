@@ -104,7 +104,7 @@ def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems
         not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool)
     )
     if wrong_type:
-        problems.append(f"{path}={value!r}: expected {_describe(plain, limits)}")
+        problems.append(f"{path}={value!r}: expected {describe(plain, limits)}")
         return None
     choices = limits.get("choices")
     if choices is not None and value not in choices:
@@ -120,11 +120,21 @@ def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems
             or (above is not None and value <= above)
         )
         if outside:
-            problems.append(f"{path}={value!r}: expected {_describe(plain, limits)}")
+            problems.append(f"{path}={value!r}: expected {describe(plain, limits)}")
     return value
 
 
-def _describe(plain: Any, limits: Mapping[str, Any]) -> str:
+def describe(hint: Any, limits: Mapping[str, Any]) -> str:
+    """What a value may be, in words: "a number (at least 0)".
+
+    Args:
+        hint: the field's type.
+        limits: metadata of the field.
+    """
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    if optional:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    plain = typing.get_origin(hint) or hint
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     text = names.get(plain, {dict: "a mapping", list: "a list"}.get(plain, str(plain)))
     bounds = [
@@ -134,4 +144,5 @@ def _describe(plain: Any, limits: Mapping[str, Any]) -> str:
     ]
     if limits.get("choices") is not None:
         bounds.append("one of " + ", ".join(str(choice) for choice in limits["choices"]))
+    bounds += ["or null"] if optional else []
     return f"{text} ({', '.join(bounds)})" if bounds else text

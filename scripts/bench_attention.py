@@ -22,6 +22,7 @@ from torch import Tensor  # noqa: E402
 
 from noisyexp.activations import ActivationSpec  # noqa: E402
 from noisyexp.nn.attention import AdditiveAttention  # noqa: E402
+from noisyexp.nn.shared import shared_weights  # noqa: E402
 from noisyexp.results.bench import attention_page  # noqa: E402
 from noisyexp.training.memory import keep_freed_memory  # noqa: E402
 from scripts.measuring import held_mib, write_result  # noqa: E402
@@ -71,7 +72,8 @@ def make_inputs(size: dict[str, int]) -> dict[str, Tensor]:
 def contexts(attention: AdditiveAttention, inputs: dict[str, Tensor]) -> Tensor:
     """All steps, (T, B, A); the keys come from a layer, as they do in a model."""
     keys = inputs["keys"].view_as(inputs["keys"])
-    steps = [attention(query, keys, inputs["annotations"])[0] for query in inputs["queries"]]
+    with shared_weights():
+        steps = [attention(query, keys, inputs["annotations"])[0] for query in inputs["queries"]]
     return torch.stack(steps)
 
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not ins
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from noisyexp import NoisyGRU, NoisyLSTM  # noqa: E402
-from noisyexp.activations import ActivationSpec  # noqa: E402
+from noisyexp import NoisyGRU, NoisyGRUCell, NoisyLSTM, NoisyLSTMCell  # noqa: E402
+from noisyexp.activations import ActivationSpec, make_activation  # noqa: E402
 from noisyexp.nn.language_model import LanguageModel  # noqa: E402
 from noisyexp.results.bench import draw_growth, layers_page  # noqa: E402
 from scripts.measuring import held_mib, write_result  # noqa: E402
@@ -36,6 +36,15 @@ SIZES = [
     (64, 26, 100, 1, "lstm"),
     (80, 200, 512, 1, "gru"),
 ]
+CELLS = [
+    ("lstm", 1, 64, 1),
+    ("lstm", 1, 256, 1),
+    ("gru", 1, 256, 1),
+    ("lstm", 32, 256, 20),
+    ("lstm", 64, 1024, 10),
+]
+"""Cell, batch, hidden size, steps."""
+UNIT_NUMBERS = 100_000
 SETTINGS = {"alpha": 1.15, "c": 0.5}
 GAIN = 6.0
 """Weights are multiplied by this for the measurement with most units saturated."""
@@ -158,6 +167,64 @@ def measure_sizes(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def cell_step(kind: str, cell: str, batch: int, hidden: int, steps: int) -> Callable[[], float]:
+    """Milliseconds of `steps` calls of a cell, each on the state before, and of backward."""
+    torch.manual_seed(0)
+    own: Any = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell]
+    noisy: Any = {"lstm": NoisyLSTMCell, "gru": NoisyGRUCell}[cell]
+    unit = own(hidden, hidden) if kind == "torch" else noisy(hidden, hidden, variant=kind)
+    x = torch.randn(batch, hidden)
+
+    def call() -> float:
+        unit.zero_grad(set_to_none=True)
+        began, state = time.perf_counter(), None
+        for _ in range(steps):
+            state = unit(x, state)
+        h: Any = state[0] if isinstance(state, tuple) else state
+        h.sum().backward()
+        return 1000 * (time.perf_counter() - began)
+
+    return call
+
+
+def unit_step(kind: str) -> Callable[[], float]:
+    """Milliseconds of forward and backward of a tanh unit on numbers of which a third saturates."""
+    torch.manual_seed(0)
+    unit = nn.Tanh() if kind == "torch" else make_activation("tanh", kind, UNIT_NUMBERS // 100)
+    x = torch.randn(100, UNIT_NUMBERS // 100, requires_grad=True)
+    d_value = torch.randn_like(x)
+
+    def call() -> float:
+        x.grad = None
+        began = time.perf_counter()
+        unit(x).backward(d_value)
+        return 1000 * (time.perf_counter() - began)
+
+    return call
+
+
+def measure_small(rounds: int) -> list[dict[str, Any]]:
+    """Cells called step by step, and a lone unit: one row each, by number of threads."""
+    cores, kinds, rows = torch.get_num_threads(), ("torch", "hard", "nah"), []
+    makers: dict[str, Callable[[str], Callable[[], float]]] = {
+        f"{cell.upper()}Cell, batch {batch}, {hidden} units, {steps} steps": functools.partial(
+            lambda size, kind: cell_step(kind, *size), (cell, batch, hidden, steps)
+        )
+        for cell, batch, hidden, steps in CELLS
+    }
+    makers[f"Tanh, {UNIT_NUMBERS:,} numbers"] = unit_step
+    for name, maker in makers.items():
+        row: dict[str, Any] = {"name": name}
+        for threads in sorted({1, cores}):
+            torch.set_num_threads(threads)
+            times = take_turns({kind: maker(kind) for kind in kinds}, 3 * rounds)
+            row[f"threads {threads}"] = {k: statistics.median(v) for k, v in times.items()}
+        rows.append(row)
+        print(f"measured {name}", flush=True)
+    torch.set_num_threads(cores)
+    return rows
+
+
 def measure_growth(rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Forward and backward of one LSTM layer against hidden size, and against steps."""
     kinds = ["torch", "nah", "nah saturated"]
@@ -229,6 +296,7 @@ def main(rounds: int = 21) -> int:
         layers_page,
         settings={"rounds": rounds, "units": SETTINGS, "gain": GAIN},
         sizes=measure_sizes(rounds),
+        small=measure_small(rounds),
         growth=measure_growth(rounds),
         ptb=measure_ptb(rounds),
     )

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+from rich.console import Console
+from rich.table import Table
 
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from noisyexp.cli.compose import check  # noqa: E402
-from noisyexp.results.figures import plot_curves  # noqa: E402
-from noisyexp.results.records import Record, load_record  # noqa: E402
+from noisyexp.cli.compose import check
+from noisyexp.places import CHECKOUT
+from noisyexp.results.figures import plot_curves
+from noisyexp.results.records import Record, load_record
 
 ACTS = ("reference", "nan_normal", "nah")
 SETTING = ["task=ptb", "data=generated", "scale=demo"]
@@ -42,17 +39,26 @@ def show(records: list[Record], floor: float) -> None:
 
 def main(overrides: list[str]) -> int:
     """Run the three arms, then print the table and draw the curves; returns the exit code."""
-    sweep = [sys.executable, "run.py", "-m", *SETTING, f"act={','.join(ACTS)}", *overrides]
-    code = subprocess.run(sweep, cwd=ROOT).returncode
+    sweep = [
+        sys.executable,
+        "-m",
+        "noisyexp",
+        "run",
+        "-m",
+        *SETTING,
+        f"act={','.join(ACTS)}",
+        *overrides,
+    ]
+    code = subprocess.run(sweep, cwd=CHECKOUT).returncode
     if code:
         return code
     specs = [check([*SETTING, f"act={act}", *overrides])[0] for act in ACTS]
-    records = [load_record(ROOT / spec.folder / "run.json") for spec in specs]
+    records = [load_record(CHECKOUT / spec.folder / "run.json") for spec in specs]
     floor = records[0].floor["valid_ppl"]
     show(records, floor)
-    path = ROOT / specs[0].folder.parent / "demo"
+    path = CHECKOUT / specs[0].folder.parent / "demo"
     _, png = plot_curves(records, "valid_ppl", path, levels={"valid_ppl": {"best possible": floor}})
-    print(f"figure: {png.relative_to(ROOT)}")
+    print(f"figure: {png.relative_to(CHECKOUT)}")
     print("The same on the Penn Treebank: python run.py task=ptb act=nah scale=cpu")
     return 0
 

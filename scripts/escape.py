@@ -11,14 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
 
-import torch  # noqa: E402
-
-from noisyexp.fileio import write_json  # noqa: E402
-from noisyexp.results.escape import Settings, measure  # noqa: E402
-from noisyexp.training.record import code_version, describe_machine  # noqa: E402
+from noisyexp.fileio import write_json
+from noisyexp.places import CHECKOUT
+from noisyexp.results.escape import Settings, measure
+from noisyexp.training.record import code_version, describe_machine
 
 
 def main(path: Path | None = None, settings: Settings | None = None) -> int:
@@ -28,7 +26,7 @@ def main(path: Path | None = None, settings: Settings | None = None) -> int:
         path: of the JSON; results/escape.json by default.
         settings: of the experiment; those of the figure by default.
     """
-    path = path or ROOT / "results" / "escape.json"
+    path = path or CHECKOUT / "results" / "escape.json"
     torch.set_num_threads(1)  # the tensors are small
     began = time.perf_counter()
     result = measure(settings)
@@ -48,7 +46,7 @@ def main(path: Path | None = None, settings: Settings | None = None) -> int:
         **result,
     }
     write_json(path, record)
-    print(f"wrote {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+    print(f"wrote {path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path}")
     return 0
 
 

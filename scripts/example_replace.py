@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import copy
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
+from torch import Tensor, nn
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from noisyexp import replace_activations  # noqa: E402
+from noisyexp import replace_activations
 
 LENGTH, CLASSES, HIDDEN = 20, 4, 32
 BATCH, TEST, STEPS, LEARNING_RATE = 64, 1000, 300, 0.01

@@ -19,33 +19,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
 
-import torch  # noqa: E402
-
-from noisyexp.cli.scripts import exit_code_of  # noqa: E402
-from noisyexp.data.flickr8k import open_images  # noqa: E402
-from noisyexp.data.moses import detokenise  # noqa: E402
-from noisyexp.errors import RecordError  # noqa: E402
-from noisyexp.fileio import atomic_write_bytes, atomic_write_text  # noqa: E402
-from noisyexp.nn.language_model import LanguageModel  # noqa: E402
-from noisyexp.results.attention import draw_caption_maps  # noqa: E402
-from noisyexp.results.figures import line_name  # noqa: E402
-from noisyexp.results.records import Record, load_record, record_path  # noqa: E402
-from noisyexp.tasks.captioning import Captioning  # noqa: E402
-from noisyexp.tasks.captioning.decoding import caption_all, spell  # noqa: E402
-from noisyexp.tasks.captioning.extractors import prepare_image  # noqa: E402
-from noisyexp.tasks.captioning.model import Captioner  # noqa: E402
-from noisyexp.tasks.nmt import NMT  # noqa: E402
-from noisyexp.tasks.nmt.decoding import read  # noqa: E402
-from noisyexp.tasks.nmt.model import Translator  # noqa: E402
-from noisyexp.tasks.ptb import PTB  # noqa: E402
-from noisyexp.tasks.ptb.look import TEMPERATURE, write  # noqa: E402
-from noisyexp.tasks.ptb.look import WORDS as AMOUNTS  # noqa: E402
-from noisyexp.tasks.ptb.task import WATCHED  # noqa: E402
-from noisyexp.training.load import LoadedRun, load_run  # noqa: E402
-from scripts.make_table import between_marks  # noqa: E402
+from noisyexp.cli.verb import exit_code_of
+from noisyexp.data.flickr8k import open_images
+from noisyexp.data.moses import detokenise
+from noisyexp.errors import RecordError
+from noisyexp.fileio import atomic_write_bytes, atomic_write_text
+from noisyexp.nn.language_model import LanguageModel
+from noisyexp.places import CHECKOUT
+from noisyexp.results.attention import draw_caption_maps
+from noisyexp.results.figures import line_name
+from noisyexp.results.marks import between_marks
+from noisyexp.results.records import Record, load_record, record_path
+from noisyexp.tasks.captioning import Captioning
+from noisyexp.tasks.captioning.decoding import caption_all, spell
+from noisyexp.tasks.captioning.extractors import prepare_image
+from noisyexp.tasks.captioning.model import Captioner
+from noisyexp.tasks.nmt import NMT
+from noisyexp.tasks.nmt.decoding import read
+from noisyexp.tasks.nmt.model import Translator
+from noisyexp.tasks.ptb import PTB
+from noisyexp.tasks.ptb.look import TEMPERATURE, write
+from noisyexp.tasks.ptb.look import WORDS as AMOUNTS
+from noisyexp.tasks.ptb.task import WATCHED
+from noisyexp.training.load import LoadedRun, load_run
 
 SENTENCES, WORDS = 10, 12
 """The first so many test sentences of at most so many words."""
@@ -196,7 +194,7 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
     return path
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+def main(arguments: Sequence[str] | None = None, root: Path = CHECKOUT) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folder of a run")

@@ -49,6 +49,11 @@ SIGMOID = Kind("sigmoid", slope=0.25, offset=0.5, low=0.0, high=1.0, threshold=2
 KINDS = {kind.name: kind for kind in (TANH, SIGMOID)}
 
 
+FAR = 1e18
+"""Where |Delta| and |x| of infinite inputs are put: 0 times infinity would be NaN, where values and
+gradients have limits."""
+
+
 def linear(x: Tensor, kind: Kind) -> Tensor:
     """u(x), the first-order Taylor expansion of the soft unit around 0 (Eq 1 and 2)."""
     return x if kind.slope == 1.0 and kind.offset == 0.0 else kind.slope * x + kind.offset
@@ -75,7 +80,7 @@ def noise_scale(excess: Tensor, p: Tensor, c: float) -> Tensor:
     """
     if excess.dtype in (torch.float16, torch.bfloat16):
         excess, p = excess.float(), p.float()
-    return c * (torch.sigmoid(p * excess) - 0.5).square()
+    return c * (torch.sigmoid(p * excess.clamp(-FAR, FAR)) - 0.5).square()
 
 
 def direction(x: Tensor, alpha: float) -> Tensor:
@@ -88,7 +93,11 @@ def direction(x: Tensor, alpha: float) -> Tensor:
 
 
 def leaky(x: Tensor, kind: Kind, alpha: float) -> Tensor:
-    """The part alpha h(x) + (1 - alpha) u(x) of Eq 11, without noise."""
+    """The part alpha h(x) + (1 - alpha) u(x) of Eq 11, without noise.
+
+    Beyond the thresholds its slope is (1 - alpha) times that of u: a leak outwards for alpha < 1.
+    For alpha > 1 the unit folds back; tanh with alpha = 1.15 is 0 again at |x| = 7.67.
+    """
     return (
         hard(x, kind) if alpha == 1.0 else alpha * hard(x, kind) + (1.0 - alpha) * linear(x, kind)
     )
@@ -147,11 +156,12 @@ def nanil(
     The authors' code takes sigma = c softplus(p |Delta| / (|xi| + 1e-10)) instead. It is noisy in
     the linear range too, grows with |Delta| without bound, and depends on the sign of p.
     """
-    excess = delta(x, kind)
     if code_compat:
-        sigma = c * softplus(p * excess.abs() / (xi.abs() + 1e-10))
+        if x.dtype != torch.float16:  # whose largest number is far below
+            x = x.clamp(-FAR, FAR)
+        sigma = c * softplus(p * delta(x, kind).abs() / (xi.abs() + 1e-10))
     else:
-        sigma = noise_scale(excess, p, c)
+        sigma = noise_scale(delta(x, kind), p, c)
     return hard(x + (sigma * xi).to(x.dtype), kind)
 
 
@@ -163,3 +173,12 @@ def nanis(x: Tensor, xi: Tensor, kind: Kind, *, sigma: float) -> Tensor:
     """
     saturated = (x.detach().abs() >= kind.threshold).to(x.dtype)
     return hard(x + saturated * sigma * xi.to(x.dtype), kind)
+
+
+def penalized_tanh(x: Tensor, slope: float = 0.25) -> Tensor:
+    """tanh(x) for x > 0, slope tanh(x) else. Not in the paper.
+
+    Xu et al. (2016), Revise Saturated Activation Functions; slope 1/4 as in Eger et al. (2018).
+    """
+    value = torch.tanh(x)
+    return torch.where(x > 0, value, slope * value)

@@ -6,7 +6,7 @@ keeping them, so a unit holds nothing for backward but its input.
 
 from __future__ import annotations
 
-import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import functional as F
-from noisyexp.activations.noise import NoiseSource, fresh_keys
+from noisyexp.activations.noise import NoiseSource, fresh_keys, replayed_keys
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
-from noisyexp.kernels.philox import DrawKey, blocks_rows_units
+from noisyexp.kernels.philox import DeviceKey, DrawKey, blocks_rows_units
+from noisyexp.kernels.precision import to_float
 
 if TYPE_CHECKING:
-    from noisyexp.activations.modules import Activation
+    from noisyexp.activations.base import Activation
+
+
+KEPT_NUMBERS = 2**18
+"""Up to so many numbers a lone unit keeps its derivatives: backward then makes no noise."""
+
+Draws = DrawKey | DeviceKey | Tensor
 
 
 def is_fusible(unit: Activation) -> bool:
@@ -31,7 +38,7 @@ def is_fusible(unit: Activation) -> bool:
     a gradient.
     """
     # Not by alpha and c themselves, for whose every value a graph would be made again.
-    return unit.settings is not None and "kernel_forms" in type(unit).__dict__
+    return unit.alpha_and_c is not None and "kernel_forms" in type(unit).__dict__
 
 
 def _form(unit: Activation) -> tuple[int, int]:
@@ -43,8 +50,11 @@ def _form(unit: Activation) -> tuple[int, int]:
 
 
 def used_p(unit: Activation) -> Tensor | None:
-    """p, or None where the unit does not use it: NAN without noise is alpha h + (1 - alpha) u."""
-    return None if _form(unit)[0] == K.FORM_HARD else unit.p
+    """The p that the kernels take: float32 in half-precision modules, None where it is not used.
+
+    NAN without noise is alpha h + (1 - alpha) u.
+    """
+    return None if unit.p is None or _form(unit)[0] == K.FORM_HARD else to_float(unit.p)
 
 
 def describe(unit: Activation) -> list[int]:
@@ -58,13 +68,19 @@ WORDS = 6
 """Whole numbers that `describe` gives."""
 
 
-def new_site(described: Sequence[int], alpha: float, c: float) -> K.Site:
+def new_site(described: tuple[int, ...], alpha: float, c: float) -> K.Site:
     """The unit as the kernels take it, without draws and without p."""
+    return K.Site.from_buffer_copy(_filled(described, alpha, c))
+
+
+@functools.lru_cache(maxsize=64)
+def _filled(described: tuple[int, ...], alpha: float, c: float) -> bytes:
+    """Filling a structure takes longer than copying one."""
     sigmoid, form, multiplier, clip, leaks, of_code = described
     kind = F.SIGMOID if sigmoid else F.TANH
     # The code's NAN pushes to the same side for every alpha.
     one_side = of_code and multiplier == K.MULTIPLIER_NORMAL
-    return K.Site(
+    site = K.Site(
         form=form,
         multiplier=multiplier,
         clip=clip,
@@ -78,27 +94,25 @@ def new_site(described: Sequence[int], alpha: float, c: float) -> K.Site:
         side=1.0 if alpha > 1.0 and not one_side else -1.0,
         mean=F.HALF_NORMAL_MEAN_CODE if of_code else F.HALF_NORMAL_MEAN,
     )
+    return bytes(site)
 
 
-def make_site(unit: Activation, noise: DrawKey | Tensor | None) -> K.Site:
+def make_site(unit: Activation, noise: Draws | None) -> K.Site:
     """The unit as the kernels take it, without the pointer to p (see `point_to_p`).
 
     Args:
         unit: one that `is_fusible`.
-        noise: the key of the draws, the draws themselves (contiguous, of x's dtype, kept alive by
-            the caller), or None where the unit draws nothing.
+        noise: the key of the draws, or where a GPU reads it; the draws themselves (contiguous, of
+            x's dtype, kept alive by the caller); or None where the unit draws nothing.
     """
-    now = (
-        unit.training, unit.alpha, unit.c, unit.clip_output, unit.code_compat, unit.kind,
-        ctypes.sizeof(K.Site),
-    )  # fmt: skip
-    kept = unit.__dict__.get("_site")
-    if kept is None or kept[0] != now:  # filling a structure takes longer than copying one
-        filled = new_site(describe(unit), unit.alpha, unit.c)
-        kept = unit.__dict__["_site"] = (now, bytes(filled))
-    site = K.Site.from_buffer_copy(kept[1])
+    if unit.training:
+        unit.look_at_p()
+    site = new_site(tuple(describe(unit)), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
+    elif isinstance(noise, DeviceKey):
+        site.key_from = noise.words.data_ptr()
+        site.words = noise.words  # as long as the structure
     elif noise is not None:
         site.given = noise.data_ptr()
     return site
@@ -113,7 +127,7 @@ def point_to_p(site: K.Site, p: Tensor | None, p_grad: Tensor | None = None) -> 
 
 def draw_for(
     units: Sequence[Activation], shape: tuple[int, ...], like: Tensor
-) -> list[DrawKey | Tensor | None]:
+) -> list[Draws | None]:
     """The noise of one call of each unit: keys where the kernel can make the draws, else draws.
 
     Args:
@@ -124,18 +138,23 @@ def draw_for(
     drawing = [unit for unit in units if unit.training and unit.has_noise]
     if drawing and all(unit.noise_source is None for unit in drawing):
         # The numbers that one call for each unit would give, in a fraction of the time.
-        keys = fresh_keys(len(drawing)).tolist()
-        drawn: Iterator[DrawKey | Tensor] = iter([DrawKey(key) for key in keys])
+        replayed = replayed_keys(len(drawing), like)
+        drawn: Iterator[Draws] = iter(
+            [DrawKey(key) for key in fresh_keys(len(drawing)).tolist()]
+            if replayed is None
+            else replayed
+        )
     else:
         drawn = (_draw(unit, shape, like) for unit in drawing)
     return [next(drawn) if unit.training and unit.has_noise else None for unit in units]
 
 
-def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> DrawKey | Tensor:
+def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> Draws:
     source = unit.noise_source
     if source is None or type(source).normal is NoiseSource.normal:
         if source is None:
-            return DrawKey(int(fresh_keys(1)))
+            keys = replayed_keys(1, like)
+            return DrawKey(int(fresh_keys(1))) if keys is None else keys[0]
         return source.draw_key(unit.site)
     draws = source.normal(unit.site, shape, like.device)  # a source of its own kind
     return draws.to(like).expand(shape).contiguous()
@@ -171,48 +190,79 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None
+        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None, keeps: bool
     ) -> Tensor:
-        ctx.site = site
-        ctx.save_for_backward(x, p, given)
-        return map_unit(x, p, site)
+        ctx.site, ctx.keeps = site, keeps
+        if not keeps:
+            ctx.save_for_backward(x, p, given)
+            return map_unit(x, p, site)
+        point_to_p(site, p)
+        value, dx = torch.empty_like(x), torch.empty_like(x)
+        dp = None if p is None else torch.empty_like(x)
+        K.function("unit_keep", x)(site, _size(x), *addresses(x, value, dx, dp))
+        ctx.save_for_backward(x, p, dx, dp)
+        return value
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.keeps:
+            _, p, dx, dp = saved
+            return *_chain(ctx.site, p, dx, dp, d_value.contiguous()), None, None, None
         x, p, given = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None
+        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None, None
+
+
+def _chain(
+    site: K.Site, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """As `map_unit_back`, by derivatives that forward kept."""
+    d_x, size = torch.empty_like(dx), _size(dx)
+    sums = None if p is None else dx.new_zeros(K.CHUNKS, size.units)
+    point_to_p(site, p, sums)
+    K.function("unit_chain", dx)(site, size, *addresses(dx, dp, d_value, d_x))
+    return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
+
+
+def addresses(*tensors: Tensor | None) -> list[int | None]:
+    """For a kernel; None for those that are not there."""
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def fits(unit: Activation, num_units: int) -> bool:
     """Whether p has one number, or one for each of `num_units`."""
-    return unit.p is None or unit.p.numel() == 1 or tuple(unit.p.shape) == (num_units,)
+    p = unit.p  # asked for once: a module looks its parameters up
+    return p is None or p.numel() == 1 or (p.dim() == 1 and len(p) == num_units)
 
 
 def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
     """How the kernels compute this unit on x, here and now: see `dispatch.way`; 0 if not at all."""
     if (
         unit.backend == "auto"
+        and not unit.by_torch
         and is_fusible(unit)
         and x.numel() > 0
         and fits(unit, x.shape[-1] if x.dim() else 1)
         and (noise is None or (noise.device == x.device and not noise.requires_grad))
     ):
-        return dispatch.way(x, unit.p)
+        return dispatch.way(x, used_p(unit))
     return dispatch.PLAIN
 
 
 def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
     """phi(x, noise) as `Activation.forward` gives it; call it where `can_fuse` says `DIRECT`."""
-    draws: DrawKey | Tensor | None
+    draws: Draws | None
     if noise is not None and unit.training and unit.has_noise:
         draws = noise.to(x.dtype).expand(x.shape).contiguous()
     else:
         (draws,) = draw_for([unit], tuple(x.shape), x)
     given = draws if isinstance(draws, Tensor) else None
+    p = used_p(unit)
+    wanted = x.requires_grad or (p is not None and p.requires_grad)
+    keeps = wanted and torch.is_grad_enabled() and x.numel() <= KEPT_NUMBERS
     value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), used_p(unit), make_site(unit, draws), given
+        x.contiguous(), p, make_site(unit, draws), given, keeps and not K.on_gpu(x.device)
     )
     return value

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from noisyexp.activations.replay import Replay
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.ops import define
-from noisyexp.kernels.philox import DrawKey, normal
+from noisyexp.kernels.philox import DeviceKey, DrawKey, normal
 
 KEY_LIMIT = 2**63 - 1
 """Keys that torch's generator draws for units without a source are below this."""
@@ -41,8 +42,9 @@ def draws_apart() -> Iterator[None]:
     units, are the same whether the units draw a p or not.
     """
     with torch.random.fork_rng(devices=[]):
-        fresh = torch.randint(2**62, (), device="cpu")
-        torch.default_generator.manual_seed(derive_seed("p", int(fresh)))
+        with _disable_current_modes():  # a fake tensor has no number
+            fresh = int(torch.randint(2**62, (), device="cpu"))
+        torch.default_generator.manual_seed(derive_seed("p", fresh))
         yield
 
 
@@ -63,7 +65,8 @@ def refuse_frozen() -> None:
     if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
         raise RuntimeError(
             "a unit draws noise while a CUDA graph is captured, and every replay would have the "
-            "same: capture in evaluation mode, or run without a graph"
+            "same: capture in evaluation mode, or with compiled kernels and without a NoiseSource "
+            "(attach_noise(model, None)), which draw anew at every replay"
         )
 
 
@@ -75,6 +78,17 @@ def fresh_keys(count: int) -> Tensor:
     """
     refuse_frozen()
     return torch.randint(KEY_LIMIT, (count,), device="cpu")
+
+
+def replayed_keys(count: int, like: Tensor) -> list[DeviceKey] | None:
+    """Keys that every replay of a CUDA graph draws anew, by torch's generator of that GPU.
+
+    None where no graph is being captured.
+    """
+    if not like.is_cuda or not torch.cuda.is_current_stream_capturing():
+        return None
+    words = torch.randint(-(2**31), 2**31, (count, 3), dtype=torch.int32, device=like.device)
+    return [DeviceKey(row) for row in words.unbind(0)]
 
 
 def draw_fresh(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -147,9 +161,10 @@ class NoiseSource:
         """`draw_key` as a graph has it: key and call, (2,) int64, anew at every run of the graph.
 
         Raises:
-            RuntimeError: in `torch.func.vmap` with a `randomness` other than "same": all rows of it
-                have the draws of one call.
+            RuntimeError: see `refuse_frozen`; in `torch.func.vmap` with a `randomness` other than
+                "same": all rows of it have the draws of one call.
         """
+        refuse_frozen()
         _refuse_other_rows()
         key: Tensor = torch.ops.noisyexp.source_key(self._ticket, site)
         return key
@@ -198,23 +213,3 @@ def _source_key_fake(ticket: Tensor, site: str) -> Tensor:
 
 # It says that it changes the ticket: two calls are neither one call nor in another order.
 define("source_key", "(Tensor(a!) ticket, str site) -> Tensor", _source_key, _source_key_fake)
-
-
-def attach_noise(model: nn.Module, source: NoiseSource | None) -> list[str]:
-    """Name every noisy unit of `model` by its module path and give it `source`.
-
-    Args:
-        model: any module tree.
-        source: the draws of a run, or None for torch's own generator.
-
-    Returns:
-        The sites, in module order.
-    """
-    from noisyexp.activations.modules import Activation
-
-    sites = []
-    for path, module in model.named_modules():
-        if isinstance(module, Activation):
-            module.site, module.noise_source = path, source
-            sites.append(path)
-    return sites

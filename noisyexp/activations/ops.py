@@ -19,7 +19,7 @@ from noisyexp.kernels.ops import define
 from noisyexp.kernels.philox import DrawKey
 
 if TYPE_CHECKING:
-    from noisyexp.activations.modules import Activation
+    from noisyexp.activations.base import Activation
 
 UNITS = "Tensor[] ps, Tensor? keys, Tensor[] given, Tensor[] settings, int[] units"
 """The arguments that `encode` makes, in a schema."""
@@ -75,7 +75,7 @@ def encode(
         source = (_KEYED if keyed else _GIVEN) if draws_it else _WITHOUT
         described += [*fused.describe(unit), int(fused.used_p(unit) is not None), source]
     ps = [p for p in (fused.used_p(unit) for unit in units) if p is not None]
-    settings = [unit.settings for unit in units if unit.settings is not None]
+    settings = [unit.alpha_and_c for unit in units if unit.alpha_and_c is not None]
     return Encoded(ps, keys_of(keyed) if keyed else None, given, settings, described)
 
 
@@ -112,7 +112,7 @@ def decode(
     all_ps: list[Tensor | None] = []
     all_given: list[Tensor | None] = []
     for index, values in enumerate(encoded.settings):
-        words = encoded.units[index * _WORDS : (index + 1) * _WORDS]
+        words = tuple(encoded.units[index * _WORDS : (index + 1) * _WORDS])
         site = fused.new_site(words[: fused.WORDS], *values.tolist())
         uses_p, source = words[fused.WORDS :]
         all_ps.append(next(ps) if uses_p else None)

@@ -1,4 +1,4 @@
-"""Schedules for c: noise annealed from strong to weak as a continuation method (Section 5).
+"""Schedules for c: noise annealed from strong to weak as a continuation method (Section 6.6).
 
 The paper writes c_t = c_0 / sqrt(t + 1) with t raised every 200 updates, from 30 down to 0.5. That
 can be read in three ways, which reach 0.5 after 719,800, 3,600 and 1,200 updates. Each schedule is

@@ -24,13 +24,13 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
 from noisyexp.errors import ConfigError
+from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build, closest
 from noisyexp.tasks import find_task
 from noisyexp.training.config import RunConfig
 from noisyexp.training.folder import RunNames
 from noisyexp.training.run import RunSpec
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
 """What a person chooses from, in the order in which the help lists it."""
@@ -109,7 +109,9 @@ def spec_from_config(
     except OmegaConfBaseException as error:
         problems.append(_first_line(error))
         return None
-    run = build(RunConfig, plain, "", problems)
+    found: list[str] = []
+    run = build(RunConfig, plain, "", found)
+    problems += without_echoes(found)
     task = _task_section(plain.get("task"), problems)
     if run is not None:
         # Another launcher may start the run on a machine with other devices.
@@ -132,6 +134,15 @@ def spec_from_config(
     if names.experiment is None:
         plain["row"] = None
     return RunSpec(run, task, plain, names, command)
+
+
+def without_echoes(problems: list[str]) -> list[str]:
+    """The problems but those of `act.tanh` and `act.sigmoid` that `act` itself has.
+
+    What is set for both kinds is the value of each, and one mistake is one problem.
+    """
+    said = set(problems)
+    return [p for p in problems if re.sub(r"^act\.(tanh|sigmoid)\.", "act.", p) not in said - {p}]
 
 
 def _own_experiment(choices: Mapping[str, Any]) -> str | None:
@@ -172,7 +183,8 @@ def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     ):
         if wanted and importlib.util.find_spec(extra) is None:
             yield f"logger: {extra} is not installed; run pip install -e '.[{extra}]'"
-    if run.anneal.schedule != "none" and not find_variant(run.act.variant).has_noise:
+    unit = find_variant(run.act.variant)
+    if run.anneal.schedule != "none" and not (unit.has_noise or unit.has_p):
         yield (
             f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "
             "noise to anneal; use anneal.schedule=none"

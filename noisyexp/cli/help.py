@@ -1,19 +1,31 @@
-"""What `python run.py` and `python run.py --help` print, read from the configuration files."""
+"""What `noisyexp run` and its `--help` print, read from the configuration files and the schema."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
+import textwrap
+import typing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from noisyexp.cli.compose import CONFIG_DIR, GROUPS, Groups, hydra_session
+from noisyexp.cli.compose import GROUPS, Groups, check, hydra_session
 from noisyexp.cli.named_sweeps import sweep_names
+from noisyexp.errors import ConfigError
+from noisyexp.places import CONFIG_DIR
+from noisyexp.schema import closest, describe
 
-USAGE = "python run.py [-m] [group=choice ...] [key=value ...]"
+COMMAND = "noisyexp run"
+USAGE = f"{COMMAND} task=... [-m] [group=choice ...] [key=value ...]"
 
 OPTIONS = """\
 Options
   -m, --multirun   run every combination of values with commas: act=reference,nan,nah seed=0,1,2
   --cfg job        print the composed configuration and stop
-  --help           this text
+  --help           this text; after task=ptb the keys of that task, after a key such as training or
+                   act.c what it means, its range and its default
 
 Common keys
   seed=0                   seed of weights, data order and noise
@@ -48,21 +60,82 @@ def choices_text() -> str:
 
 
 def short_text() -> str:
-    """For a command line without arguments."""
-    return (
-        f"Usage: {USAGE}\n\nChoices\n{_indent(choices_text())}\n\nFor example\n  {EXAMPLE}\n\n"
-        "More: python run.py --help"
+    """For a command line without arguments: what can be chosen, on one screen."""
+    lines = [f"Usage: {USAGE}", ""]
+    with hydra_session() as loader:
+        groups = Groups(loader, [])
+        for group in GROUPS:
+            names = groups.options(group)
+            if any("/" in name for name in names):
+                folders = Counter(name.partition("/")[0] for name in names)
+                names = [f"{folder}/... ({count})" for folder, count in folders.items()]
+            text = "  ".join(names).replace("nan_normal", "nan")
+            lines += textwrap.wrap(text, 76, initial_indent=f"  {group + '=':<12}",
+                                   subsequent_indent=" " * 14)  # fmt: skip
+    lines.append(f"  {'sweep=':<12}{'  '.join(sweep_names())}  (with -m)")
+    more = (
+        f"For example\n  {EXAMPLE}\n\n"
+        f"{COMMAND} --help explains the choices, {COMMAND} task=ptb --help lists the task's keys."
     )
+    return "\n".join([*lines, "", more])
 
 
 def long_text() -> str:
     """For --help."""
     return (
-        "Noisy Activation Functions (Gulcehre et al., 2016): run an experiment.\n\n"
+        "Noisy Activation Functions (Gulcehre et al., 2016): run an experiment.\n"
+        f"In a checkout `python run.py` is `{COMMAND}`.\n\n"
         f"Usage: {USAGE}\n\n{OPTIONS}\nChoices\n{_indent(choices_text())}\n\n"
         f"Examples\n  {EXAMPLE}\n"
         "  python run.py -m task=ptb act=reference,nan,nah seed=0,1,2 scale=cpu\n"
         "  python run.py experiment=table2/nah seed=0\n"
+    )
+
+
+def key_texts(words: Sequence[str]) -> str:
+    """Every key of a run, or those that `words` ask for: type and range, default, meaning.
+
+    Args:
+        words: what stands before `--help`: choices such as task=ptb, and keys or their beginnings,
+            training or act.tanh.c; without a key all keys of the task's own section.
+    """
+    choices = [word for word in words if word.partition("=")[0] in GROUPS]
+    keys = [word.partition("=")[0] for word in words if word not in choices and word[:1] != "-"]
+    config = check(choices)[0]
+    listed = list(_keys(type(config.config), config.plain, ""))
+    listed += _keys(type(config.task_config), config.plain["task"], "task.")
+    wanted = keys or ["task"]
+    found = [k for k in listed if any(k[0] == w or k[0].startswith(f"{w}.") for w in wanted)]
+    names = [key[0] for key in listed]
+    unknown = [w for w in wanted if not any(n == w or n.startswith(f"{w}.") for n in names)]
+    if unknown:
+        raise ConfigError([f"{word}: no such key.{closest(word, names)}" for word in unknown])
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = []
+    for name, kind, default, meaning in found:
+        lines.append(f"{name}={default}")
+        text = f"{meaning[:1].upper()}{meaning[1:]}: {kind}"
+        lines += [f"    {line}" for line in textwrap.wrap(text, width - 4)]
+    head = f"Keys of {' '.join(choices) or 'a run'}, each with its default there"
+    return f"{head}\n\n" + "\n".join(lines)
+
+
+def _keys(section: type, values: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    """Name, kind with range, value and meaning of every key of a section and of those in it."""
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        value, hint = values[field.name], hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _keys(typing.cast(type, hint), value, f"{prefix}{field.name}.")
+        elif not (prefix == "" and field.name in ("task", "row")):
+            kind = describe(hint, field.metadata)
+            yield f"{prefix}{field.name}", kind, _typed(value), field.metadata["help"]
+
+
+def _typed(value: Any) -> str:
+    """A value as a person types it."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
 
 

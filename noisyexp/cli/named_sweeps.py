@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyexp.cli.compose import CONFIG_DIR
 from noisyexp.errors import ConfigError
+from noisyexp.places import CONFIG_DIR
 from noisyexp.results.yamlfile import read_yaml
 from noisyexp.schema import closest
 

@@ -1,6 +1,6 @@
 """Look at a unit: its value, spread and gradient beside its equation.
 
-`python -m noisyexp.inspect act=nah` draws one, `act=all` makes a page of all of them.
+`noisyexp inspect act=nah` draws one, `act=all` makes a page of all of them.
 """
 
 from noisyexp.inspect.measure import Profile, measure

@@ -33,6 +33,10 @@ def equation(unit: Activation) -> str:
             (r"\phi = h(x + \sigma\xi)", learned),
             "the released code" if unit.code_compat else "Eq 9 in Eq 14",
         ),
+        "penalized_tanh": (
+            (r"\phi = \tanh(x)\ \mathrm{above}\ 0,\ \tanh(x)/4\ \mathrm{below}",),
+            "not in the paper",
+        ),
         "nanis": ((r"\phi = h(x + 1[|x| \geq x_t]\,c\,\xi)",), "Eq 15, c its sigma"),
     }
     if unit.variant not in known:

@@ -1,4 +1,4 @@
-"""The key=value arguments of `python -m noisyexp.inspect`, checked together."""
+"""The key=value arguments of `noisyexp inspect`, checked together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from noisyexp.activations import find_variant, variants
 from noisyexp.activations.functional import KINDS
-from noisyexp.cli.pairs import read_values
+from noisyexp.cli.arguments import read_values
 from noisyexp.errors import ConfigError
 from noisyexp.schema import build, closest, option
 

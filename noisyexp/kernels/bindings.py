@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ SWITCH = "NOISYEXP_KERNELS"
 """Environment variable: 0 turns the kernels off."""
 
 FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED = range(5)
-FORM_INPUT_LEARNED_CODE = 5
+FORM_INPUT_LEARNED_CODE, FORM_SOFT = 5, 6
 MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN = range(3)
 CHUNKS = 16
 MAX_SITES = 5
@@ -42,6 +43,7 @@ class Site(Structure):
         *((name, c_double) for name in ("alpha", "c", "side", "mean")),
         ("p", c_void_p),
         ("p_stride", c_int64),
+        ("key_from", c_void_p),
         ("given", c_void_p),
         ("p_grad", c_void_p),
     ]
@@ -66,6 +68,23 @@ class Layer(Structure):
         return int(self.threads * self.hidden)
 
 
+class Pass(Structure):
+    """`pass` of structs.h: all steps of a layer in one direction; see kernels/persistent.py."""
+
+    _fields_ = [
+        ("own", Layer),
+        ("steps", c_int64),
+        *((name, c_int32) for name in ("reverse", "operands", "groups", "slices", "rows")),
+        *((name, c_int32) for name in ("units", "chunk", "chunks", "splits", "tile_rows")),
+        *((name, c_int32) for name in ("tile_columns", "width", "at_tile", "at_sums")),
+        *((name, c_int32) for name in ("at_slots", "at_kept", "at_layer", "bytes")),
+        *((name, c_void_p) for name in ("w_hh", "b_ih", "b_hh", "exchange", "arrived")),
+        *((name, c_void_p) for name in ("end_h", "end_c", "start", "start_half")),
+        *((name, c_void_p) for name in ("output_half", "d_gates_half", "d_recurrent_half")),
+        *((name, c_void_p) for name in ("partial", "totals")),
+    ]
+
+
 class Shape(Structure):
     """`shape` of structs.h: (blocks, rows, units) and the threads to use."""
 
@@ -78,6 +97,17 @@ class Shape(Structure):
     def gpu_threads(self) -> int:
         """One for every unit in each part."""
         return int(self.threads * self.units)
+
+
+class StepLoop(Structure):
+    """`step_loop` of structs.h: all steps of a layer on a processor in one call."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("gemm", "step")),
+        *((name, c_int64) for name in ("steps", "width")),
+        *((name, c_int32) for name in ("reverse", "adds", "carries", "to_start")),
+        *((name, c_void_p) for name in ("w", "w_t", "b_hh")),
+    ]
 
 
 class Score(Structure):
@@ -103,17 +133,23 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
                 function = getattr(library, f"{cell}_{way}_{suffix}")
                 function.argtypes, function.restype = [POINTER(Layer), c_int64, c_int64], None
     for suffix in "fd":
-        function = getattr(library, f"unit_map_{suffix}")
-        function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * 4]
-        function.restype = None
+        for part in ("map", "keep", "chain"):
+            function = getattr(library, f"unit_{part}_{suffix}")
+            function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * 4]
+            function.restype = None
         for way in ("forward", "backward"):
+            function = getattr(library, f"{way}_pass_{suffix}")
+            function.argtypes, function.restype = [POINTER(Layer), POINTER(StepLoop)], None
             function = getattr(library, f"score_{way}_{suffix}")
             function.argtypes, function.restype = [POINTER(Score)], None
+        function = getattr(library, f"cross_entropy_{suffix}")
+        function.argtypes = [POINTER(Shape), *[c_void_p] * 3, c_double, *[c_void_p] * 3]
+        function.restype = None
     library.normal_fill_f.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
-    sizes = (c_int64 * 4)()
+    sizes = (c_int64 * 5)()
     library.struct_sizes(sizes)
-    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score)]
+    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop)]
     if list(sizes) != declared:
         raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     return library
@@ -167,6 +203,13 @@ def function(name: str, like: torch.Tensor) -> Any:
         return cuda.Launch(full, like.device.index)
     # Not by `library()`: a graph that has been built goes back even if the switch was turned since.
     return getattr(_state["library"], full)
+
+
+@functools.cache
+def address(name: str, dtype: torch.dtype) -> int | None:
+    """Of the processor's kernel `name`, for another one that calls it."""
+    suffix = "f" if dtype == torch.float32 else "d"
+    return ctypes.cast(getattr(_state["library"], f"{name}_{suffix}"), c_void_p).value
 
 
 def threads_for(work: int, parts: int) -> int:

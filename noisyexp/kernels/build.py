@@ -21,13 +21,17 @@ CACHE_VARIABLE = "NOISYEXP_CACHE"
 
 # No flag here lets the compiler assume that NaN does not occur: a diverged run has to show it.
 _BASE = ("-O3", "-fPIC", "-shared", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
-FLAG_SETS: tuple[tuple[str, ...], ...] = (
+_FOR_THIS_MACHINE = (
     (*_BASE, "-march=native", "-mprefer-vector-width=512", "-fopenmp"),
     (*_BASE, "-march=native", "-fopenmp"),
     (*_BASE, "-march=native"),
     _BASE,
 )
-"""Tried in this order: not every compiler has OpenMP or knows every processor."""
+FLAG_SETS: tuple[tuple[str, ...], ...] = tuple(
+    (*flags, *extra) for extra in ((), ("-DNO_TILES",)) for flags in _FOR_THIS_MACHINE
+)
+"""Tried in this order: not every compiler has OpenMP or knows every processor, and not every
+assembler knows AMX."""
 
 
 class BuildError(RuntimeError):

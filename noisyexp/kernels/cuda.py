@@ -1,26 +1,33 @@
 """The kernels on an NVIDIA GPU: `src/gpu.cu` compiled by NVRTC, launched by the driver.
 
 torch's CUDA builds bring NVRTC along and cannot work without the driver, so nothing else has to be
-installed: no toolkit, no C compiler. The compiled code is kept for the process (a second or two).
+installed: no toolkit, no C compiler.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import hashlib
+import os
 import sys
+import tempfile
 from ctypes import Structure, addressof, byref, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from noisyexp.kernels.build import SOURCES, BuildError
+from noisyexp.kernels.build import SOURCES, BuildError, cache_folder
 
 BLOCK = 64
 """Threads of a block: few, so that the thousands of a recurrent step lie on many processors."""
 
-_HEADERS = ("structs.h", "gpu.h")
+_HEADERS = (
+    "structs.h", "thread.h", "gpu.h", "steps.h", "machine.h", "product.h",
+    "persistent.h", "persistent_forward.h", "persistent_backward.h",
+)  # fmt: skip
 
 
 def _nvrtc() -> ctypes.CDLL:
@@ -53,23 +60,48 @@ def _architecture(nvrtc: ctypes.CDLL, capability: tuple[int, int]) -> int:
 
 
 @functools.cache
-def compile_for(capability: tuple[int, int]) -> bytes:
-    """Machine code of `src/gpu.cu` for a GPU of this compute capability.
+def compile_for(
+    capability: tuple[int, int], name: str = "gpu.cu", defines: tuple[str, ...] = ()
+) -> bytes:
+    """Machine code of `src/<name>` for a GPU of this compute capability.
+
+    It takes seconds, so it is kept in the user's cache, as the processor's library is.
 
     Raises:
         BuildError: no NVRTC, or it failed; the message has what it said.
     """
     nvrtc = _nvrtc()
     architecture = _architecture(nvrtc, capability)
+    options = ("--std=c++17", f"--gpu-architecture=sm_{architecture}", *defines)
+    version = (c_int * 2)()
+    nvrtc.nvrtcVersion(byref(version, 0), byref(version, ctypes.sizeof(c_int)))
+    texts = {file: (SOURCES / file).read_bytes() for file in (name, *_HEADERS)}
+    digest = hashlib.sha256(repr((sorted(texts.items()), options, *version)).encode()).hexdigest()
+    kept = cache_folder() / f"{Path(name).stem}-{digest[:16]}.cubin"
+    if kept.exists():
+        return kept.read_bytes()
+    code = _compile(nvrtc, name, texts, options)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+            file.write(code)
+        os.replace(file.name, kept)
+    return code
+
+
+def _compile(
+    nvrtc: ctypes.CDLL, name: str, texts: dict[str, bytes], options: tuple[str, ...]
+) -> bytes:
     program, size = c_void_p(), c_size_t()
-    texts = (c_char_p * len(_HEADERS))(*((SOURCES / name).read_bytes() for name in _HEADERS))
-    names = (c_char_p * len(_HEADERS))(*(name.encode() for name in _HEADERS))
-    source = (SOURCES / "gpu.cu").read_bytes()
-    if nvrtc.nvrtcCreateProgram(byref(program), source, b"gpu.cu", len(texts), texts, names):
+    headers = (c_char_p * len(_HEADERS))(*(texts[file] for file in _HEADERS))
+    names = (c_char_p * len(_HEADERS))(*(file.encode() for file in _HEADERS))
+    if nvrtc.nvrtcCreateProgram(
+        byref(program), texts[name], name.encode(), len(_HEADERS), headers, names
+    ):
         raise BuildError("nvrtcCreateProgram failed")
     try:
-        options = (b"--std=c++17", b"--gpu-architecture=sm_%d" % architecture)
-        failed = nvrtc.nvrtcCompileProgram(program, len(options), (c_char_p * 2)(*options))
+        given = (c_char_p * len(options))(*(option.encode() for option in options))
+        failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
         kind = "ProgramLog" if failed else "CUBIN"
         getattr(nvrtc, f"nvrtcGet{kind}Size")(program, byref(size))
         text = ctypes.create_string_buffer(size.value)
@@ -82,37 +114,52 @@ def compile_for(capability: tuple[int, int]) -> bytes:
 
 
 @functools.cache
-def _driver() -> ctypes.CDLL:
+def driver() -> ctypes.CDLL:
+    """The CUDA driver; BuildError where there is none."""
     try:
         return ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise BuildError(f"the CUDA driver cannot be loaded: {error}") from error
 
 
-def _check(status: int, what: str) -> None:
+def check(status: int, what: str) -> None:
+    """RuntimeError with what the driver says, and what was tried, if `status` is no success."""
     if status:
         text = c_char_p()
-        _driver().cuGetErrorString(status, byref(text))
+        driver().cuGetErrorString(status, byref(text))
         raise RuntimeError(f"{what}: {(text.value or b'unknown error').decode()}")
 
 
 @functools.cache
-def _module(index: int) -> tuple[c_void_p, c_void_p]:
-    """The kernels on GPU `index`, and the context that they are loaded into."""
-    code = compile_for(torch.cuda.get_device_capability(index))
+def _module(
+    index: int, source: str = "gpu.cu", defines: tuple[str, ...] = ()
+) -> tuple[c_void_p, c_void_p]:
+    """The kernels of a source on GPU `index`, and the context that they are loaded into."""
+    code = compile_for(torch.cuda.get_device_capability(index), source, defines)
     module, context = c_void_p(), c_void_p()
     with torch.cuda.device(index):
         torch.cuda.synchronize()  # makes the context
-        _check(_driver().cuCtxGetCurrent(byref(context)), "cuCtxGetCurrent")
-        _check(_driver().cuModuleLoadData(byref(module), code), "cuModuleLoadData")
+        check(driver().cuCtxGetCurrent(byref(context)), "cuCtxGetCurrent")
+        check(driver().cuModuleLoadData(byref(module), code), "cuModuleLoadData")
     return module, context
 
 
 @functools.cache
-def _handle(name: str, index: int) -> c_void_p:
-    handle = c_void_p()
-    _check(_driver().cuModuleGetFunction(byref(handle), _module(index)[0], name.encode()), name)
-    return handle
+def handle(
+    name: str, index: int, source: str = "gpu.cu", defines: tuple[str, ...] = ()
+) -> c_void_p:
+    """The kernel `name` of a source, on GPU `index`."""
+    found, (module, _) = c_void_p(), _module(index, source, defines)
+    check(driver().cuModuleGetFunction(byref(found), module, name.encode()), name)
+    return found
+
+
+def make_current(index: int) -> None:
+    """Make the context of GPU `index`, torch's current one, current in a thread that has none."""
+    current = c_void_p()
+    driver().cuCtxGetCurrent(byref(current))
+    if current.value is None:  # a new thread, in which torch has not used the GPU yet
+        check(driver().cuCtxSetCurrent(_module(index)[1]), "cuCtxSetCurrent")
 
 
 @functools.cache
@@ -144,7 +191,7 @@ class Launch:
 
     def __init__(self, name: str, index: int) -> None:
         self.name, self.index = name, index
-        self.handle, self.context = _handle(name, index), _module(index)[1]
+        self.handle = handle(name, index)
         self.stream = c_void_p(torch.cuda.current_stream(index).cuda_stream)
 
     def __call__(self, *args: Any) -> None:
@@ -152,15 +199,12 @@ class Launch:
         if torch.cuda.current_device() != self.index:
             with torch.cuda.device(self.index):
                 return self(*args)
-        driver, current = _driver(), c_void_p()
-        driver.cuCtxGetCurrent(byref(current))
-        if current.value is None:  # a new thread, in which torch has not used the GPU yet
-            _check(driver.cuCtxSetCurrent(self.context), "cuCtxSetCurrent")
+        make_current(self.index)
         threads = next(arg.gpu_threads for arg in args if hasattr(arg, "gpu_threads"))
         values = [arg if isinstance(arg, Structure) else c_int64(arg or 0) for arg in args]
         parameters = (c_void_p * len(values))(*map(addressof, values))
-        status = driver.cuLaunchKernel(
+        status = driver().cuLaunchKernel(
             self.handle, -(-threads // BLOCK), 1, 1, BLOCK, 1, 1, 0, self.stream, parameters, None
         )
-        _check(status, self.name)
+        check(status, self.name)
         return None

@@ -38,9 +38,10 @@ def recorded() -> bool:
 def way(*tensors: Tensor | None) -> int:
     """`DIRECT`, `OPERATOR`, or `PLAIN` where the kernels do not take these tensors.
 
-    They take tensors that are all float32 or all float64, on the CPU or on one GPU, outside
-    autocast. The transforms of `torch.func` go through the plain code, which they can batch and
-    differentiate again. Every reason for `PLAIN` is said once a process, but for the switch.
+    They take tensors that are all float32 or all float64, on the CPU or on one GPU; callers make
+    such of half precision, see `precision`. The transforms of `torch.func` go through the plain
+    code, which they can batch and differentiate again. Every reason for `PLAIN` is said once a
+    process, but for the switch.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     device, dtype = given[0].device, given[0].dtype
@@ -53,9 +54,6 @@ def way(*tensors: Tensor | None) -> int:
         names = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in given}))
         places = ", ".join(sorted({str(t.device) for t in given}))
         _say(f"they take float32 or float64 on one CPU or GPU, not {names} on {places}")
-        return PLAIN
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        _say("autocast is on")
         return PLAIN
     if not compiling and transformed():
         _say("a transform of torch.func or forward-mode AD is at work")

@@ -39,6 +39,17 @@ class DrawKey:
         return NoiseKey(self.key & _MASK, self.key >> 32 & _MASK, self.call)
 
 
+@dataclass(frozen=True)
+class DeviceKey:
+    """Names one array of draws by a key that a GPU's kernel reads when it runs.
+
+    Attributes:
+        words: (3,) int32 on the GPU, as `NoiseKey`.
+    """
+
+    words: Tensor
+
+
 def blocks_rows_units(shape: Sequence[int]) -> tuple[int, int, int]:
     """(..., rows, units) as three sizes; missing ones are 1. A layer's blocks are its steps."""
     full = (1, 1, *shape)

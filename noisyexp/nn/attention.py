@@ -5,10 +5,14 @@ B rows, S positions, A units, D annotation size, Q query size.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from noisyexp.activations import ActivationSpec, draws_apart
-from noisyexp.nn.fused_score import can_fuse_score, fused_score
+from noisyexp.kernels.precision import half_dtype
+from noisyexp.nn.fused_score import can_fuse_score, fused_score, keys_in_float32
+from noisyexp.nn.shared import call, weighted_sum
 
 
 class AdditiveAttention(nn.Module):
@@ -54,7 +58,7 @@ class AdditiveAttention(nn.Module):
                 f"annotations of shape {tuple(annotations.shape)}: expected {tuple(weights.shape)} "
                 "and their size, as keys"
             )
-        return (weights.unsqueeze(1) @ annotations).squeeze(1), weights
+        return weighted_sum(weights, annotations), weights
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """The weights alone, for callers that sample or replace them.
@@ -79,15 +83,21 @@ class AdditiveAttention(nn.Module):
             raise ValueError(
                 f"mask of shape {tuple(mask.shape)}: expected {tuple(keys.shape[:2])}, as keys"
             )
-        scores = self._scores(self.query(query), keys)
+        scores = self._scores(call(self.query, query), keys)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1)
 
     def _scores(self, q: Tensor, keys: Tensor) -> Tensor:
-        """The e of every position, (B, S); q: (B, A)."""
-        way = can_fuse_score(self.unit, q, keys, *self.v.parameters())
+        """The e of every position, (B, S), in float32 also of half-precision keys; q: (B, A)."""
+        v, b = self.v.weight, self.v.bias
+        if half_dtype(q, keys, v) is None or self.unit.backend != "auto":
+            return self._scores_of(q, keys, v, b)
+        with torch.autocast(q.device.type, enabled=False):
+            return self._scores_of(q.float(), keys_in_float32(keys), v.float(), b.float())
+
+    def _scores_of(self, q: Tensor, keys: Tensor, v: Tensor, b: Tensor) -> Tensor:
+        way = can_fuse_score(self.unit, q, keys, v, b)
         if way:
-            return fused_score(way, self.unit, q, keys, self.v.weight) + self.v.bias
-        scores: Tensor = self.v(self.unit(keys + q.unsqueeze(1))).squeeze(-1)
-        return scores
+            return fused_score(way, self.unit, q, keys, v) + b
+        return linear(self.unit(keys + q.unsqueeze(1)), v, b).squeeze(-1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
+from noisyexp.nn.shared import shared_linear, sharing
 
 
 class _NoisyCell(NoisyModule):
@@ -28,6 +30,7 @@ class _NoisyCell(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 1 or 2 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih)
         if x.dim() == 1:
             rows = None if state is None else tuple(part[None] for part in state)
             return tuple(part[0] for part in self._step(x[None], rows))
@@ -41,12 +44,31 @@ class _NoisyCell(NoisyModule):
         b_ih, b_hh = biases
         weights = (self.weight_ih, self.weight_hh, b_ih, b_hh)
         units: Any = self.units
+        half = half_dtype(x, self.weight_ih)
+        if half is None or self._backend != "auto":
+            return self._compute(units, x, state, weights, None)
+        dtype = result_dtype(half, state[-1], "cell")
+        with torch.autocast(x.device.type, enabled=False):
+            state = tuple(part.float() for part in state)
+            given = [None if weight is None else weight.float() for weight in weights]
+            final = self._compute(units, x.float(), state, given, half)
+        return tuple(part.to(dtype) for part in final)
+
+    def _compute(
+        self, units: Any, x: Tensor, state: State, weights: Any, half: torch.dtype | None
+    ) -> State:
+        """The step; with `half` all tensors are float32 and operands of products that."""
+        w_ih, w_hh, b_ih, b_hh = weights
         way = self.fuses(units, x, *state, *weights) if len(x) else dispatch.PLAIN
         if way:
-            return run_fused(way, self.cell_name, units, x[None], state, None, weights)[1]
+            operands = None if half is None else operand_dtype(half, x.device)
+            return run_fused(
+                way, self.cell_name, units, x[None], state, None, weights, operands=operands
+            )[1]
+        shape = (len(x), self.hidden_size)
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
-        projected = linear(x, self.weight_ih, b_ih)
-        return self.step_function()(units, projected, state, self.weight_hh, b_hh, xi)
+        projected = shared_linear(x, w_ih, b_ih)
+        return self.step_function()(units, projected, state, w_hh, b_hh, xi)
 
 
 class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
@@ -70,9 +92,9 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
             h' and c', shapes of h and c.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
             return super().forward(input, hx)
         return self._step(input, None if hx is None else tuple(hx))
 
@@ -98,9 +120,9 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
             h', shape of h.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: a wrong shape or dtype.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
             h: Tensor = super().forward(input, hx)
             return h
         return self._step(input, None if hx is None else (hx,))[0]

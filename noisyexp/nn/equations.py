@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
-from torch.nn.functional import linear
 
 from noisyexp.activations import Activation
+from noisyexp.nn.shared import shared_linear
 
 Units = Mapping[str, Activation]
 Draws = Mapping[str, Tensor | None]
@@ -35,7 +35,7 @@ def lstm_cell(
         h' and c', (B, H) each.
     """
     h, c = state
-    i, f, g, o = (x + linear(h, w_hh, b_hh)).chunk(4, dim=-1)
+    i, f, g, o = (x + shared_linear(h, w_hh, b_hh)).chunk(4, dim=-1)
     i = units["i"](i, xi["i"])
     f = units["f"](f, xi["f"])
     g = units["g"](g, xi["g"])
@@ -62,7 +62,7 @@ def gru_cell(
     """
     (h,) = state
     x_r, x_z, x_n = x.chunk(3, dim=-1)
-    h_r, h_z, h_n = linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    h_r, h_z, h_n = shared_linear(h, w_hh, b_hh).chunk(3, dim=-1)
     r = units["r"](x_r + h_r, xi["r"])
     z = units["z"](x_z + h_z, xi["z"])
     n = units["n"](x_n + r * h_n, xi["n"])

@@ -22,6 +22,7 @@ from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
 from noisyexp.nn.products import CELL_SHAPES, Forward, Plan, Weights
+from noisyexp.nn.shared import sum_of_outer_products, sum_of_rounded, use
 
 
 class _Recurrence(torch.autograd.Function):
@@ -40,7 +41,8 @@ class _Recurrence(torch.autograd.Function):
         b_hh: Tensor | None,
         *ps: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        ctx.products = choose_products(x)
+        ps = ps[: len(plan.sites)]  # what follows are the tokens of shared weights
+        ctx.products = choose_products(plan, x)
         state = [h_start] if c_start is None else [h_start, c_start]
         run = forward_pass(ctx.products, plan, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
         ctx.plan, ctx.spent = plan, False
@@ -49,12 +51,8 @@ class _Recurrence(torch.autograd.Function):
             run.output, *ps, *run.kept,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        last = 0 if plan.reverse else len(x) - 1
-        return (
-            run.output,
-            run.output[last].clone(),
-            None if c_start is None else run.cells[last].clone(),
-        )
+        h, *rest = run.final_states()
+        return run.output, h, rest[0] if rest else None
 
     @staticmethod
     @first_derivatives
@@ -67,7 +65,7 @@ class _Recurrence(torch.autograd.Function):
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
         # The products of a float32 forward stay float32, whatever context backward is called in.
         with torch.autocast(flat.device.type, enabled=False):
-            if ctx.spent:  # a second backward of a retained graph
+            if ctx.spent and not ctx.products.keeps_gates:  # a second backward of a retained graph
                 again = ctx.products.gates_again(plan, flat, h_start, weights, output)
                 # .data: the saved tensor's version must not count this as a change of it.
                 gates.data.copy_(again)
@@ -76,8 +74,9 @@ class _Recurrence(torch.autograd.Function):
                 plan, flat, h_start, c_start, weights, ps, cells, output, gates, list(kept)
             )
             wants = (ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-            found, d_ps = backward_pass(ctx.products, run, grads, wants, d_gates=gates)
-        return (None, *found, *d_ps)
+            d_gates = torch.empty_like(gates[0]) if ctx.products.keeps_gates else gates
+            found, d_ps = backward_pass(ctx.products, run, grads, wants, d_gates)
+        return (None, *found, *d_ps, None, None)
 
 
 def _runs_as_is(unit: Activation) -> bool:
@@ -99,7 +98,7 @@ def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
     for unit in units.values():
         if not _runs_as_is(unit):
             return dispatch.PLAIN
-    return dispatch.way(*tensors, *(unit.p for unit in units.values()))
+    return dispatch.way(*tensors, *(used_p(unit) for unit in units.values()))
 
 
 def run_fused(
@@ -111,6 +110,7 @@ def run_fused(
     mask: Tensor | None,
     weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     reverse: bool = False,
+    operands: torch.dtype | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer in one direction.
 
@@ -123,6 +123,7 @@ def run_fused(
         mask: (T, B) or (T, B, 1) bool, false past the end of a sequence; None if there is none.
         weights: W_ih, W_hh, b_ih, b_hh of torch's layer.
         reverse: from the last step to the first.
+        operands: see `Plan`; the tensors themselves are float32 then.
 
     Returns:
         Output (T, B, H) and the final state.
@@ -131,14 +132,19 @@ def run_fused(
     of_cell, drawn = list(units.values()), (steps, batch, hidden)
     bytes_mask = None if mask is None else mask.reshape(steps, batch).to(torch.uint8).contiguous()
     if way == dispatch.OPERATOR:
-        return recurrence(cell, x, state, weights, encode(of_cell, drawn, x), bytes_mask, reverse)
+        encoded = encode(of_cell, drawn, x)
+        return recurrence(cell, x, state, weights, encoded, bytes_mask, reverse, operands)
     noise = draw_for(of_cell, drawn, x)
     sites = [make_site(unit, draws) for unit, draws in zip(of_cell, noise, strict=True)]
     given = [draws if isinstance(draws, Tensor) else None for draws in noise]
-    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse)
+    # A decoder's step: what is made of its weights may be made for all steps together.
+    combine = sum_of_outer_products if operands is None else sum_of_rounded
+    uses = [use(w, combine) if steps == 1 else (None, None) for w in weights[:2]]
+    tokens, shared = zip(*uses, strict=True)
+    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse, operands, shared)
     c_start = state[1] if plan.cell.states == 2 else None
     ps = [used_p(unit) for unit in of_cell]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]
-        plan, x, state[0], c_start, *weights, *ps
+        plan, x, state[0], c_start, *weights, *ps, *tokens
     )
     return output, (h,) if c is None else (h, c)

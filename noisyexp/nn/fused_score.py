@@ -19,9 +19,11 @@ from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import MESSAGE, first_derivatives
 from noisyexp.kernels.ops import define
+from noisyexp.kernels.precision import HALF
 from noisyexp.nn.fused import can_fuse
+from noisyexp.nn.shared import Gather
 
-_NAME = "_noisyexp_key_gradient"
+_NAME, _WIDE = "_noisyexp_key_gradient", "_noisyexp_float32"
 
 
 class _KeyGradient:
@@ -42,32 +44,15 @@ class _KeyGradient:
 
     def take(self) -> Tensor | None:
         """The sum of this pass; None if no step was in it."""
+        if torch.is_grad_enabled():  # nothing is saved here that could tell later
+            raise RuntimeError(MESSAGE)
         total = self._total if self._pass == torch._C._current_graph_task_id() else None
         self._total = None
         return total
 
 
-class _Gather(torch.autograd.Function):
-    """An empty tensor that stands between keys and their steps in the graph.
-
-    Its backward runs when those of all steps are done, and hands on what they have added up.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, keys: Tensor, gradient: _KeyGradient) -> Tensor:
-        ctx.gradient = gradient
-        ctx.set_materialize_grads(False)
-        return keys.new_empty(0)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, None]:
-        if torch.is_grad_enabled():  # nothing is saved here that could tell later
-            raise RuntimeError(MESSAGE)
-        return ctx.gradient.take(), None
-
-
 def _shared(keys: Tensor) -> tuple[Tensor | None, _KeyGradient | None]:
-    """The tensor of `_Gather` and the gradient that all steps with these keys have in common.
+    """The tensor of `Gather` and the gradient that all steps with these keys have in common.
 
     Kept at the keys themselves, so that both live as long. None for keys that need no gradient, and
     for leaves, whose graph would hold them for ever.
@@ -77,7 +62,7 @@ def _shared(keys: Tensor) -> tuple[Tensor | None, _KeyGradient | None]:
     kept = keys.__dict__.get(_NAME)
     if kept is None or kept[0] != keys._version:  # changed in place, keys have a new graph
         gradient = _KeyGradient()
-        token = _Gather.apply(keys, gradient)  # type: ignore[no-untyped-call]
+        token = Gather.apply(keys, gradient)  # type: ignore[no-untyped-call]
         kept = keys.__dict__[_NAME] = (keys._version, token, gradient)
     return kept[1], kept[2]
 
@@ -211,9 +196,23 @@ def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> 
 
     Not on a GPU, where torch's few passes over them do well.
     """
-    if keys.numel() == 0 or K.on_gpu(keys.device):
+    if keys.numel() == 0 or unit.by_torch or K.on_gpu(keys.device):
         return dispatch.PLAIN
     return can_fuse({"score": unit}, keys, q, *of_v)
+
+
+def keys_in_float32(keys: Tensor) -> Tensor:
+    """Keys of half precision as float32, made once for all steps that share them."""
+    if keys.dtype not in HALF:
+        return keys
+    if keys.is_leaf or torch.compiler.is_compiling():
+        return keys.float()
+    now = (keys._version, keys.requires_grad and torch.is_grad_enabled())
+    kept = keys.__dict__.get(_WIDE)
+    if kept is None or kept[0] != now:
+        kept = keys.__dict__[_WIDE] = (now, keys.float())
+    wide: Tensor = kept[1]
+    return wide
 
 
 def fused_score(way: int, unit: Activation, q: Tensor, keys: Tensor, v: Tensor) -> Tensor:

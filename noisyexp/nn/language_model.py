@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec, noise_parameters, reset_noise_parameters
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.lstm import NoisyLSTM
+from noisyexp.nn.output import CrossEntropy, linear_cross_entropy
 from noisyexp.nn.recurrent import NoisyRecurrent
 
 State = tuple[Tensor, ...]
@@ -111,9 +112,44 @@ class LanguageModel(nn.Module):
         Returns:
             Logits (T, B, V) and the state after the last step.
         """
+        hidden, new = self.features(tokens, state)
+        return self.output(hidden), new
+
+    def features(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """What `output` makes logits of.
+
+        Args:
+            tokens: (T, B) int64.
+            state: as in `forward`.
+
+        Returns:
+            (T, B, H) and the state after the last step.
+        """
         x = self.dropout(self.embedding(tokens))
         hidden, new = self.recurrent(x, state if self.cell == "lstm" else state[0])
-        return self.output(self.dropout(hidden)), new if self.cell == "lstm" else (new,)
+        return self.dropout(hidden), new if self.cell == "lstm" else (new,)
+
+    def loss(
+        self, tokens: Tensor, state: State, targets: Tensor, weight: float = 1.0, ignore: int = -100
+    ) -> tuple[CrossEntropy, State]:
+        """Cost of the true next tokens, without all logits in memory.
+
+        Args:
+            tokens: (T, B) int64.
+            state: as in `forward`.
+            targets: (T, B) int64, the next tokens.
+            weight: of each cost in the total.
+            ignore: a target that costs nothing.
+
+        Returns:
+            Costs in nats, (T, B), with their sum times `weight`, and the state after the last step.
+        """
+        hidden, new = self.features(tokens, state)
+        layer = self.output
+        found = linear_cross_entropy(
+            hidden, layer.weight, layer.bias, targets, row_weight=weight, ignore_index=ignore
+        )
+        return found, new
 
 
 def detach(state: State) -> State:
@@ -142,11 +178,7 @@ def stream_nll(
     for index in range(windows):
         start = index * steps
         end = min(start + steps, len(tokens) - 1)
-        logits, state = model(tokens[start:end], state)
-        targets = tokens[start + 1 : end + 1]
-        nll = nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), reduction="sum"
-        )
-        total += nll.double().cpu()
+        found, state = model.loss(tokens[start:end], state, tokens[start + 1 : end + 1])
+        total += found.total.double().cpu()
     count = min(windows * steps, len(tokens) - 1) * tokens.shape[1]
     return total, count, state

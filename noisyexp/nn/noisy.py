@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import Activation, ActivationSpec, activations, draws_apart
+from noisyexp.activations.base import EXTRA_STATE, NOT_SCRIPTED
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype, under_autocast
 from noisyexp.nn.equations import CELLS, Step, Units
 from noisyexp.nn.fused import can_fuse
 
@@ -47,10 +49,15 @@ class NoisyModule(nn.Module):
         *args: Any,
         variant: str | ActivationSpec = "nah",
         backend: str = "auto",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         # Keyword arguments that torch's layer does not know are settings of the units.
         torch_kwargs = {key: kwargs.pop(key) for key in _TORCH_ARGUMENTS if key in kwargs}
+        # By name in the signature, where torch.nn.utils.skip_init looks for it.
+        placed = {"device": device, "dtype": dtype}
+        torch_kwargs |= {key: value for key, value in placed.items() if value is not None}
         given = dict(zip(_TORCH_ARGUMENTS, args, strict=False)) | torch_kwargs
         super().__init__(*args, **torch_kwargs)
         if given.get("proj_size"):
@@ -97,17 +104,39 @@ class NoisyModule(nn.Module):
     def fuses(self, units: Units, *tensors: Tensor | None) -> int:
         """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
         # A subclass may have a cell of its own.
-        if self._backend == "auto" and self.cell is CELLS.get(self.cell_name):
+        own = self.cell is not CELLS.get(self.cell_name)
+        if self._backend == "auto" and self.hidden_size > 0 and not own:
             return can_fuse(units, *tensors)
         return dispatch.PLAIN
+
+    def runs_torch(self, units: Any, x: Tensor, weight: Tensor) -> bool:
+        """Whether torch's own layer computes this call: the reference, unless in half precision.
+
+        There torch rounds gates and states, and all variants should be computed in one way.
+        """
+        if self.spec.variant != "reference" or self._backend != "auto":
+            return False
+        if half_dtype(x, weight) is None:
+            return True
+        with torch.autocast(x.device.type, enabled=False):
+            return not self.fuses(units, x.new_empty(0, dtype=torch.float32))
 
     def step_function(self) -> Step:
         """`cell`, under `torch.compile` where the backend says so."""
         return _compiled(self.cell) if self._backend == "compile" else self.cell
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(NOT_SCRIPTED)
+
     def reset_parameters(self) -> None:
         """Draw the weights as torch does, then every p from U[-1, 1]."""
-        bound = 1.0 / math.sqrt(self.hidden_size)  # not ** -0.5: the last bit differs in float64
+        # Not ** -0.5: the last bit differs in float64. Torch's cells may have no units.
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for name, weight in self.named_parameters():
             if not name.startswith("units."):
                 nn.init.uniform_(weight, -bound, bound)
@@ -115,22 +144,44 @@ class NoisyModule(nn.Module):
             if isinstance(unit, Activation):
                 unit.reset_p()
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Accept the state dict of torch's layer: without any p in it, every p keeps its value.
+    @staticmethod
+    def check_dtype(x: Tensor, weight: Tensor) -> None:
+        """Refuse an input that products with the weights would refuse.
 
-        With some p in it, a missing one is an error as usual, and so is a p on the meta device,
-        which has no value to keep: `to_empty(device=...)` and `reset_parameters()` come first then.
+        Raises:
+            ValueError: another dtype than the weights', outside autocast; torch's layers say so.
         """
-        own = [
-            f"{prefix}{name}" for name, _ in self.named_parameters() if name.startswith("units.")
-        ]
-        if own and not any(key in state_dict for key in own):
-            for key, value in zip(own, self._noise_parameters(), strict=True):
-                if not value.is_meta:
-                    state_dict[key] = value.detach()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if x.dtype != weight.dtype and not under_autocast(x):
+            raise ValueError(
+                f"input of dtype {x.dtype}: expected that of the weights, {weight.dtype}; use "
+                f"input.to({weight.dtype})"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"input of dtype {x.dtype}: expected a floating one")
 
-    def _noise_parameters(self) -> Sequence[nn.Parameter]:
-        return [value for name, value in self.named_parameters() if name.startswith("units.")]
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *rest: Any,
+    ) -> None:
+        """With some p of the layer in a state dict, one that is missing is an error.
+
+        Without any, it is that of torch's layer: units keep theirs, see `Activation`.
+        """
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, *rest
+        )
+        own = [f"{prefix}{name}" for name, _ in self.named_parameters()]
+        own = [name for name in own if name.startswith(f"{prefix}units.")]
+        if any(name in state_dict for name in own):
+            without = [f"{name.removesuffix('p')}{EXTRA_STATE}" not in state_dict for name in own]
+            # A unit whose settings are there says it itself.
+            missing_keys += [
+                name
+                for name, alone in zip(own, without, strict=True)
+                if alone and name not in state_dict
+            ]

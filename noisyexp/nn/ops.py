@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from noisyexp.activations.ops import UNITS, Encoded, decode, keep, kept, no_gradients
 from noisyexp.kernels.ops import define
@@ -14,7 +15,7 @@ from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
 from noisyexp.nn.products import CELL_SHAPES, Forward, Plan, Weights
 
 _FIELDS = len(Encoded._fields)
-_CALL = f"{UNITS}, Tensor? mask, str cell, bool reverse"
+_CALL = f"{UNITS}, Tensor? mask, str cell, bool reverse, ScalarType? operands"
 
 
 def _weights(given: Sequence[Tensor]) -> Weights:
@@ -26,8 +27,8 @@ def _weights(given: Sequence[Tensor]) -> Weights:
 def _plan(call: Sequence[Any]) -> tuple[Plan, list[Tensor | None]]:
     """What the arguments `_CALL` stand for, and p of each site."""
     sites, ps, given = decode(Encoded(*call[:_FIELDS]))
-    mask, cell, reverse = call[_FIELDS:]
-    return Plan(CELL_SHAPES[cell], sites, given, mask, reverse), ps
+    mask, cell, reverse, operands = call[_FIELDS:]
+    return Plan(CELL_SHAPES[cell], sites, given, mask, reverse, operands), ps
 
 
 def _forward(
@@ -36,11 +37,10 @@ def _forward(
     """Output (T, B, H), h and c (empty without c) after the last step, and what backward needs."""
     plan, ps = _plan(call)
     with torch.autocast(x.device.type, enabled=False):
-        run = forward_pass(choose_products(x), plan, x, state, _weights(weights), ps)
-    last = 0 if plan.reverse else len(x) - 1
-    c = run.cells[last].clone() if len(state) == 2 else x.new_empty(0)
+        run = forward_pass(choose_products(plan, x), plan, x, state, _weights(weights), ps)
+    h, *rest = run.final_states()
     assert run.gates is not None
-    return run.output, run.output[last].clone(), c, run.gates, run.cells
+    return run.output, h, rest[0] if rest else x.new_empty(0), run.gates, run.cells
 
 
 def _forward_fake(
@@ -73,9 +73,11 @@ def _backward(
         plan, flat, h_start, rest[0] if rest else None, _weights(weights), ps, cells.contiguous(),
         output.contiguous(), gates.contiguous(),
     )  # fmt: skip
+    products = choose_products(plan, x)
+    d_gates = torch.empty_like(gates[0] if products.keeps_gates else gates)
     with torch.autocast(x.device.type, enabled=False):
         (d_x, d_h, d_c, *d_weights), d_ps = backward_pass(
-            choose_products(x), run, grads, (wants[0], wants[1]), torch.empty_like(gates)
+            products, run, grads, (wants[0], wants[1]), d_gates
         )
     found = [d_x, d_h, *([d_c] if len(state) == 2 else []), *d_weights[: len(weights)]]
     found += [d_p for d_p in d_ps if d_p is not None]
@@ -122,7 +124,7 @@ def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         *ctx.names,
     )
     parts = found[:states], found[states : states + weights], found[states + weights :]
-    return d_x, parts[0], parts[1], *no_gradients(encoded, parts[2]), None, None, None
+    return d_x, parts[0], parts[1], *no_gradients(encoded, parts[2]), None, None, None, None
 
 
 define(
@@ -143,13 +145,29 @@ define(
 )
 
 
+def _operations(x: Any, state: Any, weights: Any, *call: Any, out_shape: Any = None) -> int:
+    """Two for every product of two numbers, for `FlopCounterMode`; arguments are shapes."""
+    gates, hidden = weights[1]
+    return int(2 * x[0] * x[1] * gates * (x[2] + hidden))
+
+
+def _operations_backward(
+    grads: Any, wants: Any, x: Any, state: Any, weights: Any, *call: Any, out_shape: Any = None
+) -> int:
+    return 2 * _operations(x, state, weights)
+
+
+register_flop_formula(torch.ops.noisyexp.recurrence)(_operations)
+register_flop_formula(torch.ops.noisyexp.recurrence_backward)(_operations_backward)
+
+
 def recurrence(
     cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None],
-    units: Encoded, mask: Tensor | None, reverse: bool,
+    units: Encoded, mask: Tensor | None, reverse: bool, operands: torch.dtype | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
     """One layer in one direction, as `fused.run_fused`, by an operator."""
     output, h, c, _, _ = torch.ops.noisyexp.recurrence(
         x.contiguous(), list(state), [w for w in weights if w is not None], *units, mask, cell,
-        reverse,
+        reverse, operands,
     )  # fmt: skip
     return output, (h, c) if len(state) == 2 else (h,)

@@ -10,14 +10,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
-from noisyexp.nn.products import Backward, Forward, Plan, Products, Weights, sum_of_biases
+from noisyexp.kernels import matmul
+from noisyexp.nn import persistent
+from noisyexp.nn.mixed import PackedProducts
+from noisyexp.nn.products import (
+    AllGradients,
+    Backward,
+    Forward,
+    Plan,
+    Products,
+    Weights,
+    sum_of_biases,
+)
 
 
-def choose_products(x: Tensor) -> Products:
+def choose_products(plan: Plan, x: Tensor) -> Products:
     """What computes a pass on such an input."""
-    return Products()
+    if K.on_gpu(x.device):
+        return persistent.choose(x, plan.operands)
+    if plan.operands is None:
+        return Products()
+    form = matmul.form()
+    assert form is not None, "see precision.operand_dtype"
+    return PackedProducts(form)
 
 
 def forward_pass(
@@ -29,7 +45,8 @@ def forward_pass(
     h_start, *rest = (part.contiguous() for part in state)
     run = Forward(
         plan, x.reshape(steps * batch, -1), h_start, rest[0] if rest else None, weights, ps,
-        cells=x.new_empty(steps, batch, hidden), output=x.new_empty(steps, batch, hidden),
+        cells=x.new_empty(steps, batch, hidden),
+        output=products.new_output(plan, x, steps, batch, hidden),
     )  # fmt: skip
     products.forward(run)
     return run
@@ -41,7 +58,7 @@ def backward_pass(
     grads: Sequence[Tensor | None],
     wants: tuple[bool, bool],
     d_gates: Tensor,
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
+) -> AllGradients:
     """Gradients of a pass.
 
     Args:
@@ -49,46 +66,46 @@ def backward_pass(
         run: the forward pass.
         grads: of output, final h and final c; None for zeros.
         wants: whether gradients of x and of h are asked for.
-        d_gates: (T, B, G), where to write; it may be the memory of the gates themselves.
+        d_gates: where to write, (B, G) for products that keep gates, else (T, B, G), which may be
+            the memory of the gates themselves.
 
     Returns:
         Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh (None for what is not there or not asked for),
         and of every p.
     """
+    found = products.gradients(run, grads, wants, d_gates)
+    if found is not None:
+        return found
     plan, weights, gates = run.plan, run.weights, run.gates
     assert gates is not None
     batch, hidden = run.h_start.shape
     d_output, *d_state = grads
     d_output = torch.zeros_like(run.output) if d_output is None else d_output.contiguous()
-    carry = run.h_start.new_zeros(batch, hidden)
+    carry = torch.empty_like(run.h_start)  # the kernels write it
     d_h, d_c = (
-        carry.clone() if d is None else d.clone(memory_format=torch.contiguous_format)
+        carry.new_zeros(batch, hidden)
+        if d is None
+        else d.clone(memory_format=torch.contiguous_format)
         for d in d_state
     )
-    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(gates)
-    bias = sum_of_biases(plan, weights)
+    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(d_gates)
+    bias = sum_of_biases(plan, weights)  # held here: the structure has its address alone
+    parts = K.parts_of_step(d_gates.device, batch, batch * hidden * len(run.ps))
+    p_sums = carry.new_zeros(len(run.ps), K.sums_for_p(d_gates.device, parts), hidden)
     layer = plan.layer(
-        batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
+        batch, hidden, run.ps, p_sums, gates=gates, cells=run.cells, output=run.output,
         h_start=run.h_start, c_start=run.c_start, d_output=d_output, d_gates=d_gates,
-        d_recurrent=d_recurrent, d_h=d_h, d_c=d_c, d_carry=carry, bias=bias,
+        d_recurrent=d_recurrent, d_h=d_h, d_c=d_c, d_carry=carry,
+        bias=bias,
     )  # fmt: skip
-    rows = K.sums_for_p(gates.device, layer.threads)
-    p_sums = carry.new_zeros(len(run.ps), rows, hidden)
-    for site, p, part in zip(layer.sites, run.ps, p_sums, strict=False):
-        point_to_p(site, p, None if p is None else part)
     back = Backward(
         plan, run.flat, run.h_start, weights, run.output, run.kept, layer, d_gates, d_recurrent,
         d_h, carry, *wants,
     )  # fmt: skip
-    d_x, d_w_ih, d_w_hh = products.backward(back)
-    d_b_ih = None if weights.b_ih is None else d_gates.flatten(0, 1).sum(0)
-    d_b_hh = d_b_ih
-    if d_b_ih is not None:
-        # One tensor twice would be scaled twice by what works in place on gradients.
-        d_b_hh = d_b_ih.clone() if plan.cell.adds else d_recurrent.flatten(0, 1).sum(0)
+    d_x, *d_weights = products.backward(back)
     d_ps = [
         None if p is None else total.sum_to_size(p.shape)
         for p, total in zip(run.ps, p_sums.sum(1), strict=True)
     ]
     d_start = [d_h if wants[1] else None, d_c if run.c_start is not None else None]
-    return [d_x, *d_start, d_w_ih, d_w_hh, d_b_ih, d_b_hh], d_ps
+    return [d_x, *d_start, *d_weights], d_ps

@@ -9,9 +9,9 @@ T steps, B rows, I inputs, H units, G = gates * H.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels.blas import gemm_for
+from noisyexp.kernels.derivatives import batching
+from noisyexp.nn.shared import Shared
 
 TRANSPOSE_ROWS = 1500
 """From so many rows on the transposed weight gradient is the faster product, copy included."""
@@ -53,6 +56,8 @@ class Plan:
         given: draws of each site, where they are given and not made in the kernel.
         mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
         reverse: from the last step to the first.
+        operands: what those of products are rounded to, bfloat16 or float16; None for nothing.
+        shared: of one step, where gradients of W_ih and W_hh are left; None for each made at once.
     """
 
     cell: CellShape
@@ -60,6 +65,8 @@ class Plan:
     given: Sequence[Tensor | None]
     mask: Tensor | None
     reverse: bool
+    operands: torch.dtype | None = None
+    shared: tuple[Shared | None, Shared | None] = (None, None)
 
     def order(self, steps: int) -> list[tuple[int, int]]:
         """(step, the step before it or -1) in the order of computation."""
@@ -67,17 +74,34 @@ class Plan:
             return [(t, t + 1 if t + 1 < steps else -1) for t in reversed(range(steps))]
         return [(t, t - 1) for t in range(steps)]
 
-    def layer(self, batch: int, hidden: int, ps: Sequence[Tensor | None], **arrays: Any) -> K.Layer:
-        """The structure that the kernels take; arrays by name, None for those without."""
-        work = batch * hidden * len(self.sites)
-        layer = K.Layer(batch, hidden, K.parts_of_step(arrays["gates"].device, batch, work))
+    def layer(
+        self,
+        batch: int,
+        hidden: int,
+        ps: Sequence[Tensor | None],
+        p_sums: Tensor | None = None,
+        **arrays: Tensor | None,
+    ) -> K.Layer:
+        """The structure that the kernels take; arrays by name, None for those without.
+
+        `p_sums`, (sites, parts, H), is where the kernels add up the gradients of p.
+        """
+        gates = arrays["gates"]
+        assert gates is not None
+        threads = K.parts_of_step(gates.device, batch, batch * hidden * len(self.sites))
+        layer = K.Layer(batch, hidden, threads)
+        sums = None if p_sums is None else p_sums.data_ptr()
+        apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
         for index, (site, p, given) in enumerate(zip(self.sites, ps, self.given, strict=True)):
             point_to_p(site, p)
+            site.p_grad = None if sums is None or p is None else sums + index * apart
             site.given = None if given is None else given.data_ptr()
             layer.sites[index] = site
         for name, array in arrays.items():
-            setattr(layer, name, None if array is None else array.data_ptr())
-        layer.mask = None if self.mask is None else self.mask.data_ptr()
+            if array is not None:
+                setattr(layer, name, array.data_ptr())
+        if self.mask is not None:
+            layer.mask = self.mask.data_ptr()
         return layer
 
 
@@ -103,6 +127,7 @@ class Forward:
         cells, output: (T, B, H), to be written.
         gates: (T, B, G) as they go into the units, to be made and written; kept for backward.
         kept: what else a subclass wants to see again in backward.
+        ends: the states after the last step, where a subclass has written them apart.
     """
 
     plan: Plan
@@ -115,6 +140,19 @@ class Forward:
     output: Tensor
     gates: Tensor | None = None
     kept: list[Tensor] = field(default_factory=list)
+    ends: list[Tensor] | None = None
+
+    def final_states(self) -> list[Tensor]:
+        """After the last step, h and what else the cell has: (B, H) each."""
+        if self.ends is None:
+            last = 0 if self.plan.reverse else len(self.output) - 1
+            states = [self.output] if self.c_start is None else [self.output, self.cells]
+            self.ends = [state[last].clone() for state in states]
+        return self.ends
+
+
+AllGradients = tuple[list[Tensor | None], list[Tensor | None]]
+"""Of x, h, c, W_ih, W_hh, b_ih and b_hh, None for what is not there; and of every p."""
 
 
 @dataclass
@@ -124,8 +162,9 @@ class Backward:
     Attributes:
         plan, flat, h_start, weights, output, kept: of the forward pass.
         layer: the structure for the kernels, with all arrays in it.
-        d_gates: (T, B, G), gradient at the input's share of the gates, to be written.
-        d_recurrent: (T, B, G), gradient at the recurrent product; the same memory where the two are
+        d_gates: (T, B, G), gradient at the input's share of the gates, to be written; (B, G) for
+            products that keep gates.
+        d_recurrent: likewise, gradient at the recurrent product; the same memory where the two are
             added.
         d_h: (B, H), gradient of h after the last step, and of h_start in the end.
         d_carry: (B, H), the part of d_h that goes past the product; the kernels write it.
@@ -147,8 +186,38 @@ class Backward:
     wants_h: bool
 
 
+class Gradients(NamedTuple):
+    """Of the input (T, B, I) and of `Weights`; None for what is not asked for or not there.
+
+    None also for weights whose gradient is left to `Plan.shared`.
+    """
+
+    d_x: Tensor | None
+    d_w_ih: Tensor | None
+    d_w_hh: Tensor | None
+    d_b_ih: Tensor | None
+    d_b_hh: Tensor | None
+
+
 class Products:
     """A pass by torch's products in the dtype of the input, float32 or float64."""
+
+    keeps_gates = False
+    """Whether backward leaves `gates` alone and wants `d_gates` and `d_recurrent` of one step."""
+
+    def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
+        """Where a forward pass writes its output, (T, B, H)."""
+        return x.new_empty(steps, batch, hidden)
+
+    def gradients(
+        self,
+        run: Forward,
+        grads: Sequence[Tensor | None],
+        wants: tuple[bool, bool],
+        d_gates: Tensor,
+    ) -> AllGradients | None:
+        """All of a pass, see `passes.backward_pass`; None where `backward` makes some of them."""
+        return None
 
     def forward(self, run: Forward) -> None:
         """Write `gates`, `cells` and `output` (and `kept`) of a forward pass."""
@@ -157,10 +226,16 @@ class Products:
         )
         self.forward_steps(run)
 
-    def backward(self, run: Backward) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input (T, B, I), W_ih and W_hh."""
+    def backward(self, run: Backward) -> Gradients:
+        """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input and weights."""
         self.backward_steps(run)
-        return (self.input_grad(run) if run.wants_x else None, *self.weight_grads(run))
+        d_x = self.input_grad(run) if run.wants_x else None
+        if any(run.plan.shared) and not batching():
+            factors = (run.d_gates[0], run.flat), (run.d_recurrent[0], run.h_start)
+            d_w_ih, d_w_hh = leave(run.plan, factors, sum_of_products)
+        else:
+            d_w_ih, d_w_hh = self.weight_grads(run)
+        return Gradients(d_x, d_w_ih, d_w_hh, *self.bias_grads(run))
 
     def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
         """The part of all gates that no state enters, (T * B, G).
@@ -182,10 +257,16 @@ class Products:
             batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
             recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
         )  # fmt: skip
-        step = K.function(f"{plan.cell.name}_forward", gates)
-        at_gates, at_output, w_t = gates.unbind(0), run.output.unbind(0), w_hh.t()
+        w_t = w_hh.t()
         if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
             w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
+        loop = whole_pass(plan, "forward", gates, run.weights)
+        if loop is not None:
+            loop.w_t = None if w_t.stride(0) == 1 else w_t.data_ptr()
+            K.function("forward_pass", gates)(layer, loop)
+            return
+        step = K.function(f"{plan.cell.name}_forward", gates)
+        at_gates, at_output = gates.unbind(0), run.output.unbind(0)
         for t, before in plan.order(steps):
             h = run.h_start if before < 0 else at_output[before]
             if recurrent is None:
@@ -199,9 +280,14 @@ class Products:
     def backward_steps(self, run: Backward) -> None:
         """All steps back: the kernel, then the product that takes d_recurrent to d_h."""
         plan, w_hh = run.plan, run.weights.w_hh
+        carries = not plan.cell.adds or plan.mask is not None
+        loop = whole_pass(plan, "backward", run.d_recurrent, run.weights)
+        if loop is not None:
+            loop.carries, loop.to_start = carries, run.wants_h
+            K.function("backward_pass", run.output)(run.layer, loop)
+            return
         step = K.function(f"{plan.cell.name}_backward", run.output)
         at_gates = run.d_recurrent.unbind(0)
-        carries = not plan.cell.adds or plan.mask is not None
         for t, before in reversed(plan.order(len(at_gates))):
             step(run.layer, t, before)
             if before < 0 and not run.wants_h:
@@ -219,6 +305,8 @@ class Products:
     def weight_grads(self, run: Backward) -> tuple[Tensor, Tensor]:
         """Gradients of W_ih and W_hh: sums over steps, without a copy of the states."""
         d, output = run.d_recurrent, run.output
+        if len(d) == 1:
+            return sum_of_products(run.d_gates[0], run.flat), d[0].t().mm(run.h_start)
         if run.plan.reverse:
             first, d_rest, h_rest = d[-1], d[:-1], output[1:]
         else:
@@ -226,6 +314,14 @@ class Products:
         d_ih = sum_of_products(run.d_gates.flatten(0, 1), run.flat)
         d_hh = sum_of_products(d_rest.flatten(0, 1), h_rest.flatten(0, 1))
         return d_ih, d_hh.addmm_(first.t(), run.h_start)
+
+    def bias_grads(self, run: Backward) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of b_ih and b_hh."""
+        if run.weights.b_ih is None:
+            return None, None
+        d_b = run.d_gates.flatten(0, 1).sum(0)
+        # One tensor twice would be scaled twice by what works in place on gradients.
+        return d_b, d_b.clone() if run.plan.cell.adds else run.d_recurrent.flatten(0, 1).sum(0)
 
     def gates_again(
         self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
@@ -240,6 +336,45 @@ class Products:
         hidden = output.shape[-1]
         gates[..., : 2 * hidden] += share[..., : 2 * hidden]  # n keeps its two parts apart
         return gates
+
+
+def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.StepLoop | None:
+    """What runs all steps in one call with the products of torch; None where torch has to be asked.
+
+    Args:
+        plan: of the pass.
+        way: "forward" or "backward".
+        gates: (T, B, G), or a gradient of that shape.
+        weights: see there.
+    """
+    routine = gemm_for(gates)
+    if routine is None or not weights.w_hh.is_contiguous():
+        return None
+    step = K.address(f"{plan.cell.name}_{way}", gates.dtype)
+    steps, _, width = gates.shape
+    loop = K.StepLoop(routine, step, steps, width, plan.reverse, plan.cell.adds)
+    loop.w = weights.w_hh.data_ptr()
+    loop.b_hh = None if weights.b_hh is None else weights.b_hh.data_ptr()
+    return loop
+
+
+def leave(
+    plan: Plan, factors: Sequence[tuple[Tensor, Tensor]], multiply: Callable[..., Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of W_ih and W_hh of one step, None where the factors are left to `plan.shared`.
+
+    Args:
+        plan: of one step.
+        factors: d (B, G) and x (B, inputs) of both.
+        multiply: d^T x.
+    """
+    found: list[Tensor | None] = []
+    for shared, (d, x) in zip(plan.shared, factors, strict=True):
+        if shared is not None:
+            shared.leave(d, x)
+        found.append(multiply(d, x) if shared is None else None)
+    d_w_ih, d_w_hh = found
+    return d_w_ih, d_w_hh
 
 
 def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import State
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
@@ -33,6 +34,7 @@ class NoisyRecurrent(NoisyModule):
     batch_first: bool
     dropout: float
     bidirectional: bool
+    weight_ih_l0: Tensor
 
     def _make_units(self, extra: Mapping[str, Any]) -> nn.ModuleDict:
         """Units by layer and direction, then by site."""
@@ -43,6 +45,11 @@ class NoisyRecurrent(NoisyModule):
                 for direction in range(2 if self.bidirectional else 1)
             }
         )
+
+    @property
+    def first_units(self) -> Any:
+        """Units of the first layer; those of the others have the same settings."""
+        return self.units["l0"]
 
     @staticmethod
     def _suffix(layer: int, direction: int) -> str:
@@ -60,10 +67,12 @@ class NoisyRecurrent(NoisyModule):
             The output sequence and the final state, shapes and layout of torch's layer.
 
         Raises:
-            ValueError: the last dimension of `input` is not input_size, or a state has the wrong
-                shape.
+            ValueError: the last dimension of `input` is not input_size, its dtype is not that of
+                the weights, or a state has the wrong shape.
+            RuntimeError: `input` has no steps.
         """
-        if self.spec.variant == "reference" and self.backend == "auto":
+        x = input.data if isinstance(input, PackedSequence) else input
+        if self.runs_torch(self.first_units, x, self.weight_ih_l0):
             return super().forward(input, hx)
         return self._forward(input, hx) if torch.compiler.is_compiling() else self._eager(input, hx)
 
@@ -74,9 +83,12 @@ class NoisyRecurrent(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 2 or 3 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
+        self.check_dtype(x, self.weight_ih_l0)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         batched = input.dim() == 3
+        if not input.shape[1 if self.batch_first and batched else 0]:
+            raise RuntimeError("input of 0 steps: expected at least 1, as torch does")
         if batched:
             x = input.transpose(0, 1) if self.batch_first else input
             state = None if hx is None else self._as_tuple(hx)
@@ -111,39 +123,68 @@ class NoisyRecurrent(NoisyModule):
         for part in state:
             if tuple(part.shape) != shape:
                 raise ValueError(f"state of shape {tuple(part.shape)}: expected {shape}")
+        half = half_dtype(x, self.weight_ih_l0)
+        if half is None or self._backend != "auto":
+            return self._run_layers(x, state, mask, None)
+        dtype = result_dtype(half, state[-1], self.cell_name)
+        with torch.autocast(x.device.type, enabled=False):
+            state = tuple(part.float() for part in state)
+            output, final = self._run_layers(x.float(), state, mask, half)
+        return output.to(dtype), tuple(part.to(dtype) for part in final)
+
+    def _run_layers(
+        self, x: Tensor, state: State, mask: Tensor | None, half: torch.dtype | None
+    ) -> tuple[Tensor, State]:
+        """As `_run`; with `half`, x and state are float32 and operands of products that."""
+        directions = 2 if self.bidirectional else 1
         finals: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(directions):
                 index = layer * directions + direction
                 start = tuple(part[index] for part in state)
-                output, final = self._run_direction(x, start, mask, layer, direction)
+                output, final = self._run_direction(x, start, mask, layer, direction, half)
                 outputs.append(output)
                 finals.append(final)
             x = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
             if self.dropout and layer + 1 < self.num_layers:
                 x = functional.dropout(x, self.dropout, self.training)
+        if len(finals) == 1:
+            return x, tuple(part.unsqueeze(0) for part in finals[0])
         return x, tuple(torch.stack(part) for part in zip(*finals, strict=True))
 
     def _run_direction(
-        self, x: Tensor, state: State, mask: Tensor | None, layer: int, direction: int
-    ) -> tuple[Tensor, State]:
+        self, x: Tensor, state: State, mask: Tensor | None, layer: int, direction: int,
+        half: torch.dtype | None,
+    ) -> tuple[Tensor, State]:  # fmt: skip
         suffix = self._suffix(layer, direction)
-        w_ih, w_hh = getattr(self, f"weight_ih_{suffix}"), getattr(self, f"weight_hh_{suffix}")
-        b_ih = getattr(self, f"bias_ih_{suffix}") if self.bias else None
-        b_hh = getattr(self, f"bias_hh_{suffix}") if self.bias else None
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        given: list[Tensor] = [getattr(self, f"{name}_{suffix}") for name in names]
+        if half is not None:
+            given = [weight.float() for weight in given]
+        w_ih, w_hh, *biases = given
+        b_ih, b_hh = biases or (None, None)
+        weights = (w_ih, w_hh, b_ih, b_hh)
         units: Any = self.units[suffix]
         steps, batch = x.shape[:2]
-        weights = (w_ih, w_hh, b_ih, b_hh)
         way = self.fuses(units, x, *state, *weights) if x.numel() else dispatch.PLAIN
         if way:
-            return run_fused(way, self.cell_name, units, x, state, mask, weights, bool(direction))
+            operands = None if half is None else operand_dtype(half, x.device)
+            return run_fused(
+                way, self.cell_name, units, x, state, mask, weights, bool(direction), operands
+            )
         # The input's share of every gate, for all steps at once: (T, B, gates * H).
         projected = functional.linear(x, w_ih, b_ih)
         draws = {
             site: unit.draw_noise((steps, batch, self.hidden_size), x.device)
             for site, unit in units.items()
         }
+        if torch._C._get_tracing_state() is not None:
+            raise RuntimeError(
+                f"what TorchScript traces of the plain loop has {int(steps)} steps for inputs of "
+                "any length: use torch.onnx.export(..., dynamo=True), which knows the length it is "
+                "made for, or torch.export"
+            )
         step = self.step_function()
         outputs: list[Tensor] = [x.new_empty(0)] * steps
         for t in reversed(range(steps)) if direction else range(steps):
@@ -154,8 +195,6 @@ class NoisyRecurrent(NoisyModule):
                 new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
             state = new
             outputs[t] = state[0]
-        if not outputs:
-            return x.new_zeros(0, batch, self.hidden_size), state
         return torch.stack(outputs), state
 
     def _num_states(self) -> int:

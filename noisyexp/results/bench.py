@@ -54,6 +54,27 @@ def _memory_rows(result: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _small_section(result: Mapping[str, Any]) -> list[str]:
+    """Nothing for results from before there was one."""
+    rows = []
+    for row in result.get("small", ()):
+        for threads in _threads(row):
+            times = row[threads]
+            base = times["torch"]
+            noisy = [f"{times[kind]:.3f} ({times[kind] / base:.2f})" for kind in ("hard", "nah")]
+            rows.append([row["name"], threads.removeprefix("threads "), f"{base:.3f}", *noisy])
+    if not rows:
+        return []
+    return [
+        "## Cells called step by step and a lone unit, forward and backward, milliseconds",
+        "",
+        f"Medians of {3 * result['settings']['rounds']} rounds. In brackets: against torch's.",
+        "",
+        *_table(["", "threads", "torch", "hard", "NAH"], rows),
+        "",
+    ]
+
+
 def _ptb_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for threads, arms in sorted(result["ptb"].items()):
@@ -82,6 +103,7 @@ def layers_page(result: Mapping[str, Any]) -> str:
             _time_rows(result),
         ),
         "",
+        *_small_section(result),
         "## Memory, MiB",
         "",
         "Held for backward: tensors that the graph keeps after forward, without weights and input; "
@@ -106,37 +128,54 @@ def layers_page(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_GPU_ARMS = {
+    "torch": "cuDNN", "torch TF32": "cuDNN, TF32", "torch bf16": "cuDNN, bf16", "hard": "hard",
+    "nah": "NAH", "nah bf16": "NAH, bf16", "nah by steps": "NAH, a launch a step",
+    "nah eager": "NAH, plain loop",
+}  # fmt: skip
+
+
+def _gpu_cells(times: Mapping[str, float], arms: Sequence[str]) -> list[str]:
+    """Times of the arms; ours beside cuDNN's in the same precision."""
+    cells = []
+    for arm in arms:
+        base = times["torch bf16" if "bf16" in arm else "torch"]
+        ratio = "" if arm.startswith("torch") else f" ({times[arm] / base:.2f})"
+        cells.append(f"{times[arm]:.2f}{ratio}")
+    return cells
+
+
 def gpu_page(result: Mapping[str, Any]) -> str:
     """The tables of `scripts/bench_gpu.py` in Markdown."""
-
-    def cells(times: Mapping[str, float]) -> list[str]:
-        """One row without its name: torch, hard, NAH, the plain loop."""
-        base = times["torch"]
-        noisy = [f"{times[kind]:.2f} ({times[kind] / base:.2f})" for kind in ("hard", "nah")]
-        slow = [f"{times['nah eager']:.1f}", f"{times['nah eager'] / times['nah']:.1f}"]
-        return [f"{base:.2f}", *noisy, *slow]
-
-    header = ["torch (cuDNN)", "hard", "NAH", "NAH, plain loop", "plain loop / NAH"]
     lines = [
         "# Speed of the noisy layers on a GPU",
         "",
-        f"{_origin(result)}. float32 without TF32. Medians of {result['settings']['rounds']} "
-        "rounds in which all take turns (3 for the plain loop). In brackets: against torch's "
-        "layer.",
-        "",
-        "Forward and backward, milliseconds:",
-        "",
-        *_table(
-            ["batch, steps, hidden, layers", *header],
-            [[_size(row), *cells(row["both_ms"])] for row in result["sizes"]],
-        ),
-        "",
-        "One update of Table 2's model, milliseconds:",
-        "",
-        *_table(header, [cells(result["ptb_update_ms"])]),
-        "",
+        f"{_origin(result)}. float32 without TF32 but where it is named; bf16 is autocast. Medians "
+        f"of {result['settings']['rounds']} rounds in which all take turns (few for the plain "
+        "loop). In brackets: against cuDNN in the same precision, bf16 or float32.",
     ]
-    return "\n".join(lines)
+    parts = {
+        "both_ms": "Forward and backward, milliseconds:",
+        "captured_ms": "The same, captured in a CUDA graph (`torch.cuda.make_graphed_callables`):",
+    }
+    for key, title in parts.items():
+        arms = [arm for arm in _GPU_ARMS if arm in result["sizes"][0][key]]
+        header = ["batch, steps, hidden, layers", *(_GPU_ARMS[arm] for arm in arms)]
+        rows = [[_size(row), *_gpu_cells(row[key], arms)] for row in result["sizes"]]
+        lines += ["", title, "", *_table(header, rows)]
+    update = result["ptb_update_ms"]
+    lines += [
+        "", "One update of Table 2's model on random words, milliseconds:", "",
+        *_table([_GPU_ARMS[arm] for arm in update], [_gpu_cells(update, list(update))]),
+    ]  # fmt: skip
+    if result["updates_ms"]:
+        rows = [
+            [name, f"{ms['reference']:.2f}", f"{ms['nah']:.2f} ({ms['nah'] / ms['reference']:.2f})"]
+            for name, ms in result["updates_ms"].items()
+        ]
+        lines += ["", "Whole updates by the trainer, milliseconds:", ""]
+        lines += _table(["model", "reference (cuDNN)", "NAH"], rows)
+    return "\n".join([*lines, ""])
 
 
 def tasks_page(result: Mapping[str, Any]) -> str:

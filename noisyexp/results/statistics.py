@@ -38,11 +38,46 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, 1)
-    # Late import: scipy.stats takes about a second and most commands need no interval.
-    stats: Any = importlib.import_module("scipy.stats")
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    quantile = float(_special().stdtrit(n - 1, (1 + confidence) / 2))
     return Estimate(mean, quantile * deviation / math.sqrt(n), n)
+
+
+def _special() -> Any:
+    """Student's distribution and its inverse, imported late: most commands need no interval.
+
+    Not scipy.stats, which takes more than a second to import.
+    """
+    return importlib.import_module("scipy.special")
+
+
+def p_value(difference: Estimate) -> float | None:
+    """Two-sided p of the t-test that the mean is 0, the test that the interval belongs to.
+
+    None where one value gives no spread. Values that are all equal give 1 if they are 0, else 0.
+    """
+    if difference.half_width is None:
+        return None
+    if difference.half_width == 0.0:
+        return float(difference.mean == 0.0)
+    freedom = difference.n - 1
+    quantile = float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2))
+    t = abs(difference.mean) * quantile / difference.half_width
+    return float(2 * _special().stdtr(freedom, -t))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Values of p adjusted for their number by Holm (1979): the k-th smallest of m times m - k + 1.
+
+    Each is at least as large as the one before it, and at most 1. Comparing them with 0.05 keeps
+    the chance of any false finding below 0.05.
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    adjusted, largest = [0.0] * len(values), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - place) * values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def paired_difference(

@@ -11,15 +11,21 @@ from noisyexp.errors import RecordError
 from noisyexp.results.learning import compare, show, values
 from noisyexp.results.records import Record
 from noisyexp.results.render import grid
-from noisyexp.results.statistics import Estimate, mean_interval, paired_difference
+from noisyexp.results.statistics import (
+    Estimate,
+    holm,
+    mean_interval,
+    p_value,
+    paired_difference,
+)
 from noisyexp.results.table import Line, Section, Table
-from noisyexp.results.verdict import PAPER_SCALE
+from noisyexp.results.verdict import FEWEST_SEEDS, PAPER_SCALE, TOO_FEW
 from noisyexp.results.yamlfile import read_yaml
 from noisyexp.schema import build, option
 
 EVIDENCE = (PAPER_SCALE, "cpu")
 """Scales that say something about a claim; the others show that the code runs."""
-HEADS = ("claim", "where", "run", "paper", "ours", "difference", "verdict", "command")
+HEADS = ("claim", "where", "run", "paper", "ours", "difference", "p", "verdict", "command")
 SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict", "command")
 
 
@@ -35,10 +41,16 @@ class Claim:
     at: dict[str, int] | None = option("point of the curve, as epoch: 5; null for final numbers")
     command: str = option("what makes the table or figure at the paper's scale")
     headline: bool = option("one of the main claims of its table or figure, for the README")
+    beside: str | None = option("in what the rows differ beside what the claim names")
+
+    @property
+    def words(self) -> str:
+        """The claim, and in what else its rows differ."""
+        return f"{self.text} (also different: {self.beside})" if self.beside else self.text
 
 
 def load_claims(path: Path) -> list[Claim]:
-    """Read `results/claims.yaml`; `at` and `headline` may be left out.
+    """Read `results/claims.yaml`; `at`, `headline` and `beside` may be left out.
 
     Raises:
         RecordError: a key or value is wrong.
@@ -46,7 +58,8 @@ def load_claims(path: Path) -> list[Claim]:
     raw = read_yaml(path)
     problems: list[str] = []
     claims = [
-        build(Claim, {"at": None, "headline": False, **entry}, "", problems) for entry in raw or []
+        build(Claim, {"at": None, "headline": False, "beside": None, **entry}, "", problems)
+        for entry in raw or []
     ]
     if problems:
         raise RecordError(f"{path}: {'; '.join(problems)}")
@@ -63,6 +76,7 @@ class Finding:
         ours: our two means over the common seeds.
         metric: its title, and the point of the curve; "" when there are no numbers.
         difference: with its interval.
+        p: of the difference, None with fewer seeds than a verdict needs.
         verdict: of `judge`.
         command: what makes the table at this scale.
     """
@@ -72,6 +86,7 @@ class Finding:
     ours: str
     metric: str
     difference: str
+    p: float | None
     verdict: str
     command: str
 
@@ -84,12 +99,23 @@ def summary(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
         tables: by name, "table2", of all claims.
     """
     rows = []
-    for claim in claims:
-        found = examine(claim, tables[claim.row.split("/")[0]])
+    findings = [examine(claim, tables[claim.row.split("/")[0]]) for claim in claims]
+    adjusted = iter(holm([found.p for found in findings if found.p is not None]))
+    for claim, found in zip(claims, findings, strict=True):
         ours = f"{found.ours} ({found.metric})" if found.metric else found.ours
-        rows.append([claim.text, claim.where, found.run, found.paper, ours, found.difference,
+        p = "-" if found.p is None else show_p(next(adjusted))
+        rows.append([claim.words, claim.where, found.run, found.paper, ours, found.difference, p,
                      found.verdict, found.command])  # fmt: skip
-    return grid(HEADS, rows)
+    tested = sum(found.p is not None for found in findings)
+    return (
+        f"{len(claims)} claims, of which {tested} have {FEWEST_SEEDS} common seeds or more and are "
+        f"tested; p is adjusted for {tested} tests by Holm's method.\n\n{grid(HEADS, rows)}"
+    )
+
+
+def show_p(p: float) -> str:
+    """A p value with one digit that counts: "0.03", "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"{p:.1g}" if p < 0.095 else f"{p:.2f}"
 
 
 def headlines(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
@@ -101,7 +127,7 @@ def headlines(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
             more = f" ({found.difference}, {found.metric})" if found.metric else ""
             run = f"{claim.where}, {found.run}"
             rows.append(
-                [claim.text, run, found.paper, found.ours + more, found.verdict, found.command]
+                [claim.words, run, found.paper, found.ours + more, found.verdict, found.command]
             )
     return grid(SHORT_HEADS, rows)
 
@@ -121,7 +147,7 @@ def examine(claim: Claim, table: Table) -> Finding:
     common = sorted(numbers[0].keys() & numbers[1].keys())
     info = next((r.metrics[claim.metric] for side in runs for r in side), None)
     if not common or info is None:
-        return Finding("not run", paper, "-", "", "-", "not run", f"`{claim.command}`")
+        return Finding("not run", paper, "-", "", "-", None, "not run", f"`{claim.command}`")
     difference, shown = _difference(claim, *numbers)
     lost = sum(not record.complete for line in lines for record in line.records)
     means = (mean_interval([side[seed] for seed in common]).mean for side in numbers)
@@ -134,6 +160,7 @@ def examine(claim: Claim, table: Table) -> Finding:
         ours=" → ".join(f"{mean:.4g}" for mean in means),
         metric=info.title + at,
         difference=shown,
+        p=None if len(common) < FEWEST_SEEDS or difference is None else p_value(difference),
         verdict=judge(difference, info.direction, section.where),
         command=f"`{claim.command}{scale}`",
     )
@@ -147,8 +174,8 @@ def judge(difference: Estimate | None, direction: str, where: str) -> str:
         direction: "min" or "max", whichever is better.
         where: what of scale and data is not the paper's, or "".
     """
-    if difference is None or difference.half_width is None:
-        return "not judged (one seed)"
+    if difference is None or difference.n < FEWEST_SEEDS:
+        return TOO_FEW
     if difference.contains(0.0):
         word = "not shown"
     else:

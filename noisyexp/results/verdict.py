@@ -13,6 +13,9 @@ from noisyexp.results.statistics import CONFIDENCE, Estimate
 MARGIN = 0.01
 WIDEST = 0.05
 PAPER_SCALE = "paper"
+FEWEST_SEEDS = 4
+"""Common seeds that a verdict on a difference needs."""
+TOO_FEW = "too few seeds"
 
 RULES = (
     f"Ours: mean over the runs that finished ± half the width of the {CONFIDENCE:.0%} Student-t "
@@ -24,7 +27,8 @@ RULES = (
     "otherwise 'better' or 'worse' with the distance. The margin is a choice: the paper gives "
     "one number without spread. Not judged at "
     "other scales or on other data than the paper's, nor for rows that the paper does not have.",
-    "Effect: difference to the baseline row over the seeds that both have (at least 2). "
+    f"Effect: difference to the baseline row over the seeds that both have; '{TOO_FEW}' if they "
+    f"have fewer than {FEWEST_SEEDS} in common. "
     "'confirmed' if its interval excludes 0 on the paper's side, 'reversed' if on the other side, "
     "'not shown' if it contains 0; then whether the paper's difference lies in our interval. At "
     "other scales or on other data the words say so: that is evidence on direction only.",
@@ -75,8 +79,10 @@ def effect(
         direction: "min" or "max", whichever is better.
         where: `off_paper` of the runs.
     """
-    if difference is None or difference.half_width is None:
-        return "not judged (fewer than 2 common seeds)"
+    if difference is None:
+        return "not judged (no common seed)"
+    if difference.n < FEWEST_SEEDS:
+        return TOO_FEW
     at = f" at {where}" if where else ""
     zero = difference.contains(0.0)
     if paper is None:

@@ -54,7 +54,7 @@ class Callback:
 
 
 class NoiseAnnealing(Callback):
-    """Sets c of every noisy unit from the number of finished updates (Section 5)."""
+    """Sets c of every noisy unit from the number of finished updates (Section 6.6)."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

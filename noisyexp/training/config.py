@@ -58,7 +58,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class AnnealConfig:
-    """Noise annealing (Section 5 of the paper)."""
+    """Noise annealing (Section 6.6 of the paper)."""
 
     schedule: str = option("reading of the schedule", choices=("none", *SCHEDULES))
     start: float = option("c at update 0", above=0)

@@ -13,13 +13,14 @@ from torch import nn
 from noisyexp.activations import SCHEDULES, set_noise_level
 from noisyexp.errors import CheckpointError, RecordError
 from noisyexp.fileio import read_json
+from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
 from noisyexp.training.config import ActConfig, AnnealConfig
+from noisyexp.training.older import load_model
 from noisyexp.training.sessions import check_same_files
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 WEIGHTS = ("last", "best")
 
 
@@ -73,7 +74,7 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
         state = _checkpoint(folder / checkpoint.BEST)
     model = task.build_model(act.spec())
     try:
-        model.load_state_dict(state["model"])
+        load_model(model, state["model"])
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {folder} are of another model: {error}") from error
     step = int(state["step"])

@@ -40,6 +40,7 @@ from noisyexp.training.config import RunConfig
 from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
 from noisyexp.training.memory import keep_freed_memory
+from noisyexp.training.older import load_model
 from noisyexp.training.optimizer import build_optimizer
 from noisyexp.training.progress import ProgressDisplay
 from noisyexp.training.record import (
@@ -252,7 +253,7 @@ def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:
                 f"{error}; training.use_weights=best needs it. Delete {folder} to start this run "
                 "from the beginning."
             ) from error
-        trainer.model.load_state_dict(best["model"])
+        load_model(trainer.model, best["model"])
         row = next(row for row in trainer.curve if row["step"] == best["step"])
         if "c" in row:  # annealed: the noise belongs to the weights
             set_noise_level(trainer.model, row["c"])

@@ -13,9 +13,11 @@ from torch import nn
 
 from noisyexp.activations import NoiseSource, derive_seed
 from noisyexp.errors import DivergedError
+from noisyexp.kernels.precision import operand_dtype
 from noisyexp.tasks import Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
+from noisyexp.training.older import load_model, load_optimizer
 from noisyexp.training.optimizer import clip_factor, gradient_norm, scale_gradients, step
 
 MAX_SKIPPED = 20
@@ -178,10 +180,12 @@ class Trainer:
             torch.cuda.manual_seed(seed)
 
     def autocast(self) -> torch.autocast:
-        """The context of a forward pass in the run's precision."""
-        return torch.autocast(
-            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
-        )
+        """The context of a forward pass in the run's precision.
+
+        Off also where bf16 would be float32 in the layers and slower than it in all else.
+        """
+        half = self.dtype != torch.float32 and operand_dtype(self.dtype, self.device) is not None
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=half)
 
     @torch.no_grad()
     def evaluate(
@@ -236,8 +240,8 @@ class Trainer:
         self.stop, self.sums = bool(state["stop"]), dict(state["sums"])
         self.curve = [dict(row) for row in state["curve"]]
         self.train_seconds = float(state["train_seconds"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_model(self.model, state["model"])
+        load_optimizer(self.optimizer, state["optimizer"], self.model)
         self.scaler.load_state_dict(state["scaler"])
         self.task.load_state_dict(state["task"])
         for callback in self.callbacks:

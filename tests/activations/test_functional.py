@@ -316,6 +316,41 @@ def test_alpha_other_than_one_ends_hard_saturation() -> None:
     close(F.nan_expected(f64(10.0), F.SIGMOID, alpha=1.0), 1.0)
 
 
+def test_alpha_above_one_folds_back_and_the_mean_of_nah_too() -> None:
+    """The slope beyond the thresholds is 1 - alpha, times that of u; below 0 it folds back."""
+    for kind in KINDS:
+        for alpha in (0.85, 1.0, 1.15):
+            _, slope = slopes_of(lambda x, k=kind, a=alpha: F.leaky(x, k, a), f64([3.0, -3.0]))
+            close(slope, (1 - alpha) * kind.slope, 1e-15)
+    close(F.leaky(f64(3.0), F.TANH, 1.15), 0.7, 1e-15)
+    # sigma(3) = (c/4) tanh(1)^2, its slope -(c/4) tanh(1) / cosh(1)^2 towards the threshold.
+    mean = lambda x: F.nah_expected(x, f64(1.0), F.TANH, alpha=1.0, c=0.5)  # noqa: E731
+    _, slope = slopes_of(mean, f64(3.0))
+    constant = math.sqrt(2 / math.pi) * 0.125
+    close(slope, -constant * math.tanh(1) / math.cosh(1) ** 2)
+    close(mean(f64(50.0)), 1 - constant)  # 0.2 c below the hard unit, and no further
+
+
+def test_penalized_tanh() -> None:
+    x = f64([-40.0, -1.0, -1e-9, 0.0, 1e-9, 2.0])
+    value, slope = slopes_of(F.penalized_tanh, x)
+    close(value, [-0.25, -0.25 * math.tanh(1), -2.5e-10, 0.0, 1e-9, math.tanh(2)], 1e-15)
+    close(slope, [0.0, 0.25 / math.cosh(1) ** 2, 0.25, 0.25, 1.0, 1 / math.cosh(2) ** 2], 1e-15)
+
+
+def test_remarks_of_the_paper_in_numbers() -> None:
+    """The logistic's fixed point is 0.659 (the paper has 0.69), the hard sigmoid's 2/3."""
+    soft = hard = f64(0.0)
+    for _ in range(60):
+        soft, hard = torch.sigmoid(soft), F.hard(hard, F.SIGMOID)
+    assert soft.item() == pytest.approx(0.659046068, abs=1e-9)
+    assert hard.item() == pytest.approx(2 / 3, abs=1e-12)
+    # The noise is not proportional to the saturation: square of it near the threshold, then flat.
+    small, large = (F.noise_scale(f64([d, 2 * d]), f64(1.0), 0.5) for d in (1e-4, 40.0))
+    assert (small[1] / small[0]).item() == pytest.approx(4.0, abs=1e-6)
+    close(large, 0.125)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_noise_scale_of_half_precision_keeps_its_digits(dtype: torch.dtype) -> None:
     """In half precision g - 1/2 loses the small scales, here sigma = 0.5 (g(0.05) - 1/2)^2."""

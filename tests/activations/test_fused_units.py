@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisyexp import make_activation
-from noisyexp.activations import NoiseSource, attach_noise
+from noisyexp.activations import NoiseSource, attach_noise, fused
 from noisyexp.kernels import library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels")
@@ -121,3 +121,23 @@ def test_draws_of_the_kernel_are_the_source_s() -> None:
     source.set_step(0)
     xi = source.normal("", (3, 9, 40), torch.device("cpu"))
     torch.testing.assert_close(value, (0.1 * xi).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kept_derivatives_are_those_that_backward_makes_again(
+    variant: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, whatever the size says, and for a second backward pass."""
+    x = torch.randn(3, 7, 19, dtype=dtype) * 3
+    found = []
+    for limit in (x.numel(), 0):
+        monkeypatch.setattr(fused, "KEPT_NUMBERS", limit)
+        torch.manual_seed(2)
+        unit = make_activation("sigmoid", variant, 19, c=2.0, alpha=1.15, dtype=dtype)
+        leaf = x.clone().requires_grad_()
+        value = unit(leaf)
+        for _ in range(2):
+            value.backward(torch.full_like(value, 0.3), retain_graph=True)
+        found.append([value.detach(), leaf.grad, *(p.grad for p in unit.parameters())])
+    assert all(torch.equal(kept, made) for kept, made in zip(*found, strict=True))

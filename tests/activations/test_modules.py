@@ -228,7 +228,28 @@ def test_p_is_uniform_after_reset(variant: str) -> None:
         p, last = unit.p.detach().clone(), p
     assert torch.equal(p, last)
     scalar = make_activation("tanh", variant, 20_000, p_shape="scalar").p
-    assert scalar is not None and scalar.shape == () and -1 <= value(scalar) <= 1
+    assert scalar is not None and scalar.shape == (1,) and -1 <= value(scalar) <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_noise_and_slope_nan_is_the_hard_unit_bit_for_bit(kind: str) -> None:
+    """So a row that gives alpha to one kind of unit alone has hard units of the other kind."""
+    found = []
+    for variant, more in (("hard", {}), ("nan", {"alpha": 1.0, "c": 0.0})):
+        x = torch.linspace(-9, 9, 4001).reshape(-1, 1).requires_grad_()
+        y = make_activation(kind, variant, 1, **more)(x)
+        found.append((y, torch.autograd.grad(y.square().sum(), x)[0]))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_penalized_tanh_is_the_same_unit_in_every_place() -> None:
+    x = torch.linspace(-3, 3, 301, dtype=torch.float64).reshape(-1, 1)
+    gate, tanh = (make_activation(kind, "penalized_tanh", 1) for kind in ("sigmoid", "tanh"))
+    expected = torch.where(x > 0, torch.tanh(x), torch.tanh(x) / 4)
+    for unit in (gate, tanh, gate.eval()):
+        torch.testing.assert_close(unit(x), expected, atol=1e-15, rtol=0)
+    with pytest.raises(ValueError, match="clip_output"):
+        make_activation("sigmoid", "penalized_tanh", 1, clip_output=True)
 
 
 def test_scalar_p_is_one_p_for_all_units() -> None:
@@ -238,25 +259,28 @@ def test_scalar_p_is_one_p_for_all_units() -> None:
     units[1](x, xi).sum().backward()
     units[0](x, xi).sum().backward()
     assert units[0].p is not None and units[1].p is not None
-    torch.testing.assert_close(units[1].p.grad, units[0].p.grad.sum())  # type: ignore[union-attr]
+    total = units[0].p.grad.sum(0, keepdim=True)  # type: ignore[union-attr]
+    torch.testing.assert_close(units[1].p.grad, total)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_changes_at_run_time(kind: str) -> None:
     x, xi = (torch.full((1, 1), v, dtype=torch.float64) for v in (5.0, -0.8))
-    model = nn.ModuleList(make(kind, variant) for variant in ALL)
-    before = [getattr(unit, "c", None) for unit in model if not unit.has_noise]
+    model = nn.ModuleList(make(kind, variant) for variant in (*ALL, "nah_mean"))
+    before = [unit.c for unit in model if not unit.uses_c]
     for c in (30.0, 0.5):
         set_noise_level(model, c)
         by_name = {unit.variant: unit for unit in activations(model)}
         noise = sigma(kind, 5.0, 1.0, c)
         assert value(by_name["nan"](x, xi)) == pytest.approx(1 + 0.8 * noise, abs=1e-12)
         assert value(by_name["nah"](x, xi)) == pytest.approx(1 - 0.8 * noise, abs=1e-12)
+        mean = 1 - math.sqrt(2 / math.pi) * noise
+        assert value(by_name["nah_mean"](x)) == pytest.approx(mean, abs=1e-12)
         z = 5.0 - 0.8 * c
         kicked = max(min(z, 1), -1) if kind == "tanh" else max(min(z / 4 + 0.5, 1), 0)
         for variant in ("nani", "nanis"):
             assert value(by_name[variant](x, xi)) == pytest.approx(kicked, abs=1e-12)
-    assert before == [unit.c for unit in model if not unit.has_noise]
+    assert before == [unit.c for unit in model if not unit.uses_c]
 
 
 @example("nan", "sigmoid", -10.0, 0.0, 0.9, 0.5, False)  # below 0 without the clip
@@ -299,7 +323,8 @@ def test_copy_and_state_dict(variant: str) -> None:
     twin, other = copy.deepcopy(unit), make_activation("sigmoid", variant, 7, c=0.3)
     x, xi = torch.randn(2, 7) * 6, torch.randn(2, 7)
     assert torch.equal(twin(x, xi), unit(x, xi))
-    assert list(unit.state_dict()) == (["p"] if variant in WITH_P else [])
+    settings = [] if variant == "reference" else ["_extra_state"]
+    assert list(unit.state_dict()) == (["p"] if variant in WITH_P else []) + settings
     assert not other.load_state_dict(unit.state_dict(), strict=True).missing_keys
     assert torch.equal(other(x, xi), unit(x, xi))
     if unit.p is not None:
@@ -333,7 +358,7 @@ def test_variants_and_defaults() -> None:
         (("tanh", "zzz", 3), {}, ValueError, r"choose from reference, hard, nan(?!.*did you)"),
         (("tanh", "nah", 3), {"c": -0.1}, ValueError, r"c must be at least 0, not -0.1"),
         (("tanh", "nah", 3), {"c": math.nan}, ValueError, r"c must be at least 0, not nan"),
-        (("tanh", "nah", 0), {}, ValueError, r"num_units must be at least 1, not 0"),
+        (("tanh", "nah", -1), {}, ValueError, r"num_units must be at least 0, not -1"),
         (("tanh", "nah", 3), {"p_shape": "layer"}, ValueError, r"choose unit or scalar"),
         (("tanh", "nah", 3), {"beta": 1.0}, TypeError, r"beta"),
         (("tanh", "nowhere.at.all.Unit", 3), {}, ValueError, r"cannot be imported"),
@@ -391,7 +416,7 @@ def test_the_mean_of_nah_is_nah_in_evaluation(kind: str, backend: str) -> None:
     """In training and in evaluation, with its gradient, and nothing is drawn."""
     mean = make_activation(kind, "nah_mean", 5, alpha=0.9, c=2.0, dtype=torch.float64)
     nah = make_activation(kind, "nah", 5, alpha=0.9, c=2.0, dtype=torch.float64).eval()
-    nah.load_state_dict(mean.state_dict())
+    nah.load_state_dict({**nah.state_dict(), "p": mean.p})
     mean.backend, state = backend, torch.get_rng_state()
     x = torch.linspace(-6, 6, 40, dtype=torch.float64).view(8, 5)
     for training in (True, False):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from noisyexp.cli.main import main
+from noisyexp.cli.run import main
 
 TINY = (
     "scale=smoke", "data=generated", "progress=off", "threads=1", "training.epochs=2",
@@ -62,8 +62,13 @@ def settings(tmp_path: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def tiny(run: Run, settings: Callable[..., list[str]]) -> Run:
-    """Call main with the settings of a tiny run."""
-    return lambda *argv, root="runs": run(*argv, *settings(root))
+    """Call main with the settings of a tiny run, of task=ptb unless another is named."""
+
+    def call(*argv: str, root: str = "runs") -> Result:
+        chosen = any(word.startswith(("task=", "experiment=")) for word in argv)
+        return run(*(() if chosen else ("task=ptb",)), *argv, *settings(root))
+
+    return call
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -14,14 +15,15 @@ from typing import Any
 import pytest
 
 from noisyexp.cli import help as help_texts
-from noisyexp.cli import report
+from noisyexp.cli import outcome
 from noisyexp.cli.compose import GROUPS, check
-from noisyexp.cli.main import main, spell_nan
-from noisyexp.cli.report import paper_numbers, run_line, show
+from noisyexp.cli.outcome import paper_numbers, run_line, show
+from noisyexp.cli.run import main, spell_nan
+from noisyexp.cli.sample import main as sample
 from noisyexp.errors import DataError
+from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb.task import PTB
 from noisyexp.training.run import Outcome
-from scripts.sample import main as sample
 
 Run = Callable[..., Any]
 Records = Callable[..., dict[str, dict[str, Any]]]
@@ -40,26 +42,83 @@ def test_run_py_alone_lists_what_there_is(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_short_text_has_every_choice_with_its_comment(run: Run) -> None:
+def test_the_short_text_names_every_choice_on_one_screen(run: Run) -> None:
     result = run()
     assert result.code == 0
+    assert len(result.out.splitlines()) <= 24
+    words = set(result.out.split())
     for group in GROUPS:
         files = sorted((ROOT / "configs" / group).rglob("*.yaml"))
-        assert files
-        assert f"\n  {group}=\n" in result.out
-        for path in files:
+        assert files and f"{group}=" in words
+        names = {path.relative_to(ROOT / "configs" / group).with_suffix("") for path in files}
+        # A row is named by its table; a person types nan for nan_normal.
+        assert {
+            f"{n.parent}/..." if n.parent.name else n.name.replace("nan_normal", "nan")
+            for n in names
+        } <= words
+    assert "nan_normal" not in words
+
+
+def test_the_long_text_explains_every_choice(run: Run) -> None:
+    out = run("--help").out
+    for group in GROUPS:
+        for path in sorted((ROOT / "configs" / group).rglob("*.yaml")):
             name = path.relative_to(ROOT / "configs" / group).with_suffix("").as_posix()
-            # The display name of nan_normal is the one that a person types.
             name = "nan" if name == "nan_normal" else name
-            assert re.search(rf"^    {re.escape(name)} +\S.+$", result.out, re.MULTILINE), name
-    assert re.search(r"^    nah +NAH, half-normal noise where the unit saturates", result.out, re.M)
-    examples = re.findall(r"^  python run\.py .+$", result.out, re.MULTILINE)
-    assert len(examples) == 1
+            assert re.search(rf"^    {re.escape(name)} +\S.+$", out, re.MULTILINE), name
+    assert re.search(r"^    nah +NAH, half-normal noise where the unit saturates", out, re.M)
+
+
+def test_help_of_a_task_lists_its_keys_with_range_and_default(run: Run) -> None:
+    result = run("task=lte", "--help")
+    assert (result.code, result.err) == (0, "")
+    section = find_task("lte").config_type
+    for field in dataclasses.fields(section):
+        assert f"\ntask.{field.name}=" in result.out
+        assert " ".join(field.metadata["help"].split()[1:4]) in " ".join(result.out.split())
+    assert "\ntask.hidden_size=400\n" in result.out
+
+
+def test_help_of_a_key_and_of_a_section(run: Run) -> None:
+    out = " ".join(run("training.lr", "--help").out.split())
+    assert "training.lr=1.0 Initial learning rate: a number (above 0)" in out
+    out = run("act.tanh", "act=nah", "--help").out
+    assert re.findall(r"^(\S+)=", out, re.M) == [
+        "act.tanh.alpha", "act.tanh.c", "act.tanh.clip_output",
+    ]  # fmt: skip
+    assert "act.tanh.c=0.5" in out
+    result = run("training.learning", "--help")
+    assert result.code == 2 and "training.learning: no such key" in result.err
+
+
+def test_nothing_long_starts_by_accident(run: Run, tmp_path: Path) -> None:
+    for words in (
+        ["seed=1"],
+        ["-m"],
+        ["hydra.searchpath=[]"],
+        ["act=nan"],
+        [f"run_root={tmp_path}"],
+    ):
+        result = run(*words)
+        assert (result.code, result.out) == (2, "")
+        assert result.problems == [
+            "which experiment? Give one: task=ptb, or a row of a table, experiment=table2/nah"
+        ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_mistake_is_one_problem_in_the_words_that_were_typed(run: Run) -> None:
+    assert run("task=ptb", "act.c=-1").problems == ["act.c=-1.0: expected a number (at least 0)"]
+    assert run("task=ptb", "act.tanh.c=-1").problems == [
+        "act.tanh.c=-1.0: expected a number (at least 0)"
+    ]
+    (problem,) = run("task=ptb", "act=nam").problems
+    assert "nan," in problem and "nan_normal" not in problem
 
 
 def test_help_names_what_a_person_looks_for(run: Run) -> None:
     for flag in ("--help", "-h"):
-        result = run("task=ptb", flag)
+        result = run(flag)
         assert (result.code, result.err) == (0, "")
         words = ("--multirun", "seed=", "device=", "resume", "-m ", "NOISYEXP_DATA", "--cfg job")
         for word in words:
@@ -163,7 +222,20 @@ def test_nan_in_a_single_run(typed: str) -> None:
     [
         ("act=reference,nan,nah", ["reference", "nan", "nah"]),
         ("act='nan',NAN,nah", ["nan", "nan", "nah"]),
-        ("act=glob(*)", ["hard", "nah", "nah_mean", "nan", "nani", "nanil", "nanis", "reference"]),
+        (
+            "act=glob(*)",
+            [
+                "hard",
+                "nah",
+                "nah_mean",
+                "nan",
+                "nani",
+                "nanil",
+                "nanis",
+                "penalized_tanh",
+                "reference",
+            ],
+        ),
         ("act=glob(nan*)", ["nan", "nani", "nanil", "nanis"]),
     ],
 )
@@ -180,9 +252,9 @@ def test_a_run_its_record_and_the_same_command_again(tiny: Run, records: Records
     (record,) = records().values()
     assert (record["act"], record["config"]["act"]["variant"]) == ("nan_normal", "nan")
     assert (record["status"], record["seed"], record["experiment"]) == ("complete", 3, None)
-    assert record["command"][:3] == ["run.py", "act=nan_normal", "seed=3"]
+    assert record["command"][:4] == ["run.py", "task=ptb", "act=nan_normal", "seed=3"]
     (line,) = first.out.splitlines()
-    assert line.startswith("ptb nan_normal (scale=smoke, seed 3): train_ppl ")
+    assert line.startswith("ptb nan (scale=smoke, seed 3): train_ppl ")
     for key in ("train_ppl", "valid_ppl", "valid_ppl_zaremba", "test_ppl"):
         assert f"{key} {record['final'][key]:.2f}" in line
     assert " | best possible: valid_ppl " in line
@@ -293,7 +365,7 @@ def test_the_record_s_own_row_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
         (folder / "reference.yaml").write_text(own.replace("table: 2", f"table: {table[-1]}"))
     (tmp_path / "experiment" / "table3").mkdir()
     (tmp_path / "experiment" / "table3" / "broken.yaml").write_text("row: 3")
-    monkeypatch.setattr(report, "CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(outcome, "CONFIG_DIR", tmp_path)
     numbers = {"valid_ppl_zaremba": 119.4}
     own_row = {**RECORD, "experiment": "table2/reference"}
     assert paper_numbers(own_row) == ("table2: LSTM (Reference)", {**numbers, "test_ppl": 2.5})

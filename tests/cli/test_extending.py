@@ -143,7 +143,12 @@ def the_record(root: Path) -> dict[str, Any]:
 
 def test_a_variant_of_ones_own(my_code: Path, settings: Settings, tmp_path: Path) -> None:
     done = run_py(
-        my_code, "act=mine", "act.settings.strength=0.5", *settings(), "training.max_steps=1"
+        my_code,
+        "task=ptb",
+        "act=mine",
+        "act.settings.strength=0.5",
+        *settings(),
+        "training.max_steps=1",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("ptb mine (scale=smoke, seed 0): train_ppl ")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from noisyexp.cli.main import main
 from noisyexp.cli.named_sweeps import expand_sweeps, sweep_names
+from noisyexp.cli.run import main
 from noisyexp.errors import ConfigError
 
 

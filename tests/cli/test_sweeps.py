@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from noisyexp.cli.main import main
+from noisyexp.cli.run import main
 from noisyexp.tasks.ptb.task import PTB
 from noisyexp.training.trainer import Trainer
 
@@ -51,13 +51,18 @@ def test_every_combination_runs_and_is_reported(
     found = records()
     assert sorted(found) == ["nan_normal 0", "nan_normal 1", "reference 0", "reference 1"]
     assert {record["status"] for record in found.values()} == {"complete"}
-    assert found["nan_normal 1"]["command"][:3] == ["run.py", "act=nan_normal", "seed=1"]
+    assert found["nan_normal 1"]["command"][:4] == [
+        "run.py",
+        "task=ptb",
+        "act=nan_normal",
+        "seed=1",
+    ]
     names = ["reference 0", "reference 1", "nan_normal 0", "nan_normal 1"]
     ends = [f"valid_ppl {found[name]['final']['valid_ppl']:.2f}" for name in names]
     assert report_of(result) == [
         f"4 of 4 runs complete (list in {tmp_path / 'runs' / 'sweep.json'})",
         *(
-            f"  act={name.split()[0]} seed={name.split()[1]}: {end}"
+            f"  act={name.split()[0].removesuffix('_normal')} seed={name.split()[1]}: {end}"
             for name, end in zip(names, ends, strict=True)
         ),
     ]
@@ -177,7 +182,7 @@ def test_two_processes_give_the_same_bits_as_one(
     tiny: Run, settings: Callable[..., list[str]], records: Records, tmp_path: Path
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    sweep = ["-m", "act=nan", "seed=0,1"]
+    sweep = ["-m", "task=ptb", "act=nan", "seed=0,1"]
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *sweep, *launcher, *settings("parallel")],

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import pytest
 import torch
 
-import noisyexp.inspect.__main__ as command
+import noisyexp.cli.inspect as command
 import noisyexp.inspect.page as page_module
 import noisyexp.inspect.settings as settings_module
 from noisyexp.activations import variants
@@ -71,7 +71,9 @@ def test_input_noise_returns_to_the_linear_range_by_chance() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
-@pytest.mark.parametrize("act", ["reference", "hard", "nan", "nah", "nani", "nanil", "nanis"])
+@pytest.mark.parametrize(
+    "act", ["reference", "hard", "nan", "nah", "nani", "nanil", "nanis", "penalized_tanh"]
+)
 def test_gradients_agree_with_finite_differences(act: str, kind: str) -> None:
     """The same seed gives the same draws, so that values can be differenced."""
     unit = make_unit(kind, act, alpha=1.15, c=0.25, code_compat=True)
@@ -105,7 +107,7 @@ def test_arguments() -> None:
     )  # fmt: skip
     assert parse(["act=nan_normal"]).act == "nan" and parse([]).act == "nah"
     assert parse(["act=all"]).acts == tuple(variants())
-    assert parse(["act=noisyexp.activations.modules.NAH"]).kind == "tanh"
+    assert parse(["act=noisyexp.activations.variants.NAH"]).kind == "tanh"
     assert parse(["act=nani", "p=2", "alpha=1.1", "c=1"]).unused() == ["alpha", "p"]
 
 
@@ -114,7 +116,7 @@ def test_arguments() -> None:
     [
         ("knd=tanh", "knd='tanh': no such key. Did you mean kind?"),
         ("act=nanl", "act=nanl: choose from reference, hard, nan, nah, nah_mean, nani, nanil, "
-                     "nanis, all. Did you mean nanil?"),
+                     "nanis, penalized_tanh, all. Did you mean nanil?"),
         ("act=no.such", "act=no.such: variant 'no.such' cannot be imported"),
         ("kind=tahn", "Did you mean tanh?"),
         ("c=-1", "c=-1.0: expected a number (at least 0)"),

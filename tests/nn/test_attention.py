@@ -124,7 +124,7 @@ def test_parameters_and_what_the_unit_leaves_alone() -> None:
     for name, parameter in reference.named_parameters():
         assert torch.equal(parameter, noisy.get_parameter(name))
     scalar = make("nah", p_shape="scalar")
-    assert scalar.unit.p is not None and scalar.unit.p.shape == ()
+    assert scalar.unit.p is not None and scalar.unit.p.shape == (1,)
 
 
 def test_shapes_that_do_not_belong_together() -> None:

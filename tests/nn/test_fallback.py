@@ -13,7 +13,7 @@ from torch import nn
 
 from noisyexp import NoisyGRU, NoisyLSTM, make_activation
 from noisyexp.activations import NoiseSource, attach_noise
-from noisyexp.activations.modules import NAH
+from noisyexp.activations.variants import NAH
 from noisyexp.kernels import bindings, build, library
 from noisyexp.nn.equations import lstm_cell
 
@@ -106,24 +106,6 @@ def test_other_instruction_sets(
     assert len(list(tmp_path.iterdir())) == 1
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs_the_plain_loop(dtype: torch.dtype, no_library: None) -> None:
-    layer = NoisyLSTM(3, 5, variant="nah", dtype=dtype)
-    with pytest.warns(RuntimeWarning, match=f"not {str(dtype)[6:]} on cpu") as caught:
-        assert layer(torch.randn(4, 2, 3, dtype=dtype))[0].dtype == dtype
-        layer(torch.randn(4, 2, 3, dtype=dtype))
-    assert len(caught) == 1
-
-
-def test_autocast_runs_the_plain_loop(no_library: None) -> None:
-    layer = NoisyLSTM(3, 5, variant="nah")
-    with (
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.warns(RuntimeWarning, match="autocast is on"),
-    ):
-        layer(torch.randn(4, 2, 3))[0].float().sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_a_cell_or_unit_of_ones_own_is_not_replaced_by_a_kernel() -> None:

@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pack_sequence
 
 from noisyexp import NoisyLSTM
 from noisyexp.activations import NoiseSource, attach_noise, make_activation
-from noisyexp.kernels import bindings, build, cuda
+from noisyexp.activations.fused import fused_unit
+from noisyexp.kernels import bindings, build, cuda, persistent
 from noisyexp.kernels.philox import DrawKey, normal, normal_torch
 
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -66,6 +67,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(cuda, "Launch", OneByOne)
     monkeypatch.setattr(cuda, "why_not", lambda index: None)
     monkeypatch.setattr(bindings, "on_gpu", lambda device: True)
+    monkeypatch.setattr(persistent, "limits_of", lambda index: None)  # see test_persistent.py
     return torch.device("cpu")
 
 
@@ -119,6 +121,7 @@ def test_single_units(
     monkeypatch.setattr(bindings, "GPU_THREADS", 20)  # so that a thread has several rows
     unit = make_activation("tanh", variant, 6, c=2.0, dtype=torch.float64).to(device)
     x = (torch.randn(shape, dtype=torch.float64) * 3).to(device)
+    x.view(-1)[:2] = torch.tensor([torch.inf, -torch.inf])
     results: list[list[Tensor]] = []
     for unit.backend in ("eager", "auto"):
         torch.manual_seed(1)
@@ -129,6 +132,22 @@ def test_single_units(
         unit.zero_grad()
     for slow, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
+def test_soft_units(device: torch.device, kind: str) -> None:
+    ends = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 700.0, -700.0])
+    for dtype in (torch.float32, torch.float64):
+        x = torch.cat([torch.linspace(-30, 30, 600), ends]).to(dtype).view(-1, 6).to(device)
+        unit = make_activation(kind, "reference", 6)
+        leaf, truth = x.clone().requires_grad_(), x.double().requires_grad_()
+        value, expected = fused_unit(unit, leaf, None), getattr(torch, kind)(truth)
+        value.backward(torch.ones_like(value))
+        expected.backward(torch.ones_like(expected))
+        assert leaf.grad is not None and truth.grad is not None
+        near = {"rtol": 1e-6 if dtype == torch.float32 else 1e-13, "equal_nan": True}
+        torch.testing.assert_close(value.double(), expected, atol=1e-30, **near)
+        torch.testing.assert_close(leaf.grad.double(), truth.grad, atol=2e-16, **near)
 
 
 @pytest.mark.parametrize("shape", [(7,), (9, 5), (3, 6, 20)])
@@ -215,8 +234,8 @@ def test_a_launch_hands_over_structures_by_value_and_64_bits_for_the_rest(
             calls.append((args[:8], (size.blocks, size.rows, size.units), numbers))
             return 0
 
-    monkeypatch.setattr(cuda, "_driver", Driver)
-    monkeypatch.setattr(cuda, "_handle", lambda name, index: ctypes.c_void_p(7))
+    monkeypatch.setattr(cuda, "driver", Driver)
+    monkeypatch.setattr(cuda, "handle", lambda name, index: ctypes.c_void_p(7))
     monkeypatch.setattr(cuda, "_module", lambda index: (ctypes.c_void_p(), ctypes.c_void_p(9)))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     stream = type("Stream", (), {"cuda_stream": 11})

@@ -201,9 +201,11 @@ def test_constructor_and_state_dict_are_those_of_torch(
     for key in own:
         assert torch.equal(state[key], expected.state_dict()[key])
     suffixes = [key.removeprefix("weight_ih_") for key in own if key.startswith("weight_ih_")]
-    sites = [f"units.{s}.{site}.p" for s in suffixes for site in SITES[cell]]
-    assert list(state)[len(own) :] == (sites if variant == "nah" else [])
-    assert {tensor.dtype for tensor in state.values()} == {expected.weight_ih_l0.dtype}
+    of_unit = {"reference": [], "hard": ["_extra_state"], "nah": ["p", "_extra_state"]}[variant]
+    sites = [f"units.{s}.{site}.{n}" for s in suffixes for site in SITES[cell] for n in of_unit]
+    assert list(state)[len(own) :] == sites
+    weights = [value for key, value in state.items() if not key.endswith("_extra_state")]
+    assert {tensor.dtype for tensor in weights} == {expected.weight_ih_l0.dtype}
 
 
 @cells
@@ -249,13 +251,14 @@ def test_a_state_dict_with_some_p_missing_is_an_error(cell: str) -> None:
     layer = NOISY[cell](3, 4, 2, variant="nan")
     state = layer.state_dict()
     missing = f"units.l1.{SITES[cell][0]}.p"
-    del state[missing]
-    with pytest.raises(RuntimeError, match=rf"Missing key.*{missing}"):
-        layer.load_state_dict(state, strict=True)
+    for key in (missing, missing.removesuffix("p") + "_extra_state"):  # settings, or none
+        state.pop(key)
+        with pytest.raises(RuntimeError, match=rf"Missing key.*: \"{missing}\"\. $"):
+            layer.load_state_dict(state, strict=True)
     without_weight = {k: v for k, v in layer.state_dict().items() if k != "weight_hh_l0"}
     with pytest.raises(RuntimeError, match=r"Missing key.*weight_hh_l0"):
         layer.load_state_dict(without_weight)
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*units\.l0\..\.p"):
+    with pytest.raises(RuntimeError, match="unit of variant 'nan' where the model has 'hard'"):
         NOISY[cell](3, 4, 2, variant="hard").load_state_dict(layer.state_dict())
 
 

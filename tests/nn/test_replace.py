@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from noisyexp import ActivationSpec, NoisyGRU, NoisyLSTM, NoisyLSTMCell, replace_activations
+from noisyexp import ActivationSpec, NoisyLSTM, NoisyLSTMCell, replace_activations
 from noisyexp.activations import activations
 from noisyexp.nn.initial import drop_bias
 
@@ -31,17 +31,17 @@ class Model(nn.Module):
 def test_everything_is_swapped_and_every_weight_kept() -> None:
     model = Model().double()
     before = dict(model.named_parameters())
-    report = replace_activations(model, "nah", alpha=1.1, c=0.4)
+    report = replace_activations(model, "nah", include_head=True, alpha=1.1, c=0.4)
     assert [(entry.path, entry.old) for entry in report] == [
-        ("lstm", "LSTM"), ("gate", "Sigmoid"), ("front.1", "Tanh"), ("heads.0", "GRU"),
-        ("heads.1", "LSTMCell"),
+        ("front.1", "Tanh"), ("lstm", "LSTM"), ("heads.0", "GRU"), ("heads.1", "LSTMCell"),
+        ("gate", "Sigmoid"),
     ]  # fmt: skip
-    assert str(report[0]) == "lstm: LSTM -> NoisyLSTM(nah)"
+    assert str(report[1]) == "lstm: LSTM -> NoisyLSTM(nah)"
     after = dict(model.named_parameters())
     assert all(after[name] is parameter for name, parameter in before.items())
     # One p a site of 4 x 5, 3 and 5 sites, and two lone units.
     assert len(after) - len(before) == 4 * 5 + 3 + 5 + 2
-    assert after["front.1.p"].shape == () and after["lstm.units.l1_reverse.c.p"].shape == (5,)
+    assert after["front.1.p"].shape == (1,) and after["lstm.units.l1_reverse.c.p"].shape == (5,)
     assert {p.dtype for p in after.values()} == {torch.float64}
     assert all(unit.alpha == 1.1 and unit.c == 0.4 for unit in activations(model))
     lstm: Any = model.lstm
@@ -54,7 +54,7 @@ def test_the_reference_changes_nothing() -> None:
     model = Model().eval()
     x = torch.randn(2, 3, 4)
     expected = model(x)
-    replace_activations(model, "reference")
+    replace_activations(model, "reference", include_head=True)
     torch.testing.assert_close(model(x), expected)
     assert not model.lstm.training
 
@@ -62,7 +62,7 @@ def test_the_reference_changes_nothing() -> None:
 def test_hard_units_where_nothing_saturates() -> None:
     """Small weights: hard tanh of x is x, and the module computes what the linear one does."""
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
-    replace_activations(model, ActivationSpec("hard"))
+    assert len(replace_activations(model, ActivationSpec("hard"), include_head=True)) == 1
     x = 0.01 * torch.randn(5, 3)
     linear: Any = model[0]
     assert torch.equal(model(x), linear(x).clamp(-1, 1))
@@ -71,16 +71,8 @@ def test_hard_units_where_nothing_saturates() -> None:
 def test_shared_modules_stay_shared() -> None:
     tanh = nn.Tanh()
     model = nn.Sequential(nn.Linear(2, 2), tanh, nn.Linear(2, 2), tanh)
-    assert len(replace_activations(model, "nan")) == 2
+    assert len(replace_activations(model, "nan", include_head=True)) == 2
     assert model[1] is model[3]
-
-
-def test_subclasses_and_functions_are_left_alone() -> None:
-    class Own(nn.LSTM):
-        pass
-
-    model = nn.ModuleDict({"own": Own(2, 2), "relu": nn.ReLU(), "noisy": NoisyGRU(2, 2)})
-    assert replace_activations(model, "nah") == []
 
 
 def test_mistakes_are_said() -> None:
@@ -88,8 +80,14 @@ def test_mistakes_are_said() -> None:
         replace_activations(nn.LSTM(2, 2), "nah")
     with pytest.raises(ValueError, match=r"'nahh' is unknown.*did you mean nah"):
         replace_activations(nn.Sequential(nn.Tanh()), "nahh")
-    with pytest.raises(ValueError, match="proj_size"):
-        replace_activations(nn.Sequential(nn.LSTM(4, 4, proj_size=2)), "nah")
+    with pytest.raises(ValueError, match=r"include 'frnt' matches no .*did you mean front\.1"):
+        replace_activations(Model(), "nah", include=["lstm", "frnt"])
+    with pytest.raises(ValueError, match="exclude 'x' matches no module"):
+        replace_activations(Model(), "nah", exclude="x")
+    with pytest.raises(ValueError, match="include ReLU has no noisy form; choose from Tanh"):
+        replace_activations(Model(), "nah", include=nn.ReLU)
+    with pytest.raises(TypeError, match="exclude must be types, names or functions, not 3"):
+        replace_activations(Model(), "nah", exclude=3)  # type: ignore[arg-type]
 
 
 def test_cells_keep_their_interface() -> None:

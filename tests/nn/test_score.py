@@ -276,7 +276,7 @@ def test_without_a_source_torch_s_generator_decides() -> None:
 
 
 def test_the_plain_form_where_the_kernel_would_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The eager backend, hooks, the soft unit, half precision, no positions."""
+    """The eager backend, hooks, the soft unit, no positions."""
     monkeypatch.setattr(attention_module, "fused_score", None)
     tensors = inputs()
     args = (tensors["queries"][0], tensors["keys"], tensors["annotations"])
@@ -289,8 +289,6 @@ def test_the_plain_form_where_the_kernel_would_not_do(monkeypatch: pytest.Monkey
     for attention in (eager, hooked, make("reference")):
         attention(*args)
     assert len(seen) == 1
-    with pytest.warns(RuntimeWarning, match="not bfloat16 on cpu"):
-        make(dtype=torch.bfloat16)(*(t.bfloat16() for t in args))
     context, weights = make()(args[0], args[1][:, :0], args[2][:, :0])
     assert torch.equal(context, torch.zeros_like(context)) and weights.shape == (3, 0)
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from noisyexp.results.statistics import Estimate, mean_interval, paired_difference
+from noisyexp.results.statistics import Estimate, holm, mean_interval, p_value, paired_difference
 
 
 def test_interval_of_1_2_3() -> None:
@@ -55,6 +55,23 @@ def test_paired_difference_uses_common_seeds_only() -> None:
 def test_pairing_removes_what_the_seeds_share() -> None:
     difference = paired_difference({0: 100.0, 1: 200.0}, {0: 101.0, 1: 201.0})
     assert difference == Estimate(-1.0, 0.0, 2)
+
+
+def test_p_of_a_difference() -> None:
+    # Differences 9 and 11: t = 10 on one degree of freedom, the Cauchy distribution.
+    p = p_value(mean_interval([9.0, 11.0]))
+    assert p == pytest.approx(1 - 2 / math.pi * math.atan(10.0), rel=1e-9)
+    # An interval that ends at 0 has the p of its confidence.
+    assert p_value(Estimate(3.0, 3.0, 5)) == pytest.approx(0.05, rel=1e-9)
+    assert p_value(Estimate(3.0, None, 1)) is None
+    assert [p_value(Estimate(mean, 0.0, 4)) for mean in (0.0, -1.0)] == [1.0, 0.0]
+
+
+def test_holm() -> None:
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2, and 0.5; the third may not be below the second.
+    assert holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
+    assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
+    assert holm([]) == []
 
 
 def test_no_common_seed() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+import noisyexp.cli.table as page
 from noisyexp.errors import RecordError
 from noisyexp.results.records import load_records
 from noisyexp.results.render import to_csv, to_markdown
@@ -18,14 +17,6 @@ from noisyexp.results.rows import load_rows
 from noisyexp.results.table import Table, build_table
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_table", ROOT / "scripts" / "make_table.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _fill(root: Path, make_record: Any, values: dict[str, list[float]], **fields: Any) -> None:
@@ -54,11 +45,11 @@ def test_numbers_by_hand(table_root: Path, make_record: Any, compose: Any) -> No
     assert nah.difference.mean == -8.5
     assert nah.difference.half_width == pytest.approx(1.242069, abs=1e-6)
     assert nah.paper_difference == -10.0
-    assert nah.effect == "confirmed; paper's -10 outside our interval"
+    assert nah.effect == "too few seeds"
     # 101.5 is 1.5 % from 100; the interval 101.5 +- 1.24 does not reach 100 either.
     assert nah.absolute == "worse by 1.5"
     assert (hard.ours, hard.absolute) == (None, "not run")
-    assert hard.effect == "not judged (fewer than 2 common seeds)"
+    assert hard.effect == "not judged (no common seed)"
     assert section.lines[1].hours == pytest.approx(1.5)
     assert section.lines[1].s_per_step == (0.1, 0.1)
 
@@ -162,7 +153,7 @@ def test_markdown_says_where_the_numbers_come_from(
     for words in (
         "Made by `make it`", "| soft | 110 | 110.00 | 1 | 1 of 1 | 0.1 | 0.50 |",
         "| hard * | - | 104.00 | 1 | 1 of 1 | - | 2.00 |",
-        "| nah | test perplexity | agrees (one seed) | -10.00 | -10 | not judged",
+        "| nah | test perplexity | agrees (one seed) | -10.00 | -10 | too few seeds",
         "commit aaaaaaaaaaaa: 2 runs", "commit bbbbbbbbbbbb with uncommitted changes",
         "torch 2.13.0+cpu on Test Processor (cpu, 2 threads): 3 runs",
         "Seeds not run yet at this scale: table9/soft (1, 2)", "3 minutes on a quick machine",
@@ -190,24 +181,23 @@ def test_csv_holds_every_number(table_root: Path, make_record: Any, compose: Any
 def test_script_writes_and_checks(
     table_root: Path, make_record: Any, compose: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = _script()
     _fill(table_root, make_record, {"soft": [110.0], "nah": [100.0]})
     ledger = table_root / "noisyexp/tasks/ptb/deviations.yaml"
     ledger.parent.mkdir(parents=True)
     ledger.write_text("- {paper: p, code: a | b, ours: o, switch: x.y=1, section: Eq. 9}\n")
-    assert script.main(["table9", "--check"], table_root, compose) == 1
+    assert page.main(["table9", "compare=true"], table_root, compose) == 1
     assert "results/table9.md is missing" in capsys.readouterr().out
-    assert script.main(["table9"], table_root, compose) == 0
-    assert script.main(["table9", "--check"], table_root, compose) == 0
+    assert page.main(["table9"], table_root, compose) == 0
+    assert page.main(["table9", "compare=true"], table_root, compose) == 0
     text = (table_root / "results/table9.md").read_text()
     assert "| p | a \\| b | o | `x.y=1` | Eq. 9 |" in text
     assert str(table_root) not in text
     (table_root / "results/table9.csv").write_text("edited by hand\n")
     capsys.readouterr()
-    assert script.main(["table9", "--check"], table_root, compose) == 1
+    assert page.main(["table9", "compare=true"], table_root, compose) == 1
     assert capsys.readouterr().out.startswith("results/table9.csv differs from the records")
     assert (table_root / "results/table9.csv").read_text() == "edited by hand\n"
-    assert script.main(["table7"], table_root, compose) == 1
+    assert page.main(["table7"], table_root, compose) == 1
     assert "there are table9" in capsys.readouterr().err
 
 
@@ -216,7 +206,6 @@ def test_committed_tables_are_those_of_the_committed_records() -> None:
     tables = sorted(p for kind in ("table", "fig", "summary") for p in results.glob(f"{kind}*.md"))
     if not tables:
         pytest.skip("results/ holds no table yet")
-    script = _script()
     for table in tables:
-        for path, text in script.make_table(table.stem, ROOT, script.compose_experiment).items():
-            assert path.read_text(encoding="utf-8") == text, f"run: make_table.py {table.stem}"
+        for path, text in page.make_table(table.stem, ROOT, page.row_config).items():
+            assert path.read_text(encoding="utf-8") == text, f"run: noisyexp table {table.stem}"

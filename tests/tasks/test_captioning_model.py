@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import ActivationSpec, activations, noise_parameters
-from noisyexp.tasks.captioning.cost import caption_nll, doubly_stochastic, training_cost, word_costs
+from noisyexp.nn.output import linear_cross_entropy
+from noisyexp.tasks.captioning.cost import (
+    TINY,
+    caption_nll,
+    doubly_stochastic,
+    training_cost,
+    word_costs,
+)
 from noisyexp.tasks.captioning.data import Batch
 from noisyexp.tasks.captioning.decoding import decode
 from noisyexp.tasks.captioning.model import Captioner, OldDropout, Shape
@@ -100,14 +107,14 @@ def test_equations(init: int, attention: int, output: int, dropout: bool) -> Non
     model.train(not dropout)
     out = model(batch.annotations, batch.inputs)
     scores, weights = by_hand(model, batch)
-    torch.testing.assert_close(out.logits[0], scores, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.output(out.readout)[0], scores, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(out.alpha[0], weights, rtol=1e-5, atol=1e-6)
     assert out.used is not None and torch.equal(out.used, out.alpha)
 
 
 def test_switches_remove_their_part() -> None:
     model, batch = scatter(captioner()), a_batch()
-    full = model(batch.annotations, batch.inputs).logits
+    full = model(batch.annotations, batch.inputs).readout
     with torch.no_grad():
         model.readout_context.weight.zero_()
         model.readout_context.bias.zero_()
@@ -115,8 +122,8 @@ def test_switches_remove_their_part() -> None:
                       "selector": False, "attention_layers": 1, "init_layers": 1})):  # fmt: skip
         other = captioner(**off)
         other.load_state_dict(model.state_dict(), strict=False)
-        found = other(batch.annotations, batch.inputs).logits
-        same = torch.equal(found, model(batch.annotations, batch.inputs).logits)
+        found = other(batch.annotations, batch.inputs).readout
+        same = torch.equal(found, model(batch.annotations, batch.inputs).readout)
         assert same == (name == "ctx2out") and not torch.equal(found, full)
 
 
@@ -129,7 +136,7 @@ def test_first_cost_and_first_attention() -> None:
     batch = a_batch(rows=8, words=6, places=49, channels=16, vocabulary=8809)
     with torch.no_grad():
         out = model(batch.annotations, batch.inputs)
-    nll = word_costs(out.logits, batch.targets).sum(1)
+    nll = word_costs(model, out.readout, batch.targets).costs.sum(1)
     assert nll.tolist() == pytest.approx([7 * math.log(8809)] * 8, rel=1e-3)
     assert torch.allclose(out.alpha, torch.tensor(1 / 49), rtol=1e-2)
     assert float(doubly_stochastic(out.alpha)) == pytest.approx(8 * (1 - 7 / 49) ** 2, rel=1e-3)
@@ -148,8 +155,8 @@ def test_the_penalty_sums_over_the_batch() -> None:
 def test_cost_of_a_word() -> None:
     """-ln(p + 1e-8): an impossible word costs 18.4 nats and no more."""
     logits = torch.tensor([[[0.0, 0.0, math.log(2)], [0.0, -1000.0, 0.0]]])
-    found = word_costs(logits, torch.tensor([[2, 1]]))
-    assert found[0].tolist() == pytest.approx([math.log(2), 8 * math.log(10)], rel=1e-5)
+    found = linear_cross_entropy(logits, torch.eye(3), None, torch.tensor([[2, 1]]), floor=TINY)
+    assert found.costs[0].tolist() == pytest.approx([math.log(2), 8 * math.log(10)], rel=1e-5)
 
 
 def orthogonal(weight: Tensor, blocks: int, scale: float) -> bool:
@@ -211,12 +218,12 @@ def test_without_noise_every_unit_is_hard(variant: str, c: float) -> None:
     batch = a_batch()
     hard, noisy = scatter(captioner("hard"), 2.0), scatter(captioner(variant, c=c), 2.0)
     noiseless = scatter(captioner(variant, c=0.0), 2.0)
-    expected = hard(batch.annotations, batch.inputs).logits
-    assert not torch.allclose(noisy(batch.annotations, batch.inputs).logits, expected)
-    found = noiseless(batch.annotations, batch.inputs).logits
+    expected = hard(batch.annotations, batch.inputs).readout
+    assert not torch.allclose(noisy(batch.annotations, batch.inputs).readout, expected)
+    found = noiseless(batch.annotations, batch.inputs).readout
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     if variant == "nan":  # its expectation is the hard unit
-        found = noisy.eval()(batch.annotations, batch.inputs).logits
+        found = noisy.eval()(batch.annotations, batch.inputs).readout
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -271,7 +278,7 @@ def test_dropout_of_old() -> None:
     runs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        runs.append(model(batch.annotations, batch.inputs).logits)
+        runs.append(model(batch.annotations, batch.inputs).readout)
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
 
@@ -285,11 +292,11 @@ def test_locations_are_a_set_of_vectors() -> None:
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
     out = model(a, batch.inputs)
     moved = model(a[:, order], batch.inputs)
-    torch.testing.assert_close(moved.logits, out.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moved.readout, out.readout, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(moved.alpha, out.alpha[:, :, order], rtol=1e-4, atol=1e-6)
     mixed = torch.stack([a[:, :, k].roll(k, 1) for k in range(a.shape[2])], 2)
     torch.testing.assert_close(mixed.mean(1), a.mean(1))
-    difference = (model(mixed, batch.inputs).logits - out.logits).abs().max()
+    difference = (model(mixed, batch.inputs).readout - out.readout).abs().max()
     assert float(difference.detach()) > 0.01
 
 
@@ -303,7 +310,7 @@ def test_a_beam_of_one_is_greedy() -> None:
         words, nats, alphas = [-1], 0.0, []
         while len(words) <= 8 and words[-1] != 0:
             out = model(batch.annotations[row : row + 1], torch.tensor([words]))
-            log_p = out.logits[0, -1].log_softmax(-1)
+            log_p = model.output(out.readout)[0, -1].log_softmax(-1)
             nats -= float(log_p.max().detach())
             alphas.append(out.alpha[0, -1])
             words.append(int(log_p.argmax()))
@@ -324,5 +331,5 @@ def test_a_wider_beam_costs_less() -> None:
         targets = torch.tensor([[*found.tokens, 0]])[:, : found.length]
         inputs = torch.cat([torch.full((1, 1), -1), targets[:, :-1]], 1)
         out = model(batch.annotations[row : row + 1], inputs)
-        nll = -out.logits[0].log_softmax(-1).gather(1, targets[0, :, None]).sum()
+        nll = -model.output(out.readout)[0].log_softmax(-1).gather(1, targets[0, :, None]).sum()
         assert found.score == pytest.approx(float(nll.detach()), rel=1e-4)

@@ -11,7 +11,7 @@ import torch
 
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, encode, fill
 from noisyexp.tasks.lte.programs import ALPHABET, Program, programs
-from noisyexp.tasks.lte.scoring import accuracy, hits, standard_error, trivial_accuracies
+from noisyexp.tasks.lte.scoring import accuracy, standard_error, trivial_accuracies
 
 
 def stream(key: int = 3) -> Iterator[Program]:
@@ -81,13 +81,6 @@ def test_original_test_set_has_about_690_programs() -> None:
 def test_a_column_that_is_too_short() -> None:
     with pytest.raises(ValueError, match="a column of 8 rows is too short"):
         fill(stream(), 8, 1)
-
-
-def test_ties_count_as_right() -> None:
-    logits = torch.tensor([[[0.0, 2.0, 2.0], [1.0, 0.0, 0.0], [0.0, 3.0, 1.0]]])
-    targets = torch.tensor([[2, 1, NO_TARGET]])
-    assert hits(logits, targets).tolist() == [[True, False, False]]
-    assert hits(torch.zeros(4, 3, 5), torch.full((4, 3), 4)).all()
 
 
 def test_accuracy_and_its_standard_error() -> None:

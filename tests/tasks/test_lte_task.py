@@ -201,12 +201,14 @@ class Oracle(LanguageModel):
     def __init__(self, matrix: Matrix, wrong: int) -> None:
         nn.Module.__init__(self)
         self.matrix, self.wrong, self.row = matrix, wrong, 0
+        self.output = nn.Linear(len(ALPHABET), len(ALPHABET), bias=False)
+        nn.init.eye_(self.output.weight)
 
     def zero_state(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
         self.row = 0
         return torch.zeros(1), torch.zeros(1)
 
-    def forward(self, tokens: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+    def features(self, tokens: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         assert torch.equal(tokens, self.matrix.symbols[self.row : self.row + len(tokens)])
         self.row += len(tokens)
         targets = self.matrix.targets[self.row - len(tokens) + 1 : self.row + 1].clamp(min=0)

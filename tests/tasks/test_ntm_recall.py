@@ -171,7 +171,7 @@ def test_all_arms_start_from_the_same_weights(controller: str) -> None:
         for name, value in reference.items():
             assert torch.equal(state[name], value), name
         extra = [name for name in state if name not in reference]
-        assert all(name.endswith(".p") for name in extra)
+        assert all(name.endswith((".p", "_extra_state")) for name in extra)
 
 
 @pytest.mark.parametrize("controller", CONTROLLERS)

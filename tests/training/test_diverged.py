@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from noisyexp.cli.main import main, run_one
+from noisyexp.cli.run import main, run_one
 from noisyexp.errors import DivergedError
 from noisyexp.tasks.base import StepOutput
 from noisyexp.tasks.ptb import PTB

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from noisyexp.cli.main import run_one
+from noisyexp.cli.run import run_one
 from noisyexp.training import Outcome, RunSpec, checkpoint
 
 Process = Popen[str]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from noisyexp.cli.compose import check
-from noisyexp.cli.main import run_one
+from noisyexp.cli.run import run_one
 from noisyexp.errors import ConfigError
 from noisyexp.training import RunSpec, Trainer, execute
 from noisyexp.training.loggers import MetricsFiles

@@ -73,7 +73,10 @@ def test_every_variant(
     ],
     ids=lambda keys: "-".join(f"{key.rsplit('.', 1)[-1]}_{value}" for key, value in keys.items()),
 )
-def test_every_kind_of_state(keys: Keys, check: Callable[..., Outcome]) -> None:
+def test_every_kind_of_state(
+    keys: Keys, check: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYEXP_BF16", "rounded")
     check(MIDDLE, ("on_step_end", 17), act="reference", keys=keys)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from noisyexp.kernels import matmul
 from noisyexp.tasks.base import StepOutput
 from noisyexp.tasks.ptb import PTB
 from noisyexp.training import RunSpec, Trainer, execute
@@ -251,7 +252,10 @@ def test_optimiser_settings(
 
 
 @pytest.mark.parametrize("act", ["reference", "nah"])
-def test_bf16_is_near_fp32(act: str, tmp_path: Path, make_spec: Callable[..., RunSpec]) -> None:
+def test_bf16_is_near_fp32(
+    act: str, tmp_path: Path, make_spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYEXP_BF16", "rounded")
     curves = [
         execute(make_spec(tmp_path, act=act, precision=precision)).record["curve"]
         for precision in ("fp32", "bf16")
@@ -260,6 +264,17 @@ def test_bf16_is_near_fp32(act: str, tmp_path: Path, make_spec: Callable[..., Ru
         for name in ("train_ppl", "valid_ppl"):
             assert half[name] != full[name]
             assert math.log(half[name]) == pytest.approx(math.log(full[name]), rel=0.02)
+
+
+def test_bf16_without_instructions_is_fp32_and_says_so(
+    tmp_path: Path, make_spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYEXP_BF16", "off")
+    monkeypatch.setattr(matmul, "_state", {})
+    full = execute(make_spec(tmp_path)).record["curve"]
+    with pytest.warns(UserWarning, match="precision=bf16 computes in float32 here"):
+        half = execute(make_spec(tmp_path, precision="bf16")).record["curve"]
+    assert half == full
 
 
 def test_three_short_functions() -> None:

@@ -1,15 +1,7 @@
-/* Units, LSTM steps and GRU steps of a GPU's thread. Included once per REAL.
+/* Units, and the equations of LSTM and GRU, of a GPU's thread. Included once per REAL.
 
    Notation of noisyexp/activations/functional.py: u linearisation, h hard unit, excess = h - u,
    sigma = c q^2 with q = g(p excess) - 1/2. unit.h and layers.h say the same in tiles. */
-
-/* The thread's element of gate k of several, of a sequence of states, and of one state. */
-#define GATE(pointer, gates, k) \
-    ((REAL *)(pointer))[((at.t * at.batch + at.row) * (gates) + (k)) * at.hidden + at.unit]
-#define SLICE(pointer, t) ((REAL *)(pointer))[((t) * at.batch + at.row) * at.hidden + at.unit]
-#define STATE(pointer) SLICE(pointer, 0)
-#define BEFORE(states, start) (before < 0 ? STATE(start) : SLICE(states, before))
-#define MASKED(a) ((a)->mask && !(a)->mask[at.t * at.batch + at.row])
 
 /* Value of a unit and its derivatives by x and by p. */
 typedef struct {
@@ -19,6 +11,12 @@ typedef struct {
 INLINE REAL NAME(clipped)(const site *s, REAL u) {
     const REAL low = (REAL)s->low, high = (REAL)s->high;
     return u < low ? low : (u > high ? high : u);
+}
+
+/* Delta of an infinite x, or x itself, made finite, see unit.h. */
+INLINE REAL NAME(bounded)(REAL z) {
+    const REAL far = (REAL)1e18;
+    return z < -far ? -far : (z > far ? far : z);
 }
 
 /* alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); the
@@ -32,10 +30,21 @@ INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
     REAL m = s->multiplier == MULTIPLIER_MEAN ? (REAL)s->mean
              : s->multiplier == MULTIPLIER_HALF_NORMAL ? (xi < 0 ? -xi : xi) : xi;
     REAL pushed = (x >= 0 ? (REAL)s->side : -(REAL)s->side) * (REAL)s->c * m;
-    REAL q = (REAL)0.5 * tanh((REAL)0.5 * p * (h - u)), k = 2 * pushed * q * ((REAL)0.25 - q * q);
+    const REAL excess = NAME(bounded)(h - u);
+    REAL q = (REAL)0.5 * tanh((REAL)0.5 * p * excess), k = 2 * pushed * q * ((REAL)0.25 - q * q);
     y.v += pushed * q * q;
     y.dx = slope * (rest - k * p);
-    y.dp = k * (h - u);
+    y.dp = k * excess;
+    return y;
+}
+
+/* tanh x or 1 / (1 + exp(-x)), see unit.h. */
+INLINE NAME(value) NAME(soft_unit)(const site *s, REAL x) {
+    const int is_tanh = s->low < 0;
+    const REAL size = x < 0 ? -x : x, e = exp(is_tanh ? -2 * size : -size), over = 1 / (1 + e);
+    NAME(value) y = {is_tanh ? (REAL)tanh(x) : (x < 0 ? e : (REAL)1) * over,
+                     4 * (REAL)s->slope * e * over * over, 0};
+    if (x != x) y.v = x;
     return y;
 }
 
@@ -65,6 +74,7 @@ INLINE NAME(value) NAME(input_sigma)(const site *s, REAL x, REAL p, REAL xi) {
 
 /* h(x + sigma xi). */
 INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
+    x = NAME(bounded)(x);
     const NAME(value) sigma = NAME(input_sigma)(s, x, p, xi);
     const REAL u = (REAL)s->slope * (x + sigma.v * xi) + (REAL)s->offset;
     const REAL inside = u >= (REAL)s->low && u <= (REAL)s->high ? (REAL)s->slope : (REAL)0;
@@ -75,20 +85,21 @@ INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
 /* The thread's draw: given, or made; 0 for units that draw nothing now, and for NAN, NAH and NANIL
    inside the linear range, where sigma is zero. */
 INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
-    if (s->form == FORM_HARD || s->multiplier == MULTIPLIER_MEAN) return 0;
+    if (s->form == FORM_HARD || s->form == FORM_SOFT || s->multiplier == MULTIPLIER_MEAN) return 0;
     if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) {
         const REAL u = (REAL)s->slope * x + (REAL)s->offset;
         if (u >= (REAL)s->low && u <= (REAL)s->high) return 0;
     }
     if (s->given) return SLICE(s->given, at.t);
-    return normal(s->key, (uint32_t)at.unit, (uint32_t)at.row, (uint32_t)at.t);
+    return normal(s->key_from ? *s->key_from : s->key, (uint32_t)at.unit, (uint32_t)at.row, (uint32_t)at.t);
 }
 
 INLINE NAME(value) NAME(unit)(const site *s, place at, REAL x) {
     const REAL p = s->p ? ((const REAL *)s->p)[at.unit * s->p_stride] : (REAL)0;
     const REAL xi = NAME(draw)(s, at, x);
-    NAME(value) y = s->form <= FORM_OUTPUT ? NAME(output_unit)(s, x, p, xi)
-                                           : NAME(input_unit)(s, x, p, xi);
+    NAME(value) y = s->form == FORM_SOFT     ? NAME(soft_unit)(s, x)
+                    : s->form <= FORM_OUTPUT ? NAME(output_unit)(s, x, p, xi)
+                                             : NAME(input_unit)(s, x, p, xi);
     if (s->clip) {
         if (!(y.v >= (REAL)s->low && y.v <= (REAL)s->high)) y.dx = y.dp = 0;
         y.v = NAME(clipped)(s, y.v);
@@ -101,112 +112,67 @@ INLINE void NAME(add_p_grad)(const site *s, place at, int64_t part, REAL gradien
     if (s->p_grad) ((REAL *)s->p_grad)[part * at.hidden + at.unit] += gradient;
 }
 
-/* The gates of an LSTM: stored products and bias through their units. */
-INLINE void NAME(lstm_gates)(const layer *a, place at, NAME(value) y[4]) {
-    for (int k = 0; k < 4; k++) {
-        REAL x = GATE(a->gates, 4, k);
-        if (a->bias) x += ((const REAL *)a->bias)[k * at.hidden + at.unit];
-        y[k] = NAME(unit)(&a->sites[k], at, x);
-    }
+/* c' = f c + i g; h' = o phi(c'). Takes c and h, gives c' and h'. */
+INLINE void NAME(lstm_state)(const layer *a, place at, const REAL y[4], REAL *c, REAL *h) {
+    const REAL cell = y[1] * *c + y[0] * y[2], out = y[3] * NAME(unit)(&a->sites[4], at, cell).v;
+    if (!MASKED(a)) *c = cell, *h = out; /* past its end a sequence keeps its state */
+    SLICE(a->cells, at.t) = *c;
+    SLICE(a->output, at.t) = *h;
 }
 
-/* c' = f c + i g; h' = o phi(c'). `gates` holds W x + U h of i, f, g, o. */
-KERNEL NAME(lstm_forward)(GIVEN layer own, int64_t t, int64_t before) {
-    const layer *a = &own;
-    const place at = place_in(a, t);
-    NAME(value) y[4];
-    if (at.row >= at.batch) return;
-    NAME(lstm_gates)(a, at, y);
-    const REAL c = BEFORE(a->cells, a->c_start), cell = y[1].v * c + y[0].v * y[2].v;
-    const REAL h = y[3].v * NAME(unit)(&a->sites[4], at, cell).v;
-    const int masked = MASKED(a); /* past its end a sequence keeps its state */
-    SLICE(a->cells, t) = masked ? c : cell;
-    SLICE(a->output, t) = masked ? BEFORE(a->output, a->h_start) : h;
+/* phi(c') again, for backward. */
+INLINE NAME(value) NAME(lstm_out)(const layer *a, place at, const NAME(value) y[4], REAL c) {
+    return NAME(unit)(&a->sites[4], at, y[1].v * c + y[0].v * y[2].v);
 }
 
-KERNEL NAME(lstm_backward)(GIVEN layer own, int64_t t, int64_t before) {
-    const layer *a = &own;
-    const place at = place_in(a, t);
-    NAME(value) y[4];
-    if (at.row >= at.batch) return;
-    NAME(lstm_gates)(a, at, y);
-    const REAL c = BEFORE(a->cells, a->c_start), cell = y[1].v * c + y[0].v * y[2].v;
-    const NAME(value) out = NAME(unit)(&a->sites[4], at, cell);
-    REAL dh = SLICE(a->d_output, t) + STATE(a->d_h), dc = STATE(a->d_c), pass_h = 0, pass_c = 0;
-    if (MASKED(a)) { /* the gradient goes to the step before as it is */
-        pass_h = dh, pass_c = dc;
+/* Gradients of one step: of each unit's value; of c before it; and the part of that of h before it
+   that goes past the recurrent product. */
+typedef struct {
+    REAL y[5], c, carry;
+} NAME(gradient);
+
+/* From those of h' and c'. v has values of the units, dx the derivative of the last. */
+INLINE NAME(gradient) NAME(lstm_gradient)(int masked, const REAL v[5], REAL dx, REAL c, REAL dh,
+                                          REAL dc) {
+    NAME(gradient) d;
+    d.carry = d.c = 0;
+    if (masked) { /* the gradient goes to the step before as it is */
+        d.carry = dh, d.c = dc;
         dh = dc = 0;
     }
-    const REAL d_out = dh * y[3].v, total = dc + d_out * out.dx;
-    const REAL d[4] = {total * y[2].v, total * c, total * y[0].v, dh * out.v};
-    for (int k = 0; k < 4; k++) {
-        NAME(add_p_grad)(&a->sites[k], at, at.row, d[k] * y[k].dp);
-        GATE(a->d_gates, 4, k) = d[k] * y[k].dx;
-    }
-    NAME(add_p_grad)(&a->sites[4], at, at.row, d_out * out.dp);
-    STATE(a->d_c) = total * y[1].v + pass_c;
-    STATE(a->d_carry) = pass_h;
+    const REAL d_out = dh * v[3], total = dc + d_out * dx;
+    d.y[0] = total * v[2];
+    d.y[1] = total * c;
+    d.y[2] = total * v[0];
+    d.y[3] = dh * v[4];
+    d.y[4] = d_out;
+    d.c += total * v[1];
+    return d;
 }
 
-/* n = phi(x_n + r h_n); h' = (1 - z) n + z h. `gates` holds W x + b of r, z, n and takes U h + b of
-   r and z; `cells` keeps h_n = U h + b of n. */
-KERNEL NAME(gru_forward)(GIVEN layer own, int64_t t, int64_t before) {
-    const layer *a = &own;
-    const place at = place_in(a, t);
-    REAL y[2];
-    if (at.row >= at.batch) return;
-    const REAL *recurrent = (const REAL *)a->recurrent + at.row * 3 * at.hidden + at.unit;
-    for (int k = 0; k < 2; k++) {
-        const REAL x = GATE(a->gates, 3, k) + recurrent[k * at.hidden];
-        GATE(a->gates, 3, k) = x;
-        y[k] = NAME(unit)(&a->sites[k], at, x).v;
-    }
-    const REAL uh = recurrent[2 * at.hidden], h = BEFORE(a->output, a->h_start);
-    const REAL n = NAME(unit)(&a->sites[2], at, GATE(a->gates, 3, 2) + y[0] * uh).v;
-    SLICE(a->cells, t) = uh;
-    SLICE(a->output, t) = MASKED(a) ? h : (1 - y[1]) * n + y[1] * h;
+/* n = phi(x_n + r h_n), with h_n = U h + b of n. */
+INLINE NAME(value) NAME(gru_n)(const layer *a, place at, REAL r, REAL x, REAL uh) {
+    return NAME(unit)(&a->sites[2], at, x + r * uh);
 }
 
-KERNEL NAME(gru_backward)(GIVEN layer own, int64_t t, int64_t before) {
-    const layer *a = &own;
-    const place at = place_in(a, t);
-    if (at.row >= at.batch) return;
-    const NAME(value) r = NAME(unit)(&a->sites[0], at, GATE(a->gates, 3, 0));
-    const NAME(value) z = NAME(unit)(&a->sites[1], at, GATE(a->gates, 3, 1));
-    const REAL uh = SLICE(a->cells, t), h = BEFORE(a->output, a->h_start);
-    const NAME(value) n = NAME(unit)(&a->sites[2], at, GATE(a->gates, 3, 2) + r.v * uh);
-    REAL dh = SLICE(a->d_output, t) + STATE(a->d_h), pass = 0;
-    if (MASKED(a)) pass = dh, dh = 0;
-    const REAL d_n = dh * (1 - z.v), d_z = dh * (h - n.v), d_x = d_n * n.dx, d_r = d_x * uh;
-    NAME(add_p_grad)(&a->sites[0], at, at.row, d_r * r.dp);
-    NAME(add_p_grad)(&a->sites[1], at, at.row, d_z * z.dp);
-    NAME(add_p_grad)(&a->sites[2], at, at.row, d_n * n.dp);
-    GATE(a->d_gates, 3, 0) = GATE(a->d_recurrent, 3, 0) = d_r * r.dx;
-    GATE(a->d_gates, 3, 1) = GATE(a->d_recurrent, 3, 1) = d_z * z.dx;
-    GATE(a->d_gates, 3, 2) = d_x;
-    GATE(a->d_recurrent, 3, 2) = d_x * r.v;
-    STATE(a->d_carry) = pass + dh * z.v;
+/* h' = (1 - z) n + z h. Takes h, gives h'; y has r, z and h_n, which `cells` keeps. */
+INLINE void NAME(gru_state)(const layer *a, place at, const REAL y[3], REAL x, REAL *h) {
+    const REAL n = NAME(gru_n)(a, at, y[0], x, y[2]).v;
+    if (!MASKED(a)) *h = (1 - y[1]) * n + y[1] * *h;
+    SLICE(a->cells, at.t) = y[2];
+    SLICE(a->output, at.t) = *h;
 }
 
-/* A unit on an array (blocks, rows, units): its value, or with d_value the gradient of x. Thread n has
-   rows n, n + threads, ... and its own row of the sums for p. */
-KERNEL NAME(unit_map)(GIVEN site unit, GIVEN shape size, const REAL *x, REAL *value,
-                      const REAL *d_value, REAL *d_x) {
-    const int64_t part = THREAD / size.units;
-    if (part >= size.threads) return;
-    for (int64_t n = part; n < size.blocks * size.rows; n += size.threads) {
-        const place at = {n / size.rows, n % size.rows, THREAD % size.units, size.rows, size.units};
-        const NAME(value) y = NAME(unit)(&unit, at, SLICE(x, at.t));
-        if (value) SLICE(value, at.t) = y.v;
-        if (!d_value) continue;
-        const REAL g = SLICE(d_value, at.t);
-        NAME(add_p_grad)(&unit, at, part, g * y.dp);
-        SLICE(d_x, at.t) = g * y.dx;
-    }
+/* From the gradient of h'. v has r, z and n, dx the derivative of n; the gradient of the product U h
+   of n is y[2] dx r. */
+INLINE NAME(gradient) NAME(gru_gradient)(int masked, const REAL v[3], REAL dx, REAL h, REAL uh,
+                                         REAL dh) {
+    NAME(gradient) d;
+    d.carry = d.c = 0;
+    if (masked) d.carry = dh, dh = 0;
+    d.y[2] = dh * (1 - v[1]);
+    d.y[1] = dh * (h - v[2]);
+    d.y[0] = d.y[2] * dx * uh;
+    d.carry += dh * v[1];
+    return d;
 }
-
-#undef GATE
-#undef SLICE
-#undef STATE
-#undef BEFORE
-#undef MASKED

@@ -21,7 +21,7 @@ INLINE void NAME(keep_masked)(const layer *a, const NAME(place) *at, const REAL 
     if (!a->mask) return;
     for (int r = 0; r < at->rows; r++)
         if (!a->mask[at->t * a->batch + at->row + r])
-            memcpy(new + r * LANES, old + r * LANES, LANES * sizeof(REAL));
+            ((NAME(anywhere) *)new)[r] = ((const NAME(anywhere) *)old)[r];
 }
 
 /* Move the gradient of masked rows from `d` to `pass`, which goes to the step before as it is. */
@@ -41,13 +41,9 @@ INLINE void NAME(split_masked)(const layer *a, const NAME(place) *at, REAL *d, R
 INLINE void NAME(load_gate)(const layer *a, const NAME(place) *at, int k, REAL *x) {
     NAME(load)(at, GATE(a->gates, at->t, 4, k), 4 * a->hidden, x);
     if (!a->bias) return;
-    REAL b[LANES] = {0};
-    const REAL *from = (const REAL *)a->bias + k * a->hidden + at->unit;
-    if (at->units == LANES) memcpy(b, from, sizeof b);
-    else
-        for (int l = 0; l < at->units; l++) b[l] = from[l];
-    for (int r = 0; r < ROWS; r++)
-        for (int l = 0; l < LANES; l++) x[r * LANES + l] += b[l];
+    const NAME(lanes) b =
+        NAME(load_row)((const REAL *)a->bias + k * a->hidden + at->unit, at->units);
+    for (int r = 0; r < ROWS; r++) ((NAME(anywhere) *)x)[r] += b;
 }
 
 /* c' = f c + i g; h' = o phi(c'). `gates` holds W x + U h of i, f, g, o. */
@@ -175,9 +171,13 @@ static void NAME(gru_backward_tile)(const layer *a, NAME(place) at, const REAL *
         for (int k = 0; k < MAX_SITES; k++)                                                  \
             if (own.sites[k].p_grad)                                                         \
                 own.sites[k].p_grad = (REAL *)own.sites[k].p_grad + chunk * a->hidden;       \
-        for (int64_t n = total * chunk / CHUNKS; n < total * (chunk + 1) / CHUNKS; n++)      \
-            tile_function(&own, NAME(tile_at)(t, n / across * ROWS, n % across, a->batch,    \
-                                              a->hidden), __VA_ARGS__);                      \
+        const int64_t first = total * chunk / CHUNKS, end = total * (chunk + 1) / CHUNKS;    \
+        int64_t row = first / across, tile = first % across;                                 \
+        for (int64_t n = first; n < end; n++) { /* a division a tile would cost as much */   \
+            tile_function(&own, NAME(tile_at)(t, row * ROWS, tile, a->batch, a->hidden),     \
+                          __VA_ARGS__);                                                      \
+            if (++tile == across) tile = 0, row++;                                           \
+        }                                                                                    \
     }
 
 void NAME(lstm_forward)(const layer *a, int64_t t, int64_t before) {
@@ -201,36 +201,93 @@ void NAME(gru_backward)(const layer *a, int64_t t, int64_t before) {
     OVER_TILES(NAME(gru_backward_tile), h)
 }
 
-/* A unit on x of shape (blocks, rows, units), contiguous. With d_value also d_x and, in
-   s->p_grad, one row of sums a chunk: (CHUNKS, units). */
+/* Over x of shape (blocks, rows, units), contiguous, in CHUNKS parts with sums for p of their own:
+   `body` sees the site as `own`, the tile as `at` and the block's offset as `skip`. */
+#define OVER_MAP(body)                                                                           \
+    const int64_t rows = size->rows, units = size->units;                                        \
+    const int64_t row_tiles = (rows + ROWS - 1) / ROWS, total = size->blocks * row_tiles;        \
+    _Pragma("omp parallel for schedule(static) num_threads(size->threads) if (size->threads > 1)") \
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {                                               \
+        site own = *s;                                                                           \
+        if (own.p_grad) own.p_grad = (REAL *)own.p_grad + chunk * units;                         \
+        for (int64_t n = total * chunk / CHUNKS; n < total * (chunk + 1) / CHUNKS; n++) {        \
+            const int64_t block = n / row_tiles, row = n % row_tiles * ROWS;                     \
+            const int64_t skip = block * rows * units;                                           \
+            for (int64_t tile = 0; tile * LANES < units; tile++) {                               \
+                NAME(place) at = NAME(tile_at)(block, row, tile, rows, units);                   \
+                body                                                                             \
+            }                                                                                    \
+        }                                                                                        \
+    }
+
+static void NAME(value_tile)(const site *s, const NAME(place) *at, const REAL *x, REAL *value) {
+    REAL in[TILE], v[TILE];
+    NAME(load)(at, x, at->hidden, in);
+    NAME(unit)(s, at, 0, in, v, 0, 0);
+    NAME(store)(at, v, value, at->hidden);
+}
+
+/* Value, and what backward multiplies by: derivatives by x and, where there is a p, by p. */
+static void NAME(keep_tile)(const site *s, const NAME(place) *at, const REAL *x, REAL *value,
+                            REAL *dx, REAL *dp) {
+    REAL in[TILE], v[TILE], by_x[TILE], by_p[TILE];
+    NAME(load)(at, x, at->hidden, in);
+    NAME(unit)(s, at, 1, in, v, by_x, by_p);
+    NAME(store)(at, v, value, at->hidden);
+    NAME(store)(at, by_x, dx, at->hidden);
+    if (dp) NAME(store)(at, by_p, dp, at->hidden);
+}
+
+/* g dx into d_x, and g dp into the sums for p. */
+INLINE void NAME(chain)(const site *s, const NAME(place) *at, const REAL *d_value, REAL *dx,
+                        const REAL *dp, REAL *d_x) {
+    REAL g[TILE];
+    NAME(load)(at, d_value, at->hidden, g);
+    NAME(add_p_grad)(s, at, g, dp);
+    for (int l = 0; l < TILE; l++) dx[l] *= g[l];
+    NAME(store)(at, dx, d_x, at->hidden);
+}
+
+static void NAME(back_tile)(const site *s, const NAME(place) *at, const REAL *x,
+                            const REAL *d_value, REAL *d_x) {
+    REAL in[TILE], v[TILE], dx[TILE], dp[TILE];
+    NAME(load)(at, x, at->hidden, in);
+    NAME(unit)(s, at, 1, in, v, dx, dp);
+    NAME(chain)(s, at, d_value, dx, dp, d_x);
+}
+
+static void NAME(chain_tile)(const site *s, const NAME(place) *at, const REAL *dx, const REAL *dp,
+                             const REAL *d_value, REAL *d_x) {
+    REAL by_x[TILE], by_p[TILE];
+    NAME(load)(at, dx, at->hidden, by_x);
+    if (dp) NAME(load)(at, dp, at->hidden, by_p);
+    NAME(chain)(s, at, d_value, by_x, by_p, d_x);
+}
+
+/* A unit on an array. With d_value, d_x instead of the value and, in s->p_grad, one row of sums a
+   chunk: (CHUNKS, units). */
 void NAME(unit_map)(const site *s, const shape *size, const REAL *x, REAL *value,
                     const REAL *d_value, REAL *d_x) {
-    const int64_t rows = size->rows, units = size->units;
-    const int64_t row_tiles = (rows + ROWS - 1) / ROWS, total = size->blocks * row_tiles;
-    _Pragma("omp parallel for schedule(static) num_threads(size->threads) if (size->threads > 1)")
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        site own = *s;
-        if (own.p_grad) own.p_grad = (REAL *)own.p_grad + chunk * units;
-        for (int64_t n = total * chunk / CHUNKS; n < total * (chunk + 1) / CHUNKS; n++)
-            for (int64_t tile = 0; tile * LANES < units; tile++) {
-                int64_t block = n / row_tiles, skip = block * rows * units;
-                REAL in[TILE], v[TILE], dx[TILE], dp[TILE], g[TILE];
-                NAME(place) at =
-                    NAME(tile_at)(block, n % row_tiles * ROWS, tile, rows, units);
-                NAME(load)(&at, x + skip, units, in);
-                NAME(unit)(&own, &at, d_value != 0, in, v, dx, dp);
-                if (!d_value) {
-                    NAME(store)(&at, v, value + skip, units);
-                    continue;
-                }
-                NAME(load)(&at, d_value + skip, units, g);
-                NAME(add_p_grad)(&own, &at, g, dp);
-                for (int l = 0; l < TILE; l++) dx[l] *= g[l];
-                NAME(store)(&at, dx, d_x + skip, units);
-            }
+    if (d_value) {
+        OVER_MAP(NAME(back_tile)(&own, &at, x + skip, d_value + skip, d_x + skip);)
+    } else {
+        OVER_MAP(NAME(value_tile)(&own, &at, x + skip, value + skip);)
     }
 }
 
+/* The same in two parts of which the second makes no noise again: value and derivatives (dp null
+   where the unit has no p), then the gradients. */
+void NAME(unit_keep)(const site *s, const shape *size, const REAL *x, REAL *value, REAL *dx,
+                     REAL *dp) {
+    OVER_MAP(NAME(keep_tile)(&own, &at, x + skip, value + skip, dx + skip, dp ? dp + skip : 0);)
+}
+
+void NAME(unit_chain)(const site *s, const shape *size, const REAL *dx, const REAL *dp,
+                      const REAL *d_value, REAL *d_x) {
+    OVER_MAP(NAME(chain_tile)(&own, &at, dx + skip, dp ? dp + skip : 0, d_value + skip, d_x + skip);)
+}
+
+#undef OVER_MAP
 #undef GATE
 #undef SLICE
 #undef OVER_TILES

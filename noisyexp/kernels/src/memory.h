@@ -72,18 +72,8 @@ INLINE double root_of_d(double x) { return sqrt(x); }
 /* --- vectors */
 
 
-INLINE NAME(lanes) NAME(get)(const REAL *from, int count) {
-    NAME(lanes) found = {0};
-    if (count == LANES) memcpy(&found, from, sizeof found);
-    else
-        for (int l = 0; l < count; l++) found[l] = from[l];
-    return found;
-}
-
 INLINE void NAME(put)(NAME(lanes) x, REAL *to, int count) {
-    if (count == LANES) memcpy(to, &x, sizeof x);
-    else
-        for (int l = 0; l < count; l++) to[l] = x[l];
+    NAME(store_row)((const NAME(anywhere) *)&x, to, count);
 }
 
 static REAL NAME(total)(NAME(lanes) v) {
@@ -97,8 +87,8 @@ static REAL NAME(total)(NAME(lanes) v) {
 static REAL NAME(dot)(const REAL *a, const REAL *b, int64_t n) {
     NAME(lanes) sum = {0};
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) sum += NAME(get)(a + i, LANES) * NAME(get)(b + i, LANES);
-    if (i < n) sum += NAME(get)(a + i, (int)(n - i)) * NAME(get)(b + i, (int)(n - i));
+    for (; i + LANES <= n; i += LANES) sum += NAME(load_row)(a + i, LANES) * NAME(load_row)(b + i, LANES);
+    if (i < n) sum += NAME(load_row)(a + i, (int)(n - i)) * NAME(load_row)(b + i, (int)(n - i));
     return NAME(total)(sum);
 }
 
@@ -119,9 +109,9 @@ INLINE void NAME(matmul_block)(int heads, int64_t inner, int count, const REAL *
                                int64_t next, const REAL *b, int64_t b_row, REAL *c, int64_t c_row,
                                int adds) {
     NAME(lanes) sums[4] = {{0}};
-    for (int h = 0; h < heads && adds; h++) sums[h] = NAME(get)(c + h * c_row, count);
+    for (int h = 0; h < heads && adds; h++) sums[h] = NAME(load_row)(c + h * c_row, count);
     for (int64_t k = 0; k < inner; k++) {
-        const NAME(lanes) v = NAME(get)(b + k * b_row, count);
+        const NAME(lanes) v = NAME(load_row)(b + k * b_row, count);
         for (int h = 0; h < heads; h++) sums[h] += a[h * next_row + k * next] * v;
     }
     for (int h = 0; h < heads; h++) NAME(put)(sums[h], c + h * c_row, count);
@@ -160,9 +150,9 @@ static void NAME(totals)(const NAME(lanes) v[LANES], REAL out[LANES]) {
 INLINE void NAME(dots_block)(int I, int J, int count, const REAL *a, const REAL *b, int64_t n,
                              NAME(lanes) sums[LANES]) {
     NAME(lanes) v[4];
-    for (int j = 0; j < J; j++) v[j] = NAME(get)(b + j * n, count);
+    for (int j = 0; j < J; j++) v[j] = NAME(load_row)(b + j * n, count);
     for (int i = 0; i < I; i++) {
-        const NAME(lanes) x = NAME(get)(a + i * n, count);
+        const NAME(lanes) x = NAME(load_row)(a + i * n, count);
         for (int j = 0; j < J; j++) sums[4 * i + j] += x * v[j];
     }
 }
@@ -193,7 +183,7 @@ static void NAME(softmax)(REAL *x, int64_t n) {
     EACH_ROW x[i] = NAME(exp_minus)(most - x[i]);
     NAME(lanes) sums = {0};
     for (int64_t i = 0; i < n; i += LANES)
-        sums += n - i >= LANES ? NAME(get)(x + i, LANES) : NAME(get)(x + i, (int)(n - i));
+        sums += NAME(load_row)(x + i, n - i < LANES ? (int)(n - i) : LANES);
     const REAL scale = 1 / NAME(total)(sums);
     EACH_ROW x[i] *= scale;
 }
@@ -282,7 +272,7 @@ static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REA
         NAME(lanes) sums = {0};
         for (int64_t k = 0; k < e->m; k++) {
             const REAL *row = memory + k * n + j;
-            const NAME(lanes) x = count == LANES ? NAME(get)(row, LANES) : NAME(get)(row, count);
+            const NAME(lanes) x = NAME(load_row)(row, count);
             sums += x * x;
         }
         NAME(put)(sums, e->lengths + j, count);
@@ -308,9 +298,9 @@ static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REA
 INLINE void NAME(write_block)(const NAME(episode) *e, int64_t writers, int64_t j, int count,
                               const REAL *memory, const REAL *weights, REAL *written) {
     NAME(lanes) weight[MAX_WRITERS];
-    for (int64_t w = 0; w < writers; w++) weight[w] = NAME(get)(weights + w * e->n + j, count);
+    for (int64_t w = 0; w < writers; w++) weight[w] = NAME(load_row)(weights + w * e->n + j, count);
     for (int64_t k = 0; k < e->m; k++) {
-        NAME(lanes) kept = NAME(get)(memory + k * e->n + j, count), added = {0};
+        NAME(lanes) kept = NAME(load_row)(memory + k * e->n + j, count), added = {0};
         for (int64_t w = 0; w < writers; w++) {
             kept -= kept * (e->erase[w * e->m + k] * weight[w]);
             added += e->add[w * e->m + k] * weight[w];

@@ -7,13 +7,13 @@ INLINE void NAME(write_backward_block)(const NAME(episode) *e, int64_t writers, 
     const int64_t m = e->m, n = e->n;
     NAME(lanes) weight[MAX_WRITERS], kept[MAX_WRITERS], before[MAX_WRITERS], d_w[MAX_WRITERS];
     for (int64_t w = 0; w < writers; w++) {
-        weight[w] = NAME(get)(weights + w * n + j, count);
-        d_w[w] = NAME(get)(e->d_weights + w * n + j, count);
+        weight[w] = NAME(load_row)(weights + w * n + j, count);
+        d_w[w] = NAME(load_row)(e->d_weights + w * n + j, count);
     }
     for (int64_t k = 0; k < m; k++) {
         /* The product without one of its factors: those before it times those after it. */
-        NAME(lanes) product = NAME(get)(memory + k * n + j, count);
-        const NAME(lanes) d = NAME(get)(e->d_written + k * n + j, count);
+        NAME(lanes) product = NAME(load_row)(memory + k * n + j, count);
+        const NAME(lanes) d = NAME(load_row)(e->d_written + k * n + j, count);
         for (int64_t w = 0; w < writers; w++) {
             before[w] = product;
             kept[w] = 1 - e->erase[w * m + k] * weight[w];
@@ -23,7 +23,7 @@ INLINE void NAME(write_backward_block)(const NAME(episode) *e, int64_t writers, 
         for (int64_t w = writers - 1; w >= 0; w--) {
             const NAME(lanes) d_kept = before[w] * after;
             REAL *sum = e->d_erase + (w * m + k) * LANES;
-            NAME(put)(NAME(get)(sum, LANES) - d_kept * weight[w], sum, LANES);
+            NAME(put)(NAME(load_row)(sum, LANES) - d_kept * weight[w], sum, LANES);
             d_w[w] += e->add[w * m + k] * d - e->erase[w * m + k] * d_kept;
             after *= kept[w];
         }
@@ -56,7 +56,7 @@ static void NAME(write_backward)(const memory_step *a, const NAME(episode) *e, i
     for (int64_t j = 0; j < n; j += LANES) OVER_HEADS(write_backward_block, memory, weights);
     REAL *d_erase = d + vectors + e->heads * m;
     for (int64_t i = 0; i < vectors; i++)
-        d_erase[i] = NAME(total)(NAME(get)(e->d_erase + i * LANES, LANES));
+        d_erase[i] = NAME(total)(NAME(load_row)(e->d_erase + i * LANES, LANES));
 }
 
 /* Of the weights of head h; leaves the gradient of key times row in d_weights. */

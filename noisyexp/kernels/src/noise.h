@@ -20,7 +20,7 @@
 /* Numbers of 32 bits in lanes of 64: a round of Philox then needs no shuffle. The upper halves hold
    rubbish that no product reads. Compilers do not find the instruction for 32 x 32 -> 64 bits. */
 typedef uint64_t wide __attribute__((vector_size(LANES / 2 * 8)));
-typedef uint32_t narrow __attribute__((vector_size(LANES / 2 * 4)));
+typedef uint32_t words __attribute__((vector_size(LANES * 4)));
 #ifdef __AVX512F__
 #include <immintrin.h>
 INLINE wide product(wide a, uint32_t b) {
@@ -32,7 +32,7 @@ INLINE wide product(wide a, uint32_t b) { return (a & 0xFFFFFFFFu) * (uint64_t)b
 
 /* Four random words for each of LANES units from `unit` on; counter (unit, row block, t, call). */
 INLINE void philox(noise_key key, uint32_t unit, uint32_t row_block, uint32_t t,
-                   uint32_t word[ROWS][LANES]) {
+                   words word[ROWS]) {
     wide c0[2], c1[2], c2[2], c3[2];
     for (int half = 0; half < 2; half++) {
         for (int l = 0; l < LANES / 2; l++)
@@ -53,13 +53,12 @@ INLINE void philox(noise_key key, uint32_t unit, uint32_t row_block, uint32_t t,
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    for (int half = 0; half < 2; half++) {
-        const wide c[ROWS] = {c0[half], c1[half], c2[half], c3[half]};
-        for (int r = 0; r < ROWS; r++) {
-            narrow low = __builtin_convertvector(c[r], narrow);
-            memcpy(&word[r][half * (LANES / 2)], &low, sizeof low);
-        }
-    }
+    const words lower = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    const words first = lower + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
+    word[0] = __builtin_shuffle((words)c0[0], (words)c0[1], first);
+    word[1] = __builtin_shuffle((words)c1[0], (words)c1[1], first);
+    word[2] = __builtin_shuffle((words)c2[0], (words)c2[1], first);
+    word[3] = __builtin_shuffle((words)c3[0], (words)c3[1], first);
 }
 
 /* sqrt(-2 ln u) with u = (top 24 bits of word + 1) / 2^24 in (0, 1]; at most 5.77. */
@@ -97,7 +96,7 @@ INLINE void direction(uint32_t word, float *cosine, float *sine) {
    compilers vectorise it worse inside a larger function. */
 static __attribute__((noinline)) void normal_tile(noise_key key, uint32_t unit, uint32_t row_block, uint32_t t,
                         float xi[TILE]) {
-    uint32_t word[ROWS][LANES];
+    words word[ROWS];
     philox(key, unit, row_block, t, word);
     for (int pair = 0; pair < 2; pair++)
         for (int l = 0; l < LANES; l++) {

@@ -1,7 +1,7 @@
 /* Updates of optimisers, clipping included, in one pass over each tensor. Included once per REAL.
 
    Every number is rounded where torch's own operators, one after the other, round it: a product that
-   torch adds in one instruction is MULADD, all others are rounded by themselves. So an update has
+   torch adds in one instruction is `fuse`, all others are rounded by themselves. So an update has
    the bits of torch's. Nothing is added up, so that they do not depend on the number of threads. */
 
 /* NUMBERS of a tensor at a time: what a rule keeps between two loops stays in the nearest cache. */
@@ -42,15 +42,10 @@ void update_sizes(int64_t out[2]) {
     out[1] = (int64_t)sizeof(update_call);
 }
 
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#define MULADD(a, b, c) _Generic((a), float: fmaf, double: fma)(a, b, c)
-#else
-#define MULADD(a, b, c) ((a) * (b) + (c))
-#endif
 #define EACH for (int i = 0; i < n; i++)
 #endif
 
-/* Only MULADD rounds once: GCC and clang would make more such instructions of their own accord. */
+/* Only `fuse` rounds once: GCC and clang would make more such instructions of their own accord. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -66,7 +61,7 @@ static void NAME(roots)(root_function root, int n, REAL *x) {
 /* x is the gradient, clipped and decayed; s, m and v are what the rule remembers. */
 static void NAME(sgd)(const tensor_update *u, int n, const REAL *restrict x, REAL *restrict w) {
     const REAL rate = (REAL)-u->rate;
-    EACH w[i] = MULADD(x[i], rate, w[i]);
+    EACH w[i] = NAME(fuse)(x[i], rate, w[i]);
 }
 
 static void NAME(momentum)(const update_call *c, const tensor_update *u, int n, const REAL *restrict x,
@@ -74,7 +69,7 @@ static void NAME(momentum)(const update_call *c, const tensor_update *u, int n, 
     const REAL rate = (REAL)-u->rate, momentum = (REAL)c->momentum;
     EACH {
         v[i] = v[i] * momentum + x[i];
-        w[i] = MULADD(v[i], rate, w[i]);
+        w[i] = NAME(fuse)(v[i], rate, w[i]);
     }
 }
 
@@ -85,9 +80,9 @@ static void NAME(adam)(const update_call *c, const tensor_update *u, int n, cons
     const REAL decay = (REAL)c->decay, rest = (REAL)c->rest, shrink = (REAL)c->shrink;
     const REAL mean_decay = (REAL)c->mean_decay, mean_rest = (REAL)c->mean_rest;
     REAL root[NUMBERS];
-    if (c->rule == RULE_ADAM) EACH m[i] = MULADD(mean_rest, x[i] - m[i], m[i]);
-    else EACH m[i] = MULADD(x[i], mean_rest, m[i] * mean_decay);
-    EACH root[i] = s[i] = MULADD(rest * x[i], x[i], s[i] * decay);
+    if (c->rule == RULE_ADAM) EACH m[i] = NAME(fuse)(mean_rest, x[i] - m[i], m[i]);
+    else EACH m[i] = NAME(fuse)(x[i], mean_rest, m[i] * mean_decay);
+    EACH root[i] = s[i] = NAME(fuse)(rest * x[i], x[i], s[i] * decay);
     NAME(roots)(c->root, n, root);
     EACH w[i] = w[i] * shrink + rate * m[i] / (root[i] / divisor + eps);
 }
@@ -97,12 +92,12 @@ static void NAME(rmsprop)(const update_call *c, const tensor_update *u, int n, c
     const REAL rate = (REAL)-u->rate, momentum = (REAL)c->momentum, eps = (REAL)c->eps;
     const REAL decay = (REAL)c->decay, rest = (REAL)c->rest;
     REAL root[NUMBERS];
-    EACH root[i] = s[i] = MULADD(rest * x[i], x[i], s[i] * decay);
+    EACH root[i] = s[i] = NAME(fuse)(rest * x[i], x[i], s[i] * decay);
     NAME(roots)(c->root, n, root);
     if (!v) EACH w[i] = w[i] + rate * x[i] / (root[i] + eps);
     else EACH {
         v[i] = v[i] * momentum + x[i] / (root[i] + eps);
-        w[i] = MULADD(v[i], rate, w[i]);
+        w[i] = NAME(fuse)(v[i], rate, w[i]);
     }
 }
 
@@ -112,7 +107,7 @@ static void NAME(adadelta)(const update_call *c, const tensor_update *u, int n, 
     const REAL decay = (REAL)c->decay, rest = (REAL)c->rest;
     REAL below[NUMBERS], above[NUMBERS];
     EACH {
-        s[i] = MULADD(rest * x[i], x[i], s[i] * decay);
+        s[i] = NAME(fuse)(rest * x[i], x[i], s[i] * decay);
         below[i] = s[i] + eps;
         above[i] = d[i] + eps;
     }
@@ -120,8 +115,8 @@ static void NAME(adadelta)(const update_call *c, const tensor_update *u, int n, 
     NAME(roots)(c->root, n, above);
     EACH {
         const REAL delta = above[i] / below[i] * x[i];
-        d[i] = MULADD(rest * delta, delta, d[i] * decay);
-        w[i] = MULADD(delta, rate, w[i]);
+        d[i] = NAME(fuse)(rest * delta, delta, d[i] * decay);
+        w[i] = NAME(fuse)(delta, rate, w[i]);
     }
 }
 
@@ -131,12 +126,12 @@ static void NAME(graves_rmsprop)(const update_call *c, const tensor_update *u, i
     const REAL rate = (REAL)-u->rate, momentum = (REAL)c->momentum, eps = (REAL)c->eps;
     const REAL decay = (REAL)c->decay, rest = (REAL)c->rest;
     EACH {
-        s[i] = MULADD(rest * x[i], x[i], s[i] * decay);
-        m[i] = MULADD(x[i], rest, m[i] * decay);
-        REAL variance = MULADD(-m[i], m[i], s[i]);
+        s[i] = NAME(fuse)(rest * x[i], x[i], s[i] * decay);
+        m[i] = NAME(fuse)(x[i], rest, m[i] * decay);
+        REAL variance = NAME(fuse)(-m[i], m[i], s[i]);
         variance = variance < 0 ? 0 : variance; /* NaN stays */
         const REAL scale = 1 / _Generic(variance, float: sqrtf, double: sqrt)(variance + eps);
-        v[i] = MULADD(rate * x[i], scale, v[i] * momentum);
+        v[i] = NAME(fuse)(rate * x[i], scale, v[i] * momentum);
         w[i] = w[i] + v[i];
     }
 }
@@ -149,7 +144,7 @@ static void NAME(update_piece)(const update_call *c, const tensor_update *u, int
     const REAL factor = (REAL)c->factor, weight_decay = (REAL)c->weight_decay;
     REAL x[NUMBERS];
     if (weight_decay == 0) EACH x[i] = g[i] * factor;
-    else EACH x[i] = MULADD(w[i], weight_decay, g[i] * factor);
+    else EACH x[i] = NAME(fuse)(w[i], weight_decay, g[i] * factor);
     switch (c->rule) {
     case RULE_SGD: NAME(sgd)(u, n, x, w); break;
     case RULE_MOMENTUM: NAME(momentum)(c, u, n, x, w, state[0]); break;

@@ -3,25 +3,15 @@
    Forward leaves nothing behind but the scores; backward makes phi and its derivatives again from
    key and q. Chunks as in layers.h, of positions in forward and of sentences in backward. */
 
-/* One row of a tile. Sums over rows are written with it, since compilers shuffle loops of them. */
-typedef REAL NAME(lanes) __attribute__((vector_size(LANES * sizeof(REAL))));
-
-/* LANES numbers of a row from the tile's first unit on, zeros past the last unit. */
+/* LANES numbers of a row from the tile's first unit on, zeros past the last unit. Sums over rows are
+   written with whole rows, since compilers shuffle loops of them. */
 INLINE NAME(lanes) NAME(load_lanes)(const NAME(place) *at, const void *row) {
-    const REAL *from = (const REAL *)row + at->unit;
-    NAME(lanes) found = {0};
-    if (at->units == LANES) memcpy(&found, from, sizeof found);
-    else
-        for (int l = 0; l < at->units; l++) found[l] = from[l];
-    return found;
+    return NAME(load_row)((const REAL *)row + at->unit, at->units);
 }
 
 INLINE void NAME(add_lanes)(const NAME(place) *at, NAME(lanes) sum, void *row) {
-    REAL *to = (REAL *)row + at->unit;
     sum += NAME(load_lanes)(at, row);
-    if (at->units == LANES) memcpy(to, &sum, sizeof sum);
-    else
-        for (int l = 0; l < at->units; l++) to[l] = sum[l];
+    NAME(store_row)(&sum, (REAL *)row + at->unit, at->units);
 }
 
 /* key + q on a tile of one sentence. */

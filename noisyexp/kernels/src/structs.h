@@ -12,7 +12,7 @@ typedef struct {
 } noise_key;
 
 enum { FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED,
-       FORM_INPUT_LEARNED_CODE };
+       FORM_INPUT_LEARNED_CODE, FORM_SOFT };
 enum { MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN };
 #define MAX_SITES 5
 
@@ -23,6 +23,7 @@ typedef struct {
     double slope, offset, low, high, threshold, alpha, c, side, mean;
     const void *p;     /* (units,), or one number with p_stride 0 */
     int64_t p_stride;
+    const noise_key *key_from; /* on a GPU: where the key is read when a kernel runs, or null */
     const void *given; /* draws (T, batch, units) instead of the key's, or null */
     void *p_grad;      /* a row of sums (units,) for each part of the work, or null */
 } site;
@@ -38,6 +39,47 @@ typedef struct {
     const void *d_output;
     void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
 } layer;
+
+/* All steps of a layer on a processor, see passes.h. */
+typedef struct {
+    void *gemm, *step;            /* torch's product; the kernel of a step */
+    int64_t steps, width;         /* T; gates * hidden */
+    int32_t reverse, adds;        /* from the last step; whether products add to `gates` */
+    int32_t carries, to_start;    /* whether d_carry counts; whether h_start wants a gradient */
+    const void *w, *w_t, *b_hh;   /* W_hh (width, hidden); its transpose or null; (width,) or null */
+} step_loop;
+
+/* All steps of a layer in one launch, persistent.cu. Rows of the batch are cut into groups, units into
+   slices; a block has a group and a slice, and only blocks of one group wait for each other.
+   Of `own`, starts and given gradients may be null, which are zeros; its bias and its places for
+   gradients of p and of states are not used. Gates are stored as they go into the units, with
+   biases. */
+typedef struct {
+    layer own;
+    int64_t steps;
+    int32_t reverse;
+    int32_t operands;           /* of the products with the state, OPERANDS_... */
+    int32_t groups, slices;
+    int32_t rows, units;        /* of a group, of a slice */
+    int32_t chunk, chunks;      /* rows at a time, and how often */
+    int32_t splits;             /* parts of a sum that a block's threads share */
+    int32_t tile_rows, tile_columns; /* of a thread, in products of float32 */
+    int32_t width;              /* from one row of operands to the next, in numbers */
+    int32_t at_tile, at_sums, at_slots, at_kept, at_layer, bytes; /* of shared memory */
+    const float *w_hh, *b_ih, *b_hh;
+    void *exchange;             /* what the blocks of a group tell each other */
+    uint32_t *arrived;          /* a counter each group and one more, COUNTERS_APART apart: zeros
+                                   before and after */
+    float *end_h, *end_c;       /* states after the last step; or gradients of those before the first */
+    float *start;               /* where to copy h before the first step, or null */
+    uint16_t *start_half, *output_half, *d_gates_half, *d_recurrent_half; /* rounded, or null */
+    float *partial, *totals;    /* (groups, MOST_TOTALS, hidden); gradients of p and biases, rows of
+                                   hidden: each site's p, each gate's b_ih, each gate's b_hh */
+} pass;
+
+enum { OPERANDS_FLOAT, OPERANDS_BF16, OPERANDS_FP16 };
+#define COUNTERS_APART 32 /* 128 bytes, a line of the cache */
+#define MOST_TOTALS 9
 
 typedef struct {
     int64_t blocks, rows, units;

@@ -45,11 +45,32 @@ INLINE void NAME(noiseless)(const site *s, int grad, const REAL *x, REAL *v, REA
         REAL u = slope * x[l] + offset;
         REAL h = u < low ? low : (u > high ? high : u);
         REAL leak = rest == 0 ? 0 : u;
-        v[l] = alpha * h + rest * leak;
+        v[l] = NAME(fuse)(alpha, h, rest * leak);
         if (grad) {
             dx[l] = h == u ? slope : slope * rest;
             dp[l] = 0;
         }
+    }
+}
+
+/* The soft units, tanh x and the logistic 1 / (1 + exp(-x)), by e = exp(-2 |x|) and exp(-|x|). Both
+   have the derivative 4 slope e / (1 + e)^2, which keeps its digits where 1 - v^2 loses them. */
+INLINE void NAME(soft)(const site *s, int grad, const REAL *x, REAL *v, REAL *dx, REAL *dp) {
+    const REAL scale = 4 * s->slope;
+    REAL e[TILE], rest[TILE];
+    if (s->low < 0) {
+        for (int l = 0; l < TILE; l++) e[l] = NAME(exp_parts)(2 * x[l], &rest[l]);
+        for (int l = 0; l < TILE; l++) v[l] = NAME(copy_sign)(rest[l] / (1 + e[l]), x[l]);
+    } else {
+        for (int l = 0; l < TILE; l++) e[l] = NAME(exp_parts)(x[l], &rest[l]);
+        for (int l = 0; l < TILE; l++) v[l] = (x[l] < 0 ? e[l] : 1) / (1 + e[l]);
+    }
+    for (int l = 0; l < TILE; l++) v[l] = x[l] == x[l] ? v[l] : x[l];
+    if (!grad) return;
+    for (int l = 0; l < TILE; l++) {
+        REAL d = scale * e[l] / ((1 + e[l]) * (1 + e[l]));
+        dx[l] = x[l] == x[l] ? d : x[l];
+        dp[l] = 0;
     }
 }
 
@@ -62,6 +83,18 @@ INLINE int NAME(saturates)(const site *s, const REAL *x) {
         REAL u = slope * x[l] + offset;
         any |= !((u >= low) & (u <= high));
     }
+    return any;
+}
+
+/* What is infinite in a tile becomes far: with 0 times infinity, sigma of p = 0 and all derivatives
+   would be NaN, which have limits. Returns whether anything was; NaN stays. Apart from the loops of
+   the units, which a clamp makes 5 % slower. */
+INLINE int NAME(come_near)(const REAL *x, REAL *near) {
+    const REAL far = (REAL)1e18;
+    int any = 0;
+    for (int l = 0; l < TILE; l++) any |= (x[l] < -far) | (x[l] > far);
+    if (any)
+        for (int l = 0; l < TILE; l++) near[l] = x[l] < -far ? -far : (x[l] > far ? far : x[l]);
     return any;
 }
 
@@ -125,41 +158,51 @@ typedef struct {
     int rows, units;
 } NAME(place);
 
-/* Rows of a (batch, hidden) slice into a padded tile and back; whole tiles without a loop over sizes
-   that the compiler does not know. */
+/* One row of a tile in whole registers: copies in halves of one stall the loads of the whole. */
+typedef REAL NAME(lanes) __attribute__((vector_size(LANES * sizeof(REAL))));
+typedef NAME(lanes) NAME(anywhere) __attribute__((aligned(sizeof(REAL)), may_alias));
+
+/* `count` numbers, then zeros. */
+INLINE NAME(lanes) NAME(load_row)(const REAL *from, int count) {
+    if (count == LANES) return *(const NAME(anywhere) *)from;
+    NAME(lanes) row;
+    NAME(load_part)(from, count, &row);
+    return row;
+}
+
+INLINE void NAME(store_row)(const NAME(anywhere) *row, REAL *to, int count) {
+    if (count == LANES) *(NAME(anywhere) *)to = *row;
+    else NAME(store_part)(row, to, count);
+}
+
+/* Rows of a (batch, hidden) slice into a padded tile and back. */
 INLINE void NAME(load)(const NAME(place) *at, const REAL *from, int64_t stride, REAL *tile) {
+    NAME(anywhere) *to = (NAME(anywhere) *)tile;
     from += at->row * stride + at->unit;
-    if (at->rows == ROWS && at->units == LANES) {
-        for (int r = 0; r < ROWS; r++)
-            memcpy(tile + r * LANES, from + r * stride, LANES * sizeof(REAL));
+    if (at->rows == ROWS) {
+        for (int r = 0; r < ROWS; r++) to[r] = NAME(load_row)(from + r * stride, at->units);
         return;
     }
-    memset(tile, 0, TILE * sizeof(REAL));
-    for (int r = 0; r < at->rows; r++)
-        for (int l = 0; l < at->units; l++) tile[r * LANES + l] = from[r * stride + l];
+    for (int r = 0; r < ROWS; r++) {
+        if (r < at->rows) to[r] = NAME(load_row)(from + r * stride, at->units);
+        else to[r] = (NAME(lanes)){0};
+    }
 }
 
 INLINE void NAME(store)(const NAME(place) *at, const REAL *tile, REAL *to, int64_t stride) {
+    const NAME(anywhere) *from = (const NAME(anywhere) *)tile;
     to += at->row * stride + at->unit;
-    if (at->rows == ROWS && at->units == LANES) {
-        for (int r = 0; r < ROWS; r++)
-            memcpy(to + r * stride, tile + r * LANES, LANES * sizeof(REAL));
-        return;
-    }
-    for (int r = 0; r < at->rows; r++)
-        for (int l = 0; l < at->units; l++) to[r * stride + l] = tile[r * LANES + l];
+    for (int r = 0; r < at->rows; r++) NAME(store_row)(from + r, to + r * stride, at->units);
 }
 
 /* p of the tile's units, the same in every row. */
 INLINE void NAME(load_p)(const site *s, const NAME(place) *at, REAL *p) {
     const REAL *from = (const REAL *)s->p + at->unit * s->p_stride;
-    if (s->p_stride == 1 && at->units == LANES) {
-        memcpy(p, from, LANES * sizeof(REAL));
-    } else {
-        memset(p, 0, LANES * sizeof(REAL));
-        for (int l = 0; l < at->units; l++) p[l] = from[l * s->p_stride];
-    }
-    for (int r = 1; r < ROWS; r++) memcpy(p + r * LANES, p, LANES * sizeof(REAL));
+    NAME(lanes) row = {0};
+    if (s->p_stride == 1) row = NAME(load_row)(from, at->units);
+    else
+        for (int l = 0; l < at->units; l++) row[l] = from[l * s->p_stride];
+    for (int r = 0; r < ROWS; r++) ((NAME(anywhere) *)p)[r] = row;
 }
 
 /* The draws of a tile: given, or made. */
@@ -176,19 +219,25 @@ INLINE void NAME(draw)(const site *s, const NAME(place) *at, REAL *xi) {
 /* Value of a unit on a tile; with `grad` also its derivatives by x and by p. */
 INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
                        REAL *dx, REAL *dp) {
-    REAL xi[TILE], p[TILE], unused_dx[TILE], unused_dp[TILE];
+    REAL xi[TILE], p[TILE], near[TILE], unused_dx[TILE], unused_dp[TILE];
     int quiet = s->form == FORM_HARD;
     if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) quiet = !NAME(saturates)(s, x);
-    if (quiet) {
+    if (s->form == FORM_SOFT) {
+        NAME(soft)(s, grad, x, v, dx, dp);
+    } else if (quiet) {
         NAME(noiseless)(s, grad, x, v, dx, dp);
     } else {
         if (s->multiplier != MULTIPLIER_MEAN) NAME(draw)(s, at, xi);
         else memset(xi, 0, sizeof xi);
         if (s->p) NAME(load_p)(s, at, p);
-        if (s->form == FORM_OUTPUT) NAME(output_noise)(s, grad, x, p, xi, v, dx, dp);
+        const int far = s->p && NAME(come_near)(x, near);
+        const REAL *z = far ? near : x, leak = (REAL)(s->slope * (1 - s->alpha));
+        if (s->form == FORM_OUTPUT) NAME(output_noise)(s, grad, z, p, xi, v, dx, dp);
         else if (s->form == FORM_INPUT_LEARNED_CODE)
-            NAME(input_noise_code)(s, x, p, xi, v, grad ? dx : unused_dx, grad ? dp : unused_dp);
-        else NAME(input_noise)(s, grad, x, p, xi, v, dx, dp);
+            NAME(input_noise_code)(s, z, p, xi, v, grad ? dx : unused_dx, grad ? dp : unused_dp);
+        else NAME(input_noise)(s, grad, z, p, xi, v, dx, dp);
+        if (far && s->form == FORM_OUTPUT && leak != 0)
+            for (int l = 0; l < TILE; l++) v[l] += leak * (x[l] - z[l]);
     }
     if (s->clip) {
         const REAL low = s->low, high = s->high;
@@ -207,13 +256,11 @@ INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REA
 INLINE void NAME(add_p_grad)(const site *s, const NAME(place) *at, const REAL *g, const REAL *dp) {
     REAL *sum = (REAL *)s->p_grad;
     if (!sum) return;
-    REAL column[LANES];
+    NAME(lanes) total = {0};
     for (int l = 0; l < LANES; l++)
-        column[l] = (g[l] * dp[l] + g[LANES + l] * dp[LANES + l])
-                    + (g[2 * LANES + l] * dp[2 * LANES + l] + g[3 * LANES + l] * dp[3 * LANES + l]);
+        total[l] = (g[l] * dp[l] + g[LANES + l] * dp[LANES + l])
+                   + (g[2 * LANES + l] * dp[2 * LANES + l] + g[3 * LANES + l] * dp[3 * LANES + l]);
     sum += at->unit;
-    if (at->units == LANES)
-        for (int l = 0; l < LANES; l++) sum[l] += column[l];
-    else
-        for (int l = 0; l < at->units; l++) sum[l] += column[l];
+    total += NAME(load_row)(sum, at->units);
+    NAME(store_row)(&total, sum, at->units);
 }

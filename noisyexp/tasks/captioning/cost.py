@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from noisyexp.nn.output import CrossEntropy, linear_cross_entropy
 from noisyexp.tasks.captioning.data import Batch
 from noisyexp.tasks.captioning.model import Captioner, Sampler, Unrolled
 
@@ -35,10 +35,21 @@ class Cost(NamedTuple):
     nll: Tensor
 
 
-def word_costs(logits: Tensor, targets: Tensor) -> Tensor:
-    """-ln(p + 1e-8) of every word, (B, T) from scores (B, T, V) and ids (B, T)."""
-    flat = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return -torch.log(torch.exp(-flat) + TINY).view(targets.shape)
+def word_costs(
+    model: Captioner, readout: Tensor, targets: Tensor, weight: float = 1.0
+) -> CrossEntropy:
+    """-ln(p + 1e-8) of every word, and their sum times `weight`.
+
+    Args:
+        model: its output layer is used.
+        readout: (B, T, E).
+        targets: ids, (B, T).
+        weight: of each word in the total.
+    """
+    layer = model.output
+    return linear_cross_entropy(
+        readout, layer.weight, layer.bias, targets, row_weight=weight, floor=TINY
+    )
 
 
 def doubly_stochastic(alpha: Tensor) -> Tensor:
@@ -62,14 +73,14 @@ def hard_gradient(alpha: Tensor, used: Tensor, costs: Tensor, baseline: Tensor) 
     Args:
         alpha: (B, T, S).
         used: (B, T, S), the sample, or alpha.
-        costs: (B, T).
+        costs: (B, T), without a graph.
         baseline: running mean of `costs`.
 
     Returns:
         (B, T, S).
     """
     alpha = alpha.detach().clamp(min=torch.finfo(alpha.dtype).tiny)  # ln 0 has no use
-    advantage = (costs.detach().mean(1) - baseline).view(-1, 1, 1) / REWARD_DIVISOR
+    advantage = (costs.mean(1) - baseline).view(-1, 1, 1) / REWARD_DIVISOR
     return advantage * used.detach() / alpha + ENTROPY_WEIGHT * (alpha.log() + 1.0)
 
 
@@ -87,17 +98,17 @@ def training_cost(model: Captioner, batch: Batch, penalty: float) -> Cost:
     """
     if model.shape.attention != "hard":
         out = model(batch.annotations, batch.inputs)
-        nll = word_costs(out.logits, batch.targets).sum(1)
-        loss = nll.mean()
+        found = word_costs(model, out.readout, batch.targets, 1.0 / len(batch.targets))
+        loss = found.total
         if penalty:
             loss = loss + penalty * doubly_stochastic(out.alpha)
-        return Cost(loss, nll.detach())
+        return Cost(loss, found.costs.sum(1))
     out = model(batch.annotations, batch.inputs, sampler=Sampler(bool(torch.rand(()) < SAMPLED)))
-    costs = word_costs(out.logits, batch.targets)
-    loss = costs.sum(1).mean() + inject(out, costs, model.get_buffer("baseline"))
+    loss, costs, _ = word_costs(model, out.readout, batch.targets, 1.0 / len(batch.targets))
+    loss = loss + inject(out, costs, model.get_buffer("baseline"))
     with torch.no_grad():
         model.get_buffer("baseline").lerp_(costs.mean(), 1.0 - BASELINE_DECAY)
-    return Cost(loss, costs.sum(1).detach())
+    return Cost(loss, costs.sum(1))
 
 
 def inject(out: Unrolled, costs: Tensor, baseline: Tensor) -> Tensor:
@@ -123,4 +134,4 @@ def caption_nll(model: Captioner, batch: Batch, generator: torch.Generator) -> T
     if model.shape.attention == "hard":
         sampler = Sampler(bool(torch.rand((), generator=generator) < SAMPLED), generator)
     out = model(batch.annotations, batch.inputs, None if bool(mask.all()) else mask, sampler)
-    return (word_costs(out.logits, batch.targets) * mask).double().sum(1)
+    return (word_costs(model, out.readout, batch.targets).costs * mask).double().sum(1)

@@ -34,8 +34,12 @@ def decode(
         start = Start(*state)
         word = model.embed(tokens)
         new = model.step(start, word)
-        scores = model.read_out(new.h, word, new.context).float().log_softmax(-1)
-        return scores, (start.annotations, start.keys, new.h, new.c), new.alpha
+        scores = model.output(model.read_out(new.h, word, new.context))
+        return (
+            scores.float().log_softmax(-1),
+            (start.annotations, start.keys, new.h, new.c),
+            new.alpha,
+        )
 
     state = tuple(model.start(annotations))
     return beam_search(

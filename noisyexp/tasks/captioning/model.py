@@ -16,6 +16,7 @@ from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn.attention import AdditiveAttention
 from noisyexp.nn.cells import NoisyLSTMCell
 from noisyexp.nn.initial import drop_bias, gaussian_, orthogonal_blocks_
+from noisyexp.nn.shared import shared_weights
 
 KEEP = 0.5
 """Probability that dropout keeps a number."""
@@ -92,12 +93,12 @@ class Unrolled(NamedTuple):
     """All steps of a batch.
 
     Attributes:
-        logits: (B, T, V).
+        readout: (B, T, E), what `output` makes scores of words of.
         alpha: (B, T, S).
         used: (B, T, S).
     """
 
-    logits: Tensor
+    readout: Tensor
     alpha: Tensor
     used: Tensor
 
@@ -242,17 +243,14 @@ class Captioner(nn.Module):
         return Step(h, c, context, alpha, used)
 
     def read_out(self, h: Tensor, word: Tensor, context: Tensor) -> Tensor:
-        """Scores of the words.
+        """What `output` makes scores of words of, (..., E).
 
         Args:
             h: (..., H), after the step.
             word: (..., E), embedding of the previous word.
             context: (..., D).
-
-        Returns:
-            (..., V).
         """
-        readout = self.readout_h(self.drop(h))
+        readout: Tensor = self.readout_h(self.drop(h))
         if self.shape.prev2out:
             readout = readout + word
         if self.readout_context is not None:
@@ -260,8 +258,7 @@ class Captioner(nn.Module):
         readout = self.drop(self.readout_unit(readout))
         for layer in self.output_hidden:
             readout = self.drop(torch.relu(layer(readout)))
-        logits: Tensor = self.output(readout)
-        return logits
+        return readout
 
     def forward(
         self,
@@ -270,7 +267,7 @@ class Captioner(nn.Module):
         mask: Tensor | None = None,
         sampler: Sampler | None = None,
     ) -> Unrolled:
-        """Scores of every next word of captions.
+        """The readout of every next word of captions.
 
         Args:
             annotations: (B, S, D).
@@ -280,15 +277,16 @@ class Captioner(nn.Module):
         """
         now, words = self.start(annotations), self.embed(inputs)
         steps = []
-        for t in range(inputs.shape[1]):
-            step = self.step(now, words[:, t], sampler)
-            if mask is not None:
-                on = mask[:, t : t + 1]
-                step = step._replace(
-                    h=torch.where(on, step.h, now.h), c=torch.where(on, step.c, now.c)
-                )
-            now = now._replace(h=step.h, c=step.c)
-            steps.append(step)
+        with shared_weights():
+            for t in range(inputs.shape[1]):
+                step = self.step(now, words[:, t], sampler)
+                if mask is not None:
+                    on = mask[:, t : t + 1]
+                    step = step._replace(
+                        h=torch.where(on, step.h, now.h), c=torch.where(on, step.c, now.c)
+                    )
+                now = now._replace(h=step.h, c=step.c)
+                steps.append(step)
         h, _, context, alpha, used = (torch.stack(parts, 1) for parts in zip(*steps, strict=True))
         return Unrolled(self.read_out(h, words, context), alpha, used)
 

@@ -21,20 +21,6 @@ CHUNK = 500
 """Columns that are scored at once; it changes memory, not the result."""
 
 
-def hits(logits: Tensor, targets: Tensor) -> Tensor:
-    """Where the target's score is the highest; a tie counts as right.
-
-    Args:
-        logits: (T, B, V).
-        targets: (T, B) int64, `NO_TARGET` where nothing is scored.
-
-    Returns:
-        (T, B) bool, False where nothing is scored.
-    """
-    found = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return (found >= logits.amax(-1)) & (targets != NO_TARGET)
-
-
 @torch.no_grad()
 def column_scores(
     model: LanguageModel, matrix: Matrix, steps: int, device: torch.device
@@ -58,8 +44,8 @@ def column_scores(
         total = torch.zeros(part.symbols.shape[1], dtype=torch.int64, device=device)
         for index in range((len(part.symbols) - 1) // steps):
             inputs, targets = part.window(index, steps)
-            logits, state = model(inputs, state)
-            total += hits(logits, targets).sum(0)
+            found, state = model.loss(inputs, state, targets, ignore=NO_TARGET)
+            total += found.hits.sum(0)
         right.append(total.cpu())
         scored.append((part.targets[1:] != NO_TARGET).sum(0).cpu())
     return torch.cat(right), torch.cat(scored)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.nn.language_model import LanguageModel, State, detach
@@ -24,7 +23,6 @@ from noisyexp.tasks.lte.scoring import (
     chance_accuracies,
     column_scores,
     held_out_programs,
-    hits,
     standard_error,
 )
 
@@ -164,16 +162,14 @@ class LTE(Task):
             self._state = None
         inputs, targets = self.training_set(epoch, device).window(index, self.config.steps)
         columns = inputs.shape[1]
-        logits, state = model(inputs, self._state or model.zero_state(columns))
+        state = self._state or model.zero_state(columns)
+        found, state = model.loss(inputs, state, targets, 1.0 / columns, NO_TARGET)
         self._state = detach(state)
-        loss = cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum"
-        )
         sums: dict[str, Tensor | float] = {
-            "right": hits(logits.detach(), targets).sum(),
+            "right": found.hits.sum(),
             "scored": (targets != NO_TARGET).sum(),
         }
-        return StepOutput(loss / columns, sums, targets.numel())
+        return StepOutput(found.total, sums, targets.numel())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Accuracy on the training programs of the epoch, noise on, while the weights move."""

@@ -62,7 +62,7 @@ def mean_nll(model: Translator, data: HeldOut, max_length: int, device: torch.de
     total = 0.0
     for start in range(0, len(rows), CHUNK):
         batch = take(data.source, data.target, rows[start : start + CHUNK]).to(device)
-        total += float(model.nll(batch).double().sum())
+        total += float(model.loss(batch)[1].double().sum())
     return total / len(rows)
 
 

@@ -12,6 +12,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.initial import drop_bias
+from noisyexp.nn.output import linear_cross_entropy
+from noisyexp.nn.shared import shared_weights
 from noisyexp.tasks.nmt.batches import Batch, mask_of
 from noisyexp.tasks.nmt.decoders import DECODERS, Memory
 from noisyexp.tasks.nmt.initial import Initial
@@ -96,13 +98,16 @@ class Translator(nn.Module):
         return memory, self.start_unit(self.start(mean))
 
     def read_out(self, state: Tensor, word: Tensor, context: Tensor) -> Tensor:
-        """Scores of the next word (..., V) from state (..., H), word (..., E), context (..., 2 H).
+        """What `output` makes scores of words of, (..., E).
 
-        The word is the one before; the softmax of the scores is left to the caller.
+        Args:
+            state: (..., H).
+            word: (..., E), the word before.
+            context: (..., 2 H).
         """
         hidden = self.from_state(state) + self.from_word(word) + self.from_context(context)
-        scores: Tensor = self.output(self.readout_unit(hidden))
-        return scores
+        readout: Tensor = self.readout_unit(hidden)
+        return readout
 
     def embed(self, words: Tensor) -> Tensor:
         """Embeddings (..., E) of target words; -1 stands for no word, and is zero."""
@@ -110,34 +115,44 @@ class Translator(nn.Module):
         return vectors * (words >= 0).unsqueeze(-1)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Scores of all target words, each from the true words before it.
+        """The readout of all target words, each from the true words before it.
 
         Returns:
-            Scores (N, V) of the N places within sentences, by step and then by sentence; and the
-            places, (N,) int64: step * B + sentence.
+            (N, E) of the N places within sentences, by step and then by sentence; and the places,
+            (N,) int64: step * B + sentence.
         """
         memory, state = self.encode(batch.source, batch.source_lengths)
         before = torch.cat([torch.full_like(batch.target[:1], -1), batch.target[:-1]])
         words = self.embed(before)
         inside = mask_of(batch.target_lengths, len(batch.target)).t()
         states, contexts = [], []
-        for word, here in zip(words, inside.unsqueeze(-1), strict=True):
-            new, context, _ = self.decoder(word, state, memory)
-            # Past its end a sentence keeps its state.
-            state = torch.where(here, new, state)
-            states.append(state)
-            contexts.append(context)
+        with shared_weights():
+            for word, here in zip(words, inside.unsqueeze(-1), strict=True):
+                new, context, _ = self.decoder(word, state, memory)
+                # Past its end a sentence keeps its state.
+                state = torch.where(here, new, state)
+                states.append(state)
+                contexts.append(context)
         places = inside.flatten().nonzero().squeeze(1)
         parts = (torch.stack(states), words, torch.stack(contexts))
         return self.read_out(*(part.flatten(0, 1)[places] for part in parts)), places
 
-    def nll(self, batch: Batch) -> Tensor:
-        """Sum of -ln p over the words and the end of every target sentence, (B,)."""
-        scores, places = self(batch)
-        targets = batch.target.flatten()[places]
-        losses = nn.functional.cross_entropy(scores.float(), targets, reduction="none")
+    def loss(self, batch: Batch, weight: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Sum of -ln p over the words and the end of target sentences.
+
+        Args:
+            batch: B sentences.
+            weight: of a sentence in the total.
+
+        Returns:
+            The total, to differentiate, and every sentence's sum, (B,), without a graph.
+        """
+        readout, places = self(batch)
+        targets, layer = batch.target.flatten()[places], self.output
+        found = linear_cross_entropy(readout, layer.weight, layer.bias, targets, row_weight=weight)
         sentences = batch.target.shape[1]
-        return losses.new_zeros(sentences).index_add(0, places % sentences, losses)
+        each = found.costs.new_zeros(sentences).index_add(0, places % sentences, found.costs)
+        return found.total, each
 
     def step(
         self, tokens: Tensor, state: tuple[Tensor, ...]
@@ -154,5 +169,5 @@ class Translator(nn.Module):
         hidden, *rest = state
         word = self.embed(tokens)
         hidden, context, weights = self.decoder(word, hidden, Memory(*rest))
-        scores = self.read_out(hidden, word, context)
+        scores = self.output(self.read_out(hidden, word, context))
         return scores.float().log_softmax(-1), (hidden, *rest), weights

@@ -146,9 +146,9 @@ class NMT(Task):
         assert isinstance(model, Translator)
         rows = self.batches[step % len(self.batches)]
         batch = take(self.corpus.source, self.corpus.target, rows)
-        nll = model.nll(batch.to(device)).sum()
+        loss, nll = model.loss(batch.to(device), 1.0 / len(rows))
         words = int(batch.target_lengths.sum())
-        return StepOutput(nll / len(rows), {"nll": nll.detach(), "sentences": len(rows)}, words)
+        return StepOutput(loss, {"nll": nll.sum(), "sentences": len(rows)}, words)
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Nats a sentence, noise on, while the weights move."""

@@ -133,11 +133,10 @@ class PTB(Task):
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
         state = self._state or model.zero_state(inputs.shape[1])
-        logits, state = model(inputs, state)
+        found, state = model.loss(inputs, state, targets, 1.0 / targets.shape[1])
         self._state = detach(state)
-        nll = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         count = targets.numel()
-        return StepOutput(nll / targets.shape[1], {"nll": nll.detach(), "tokens": count}, count)
+        return StepOutput(found.total, {"nll": found.costs.sum(), "tokens": count}, count)
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Perplexity of the training text, noise and dropout on, while the weights move."""

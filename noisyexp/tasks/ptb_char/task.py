@@ -127,11 +127,10 @@ class PTBChar(Task):
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
         state = model.zero_state(inputs.shape[1]) if self._state is None else self._state
-        logits, state = model(inputs, state)
-        self._state = detach(state)
-        nll = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         count = targets.numel()
-        return StepOutput(nll / count, {"nll": nll.detach(), "characters": count}, count)
+        found, state = model.loss(inputs, state, targets, 1.0 / count)
+        self._state = detach(state)
+        return StepOutput(found.total, {"nll": found.costs.sum(), "characters": count}, count)
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Bits per character of the training text, noise on, while the weights move."""

@@ -1,0 +1,108 @@
+"""key=value arguments of a verb, read into a section and checked together."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from noisyexp.errors import ConfigError
+from noisyexp.schema import build, closest
+
+Section = TypeVar("Section")
+
+
+def read_pairs(
+    cls: type[Section],
+    arguments: Sequence[str],
+    defaults: Mapping[str, Any],
+    *,
+    about: str = "",
+    words: str = "",
+) -> Section:
+    """A section from a command line.
+
+    Args:
+        cls: a dataclass of `noisyexp.schema.option` fields: text, bool, int, float and list[str].
+        arguments: each is key=value, or a word for the field `words`.
+        defaults: values of the keys that may be left out.
+        about: what `--help` prints before the keys, the docstring of the verb.
+        words: name of the list[str] field that takes the words without "="; "" for none.
+
+    Raises:
+        ConfigError: all mistakes of the line, each with the closest name.
+        SystemExit: the line asked for help, which has been printed.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print("\n".join([about.strip(), "", "Arguments", *help_lines(cls, defaults)]).strip())
+        raise SystemExit(0)
+    problems: list[str] = []
+    given = read_values(cls, arguments, problems, words)
+    section = build(cls, {**defaults, **given}, "", problems)
+    if section is None or problems:
+        raise ConfigError(problems)
+    return section
+
+
+def split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments of a verb, and the overrides key=value that it gives to every run it starts."""
+    own = {field.name for field in dataclasses.fields(cls)}
+    mine = [a for a in arguments if a.partition("=")[0] in own or "=" not in a]
+    return mine, [a for a in arguments if a not in mine]
+
+
+def help_lines(cls: type, defaults: Mapping[str, Any]) -> list[str]:
+    """A line a key: what it means, and its default if that is a value."""
+    lines = []
+    for field in dataclasses.fields(cls):
+        default = defaults.get(field.name)
+        ending = "" if default in (None, "", []) else f" (default {_typed(default)})"
+        lines.append(f"  {field.name:12s} {field.metadata['help']}{ending}")
+    return lines
+
+
+def _typed(value: Any) -> str:
+    """As a person types it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_values(
+    cls: type, arguments: Sequence[str], problems: list[str], words: str = ""
+) -> dict[str, Any]:
+    """The values of a command line as the types of their keys, not yet checked.
+
+    Args:
+        cls: as in `read_pairs`.
+        arguments: each is key=value, or a word.
+        problems: a line is appended for each argument that is not, and for each second one.
+        words: as in `read_pairs`.
+    """
+    given: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals and words and not argument.startswith("-"):
+            given.setdefault(words, []).append(argument)
+        elif not equals:
+            problems.append(f"{argument}: expected key=value.{closest(key, hints)}")
+        elif key in given:
+            problems.append(f"{argument}: {key} is given twice")
+        else:
+            given[key] = _value(hints.get(key, str), text)
+    return given
+
+
+def _value(hint: Any, text: str) -> Any:
+    """The text as the type of its key; what cannot be read stays text, for the message."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if bool in kinds:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                return text
+    return text

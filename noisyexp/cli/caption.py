@@ -1,0 +1,92 @@
+"""Caption a picture with a trained model, and draw where each word looked.
+
+Examples:
+    noisyexp caption run=runs/captioning/nah-cpu-s0-0123456789ab image=dog.jpg
+    noisyexp caption run=<folder> image=dog.jpg beam=10 picture=out.png weights=last
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.verb import check_task, exit_code_of
+from noisyexp.errors import DataError, NoisyexpError, RecordError
+from noisyexp.results.attention import draw_caption_maps
+from noisyexp.schema import option
+from noisyexp.tasks.captioning import Captioning
+from noisyexp.tasks.captioning.decoding import decode, spell
+from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image
+from noisyexp.tasks.captioning.model import Captioner
+from noisyexp.training.load import WEIGHTS, load_run
+
+DEFAULTS = {"beam": 5, "picture": None, "weights": "best"}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
+
+    run: str = option("folder of a run of task=captioning")
+    image: str = option("picture to caption")
+    beam: int = option("hypotheses", low=1)
+    picture: str | None = option("where to draw what each word looked at")
+    weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
+
+
+def caption(
+    task: Captioning, model: Captioner, pixels: Tensor, beam: int
+) -> tuple[list[str], float, Tensor]:
+    """Words, cost in nats and attention maps (words, side, side) of a prepared image."""
+    network = EXTRACTORS[task.config.features].load()
+    # Half precision, as the annotations that the model was trained on.
+    annotations = annotate(network, pixels.unsqueeze(0)).half().float()
+    (found,) = decode(model, annotations, beam, task.config.decode_words)
+    words = spell(found, task.data.vocab)
+    assert found.attention is not None
+    side = task.data.side
+    return words, found.score, found.attention[: len(words)].view(-1, side, side)
+
+
+def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
+    """Write `draw_caption_maps` to `path`, whose suffix says in which format."""
+    try:
+        draw_caption_maps(pixels, words, maps).savefig(path)
+    except (OSError, ValueError) as error:
+        raise NoisyexpError(f"picture={path} cannot be written: {error}") from error
+
+
+def describe(given: Arguments) -> None:
+    """Print the caption of a picture, and draw what it looked at if that is asked for.
+
+    Raises:
+        NoisyexpError: the picture cannot be read, or the run cannot caption it.
+    """
+    folder, image = Path(given.run), Path(given.image)
+    try:
+        pixels = prepare_image(image.read_bytes(), upright=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{image} cannot be read as a picture: {error}") from error
+    check_task(folder, "captioning")
+    run = load_run(folder, given.weights)
+    if run.task.source != "real":
+        raise RecordError(f"{folder} is a run on generated data, which knows no photographs")
+    assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
+    with torch.no_grad():
+        words, nats, maps = caption(run.task, run.model, pixels, given.beam)
+    print(f"{' '.join(words)}  ({nats:.1f} nats)")
+    if given.picture:
+        draw(pixels, words, maps, Path(given.picture))
+        print(f"picture: {given.picture}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Command line; returns the exit code."""
+    return exit_code_of(
+        lambda: describe(read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
+    )

@@ -1,0 +1,62 @@
+"""Draw results/figures/ from the committed run records: `make figures`.
+
+Examples:
+    noisyexp figure                  # all, and results/figures/README.md
+    noisyexp figure 11
+    noisyexp figure table5 fig8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.verb import exit_code_of
+from noisyexp.errors import ConfigError
+from noisyexp.fileio import atomic_write_text
+from noisyexp.places import project_root
+from noisyexp.results.gallery import FIGURES, Picture, page, remove_stale
+from noisyexp.schema import closest, option
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
+
+    names: list[str] = option("figures, as 5, fig11 or table5; default: all")
+
+
+def draw(arguments: Sequence[str], root: Path) -> None:
+    """Draw the chosen figures; with all of them also the page that shows them.
+
+    Raises:
+        ConfigError: no such figure.
+    """
+    given = read_pairs(Arguments, arguments, {"names": []}, about=__doc__ or "", words="names")
+    chosen = [f"fig{name}" if name.isdigit() else name for name in given.names]
+    unknown = [name for name in chosen if name not in FIGURES]
+    if unknown:
+        raise ConfigError(
+            [
+                f"{name}: choose from {', '.join(FIGURES)}.{closest(name, FIGURES)}"
+                for name in unknown
+            ]
+        )
+    folder = root / "results" / "figures"
+    drawn: dict[str, list[Picture]] = {}
+    for name in chosen or FIGURES:
+        drawn[name] = FIGURES[name](name, root)
+        for picture in drawn[name]:
+            print(f"wrote results/figures/{picture.stem}.svg and .png")
+        for path in remove_stale(name, drawn[name], folder):
+            print(f"removed {path.relative_to(root)}: no record gives it any longer")
+    if not chosen:
+        atomic_write_text(folder / "README.md", page(drawn))
+        print("wrote results/figures/README.md")
+
+
+def main(arguments: Sequence[str], root: Path | None = None) -> int:
+    """Command line; returns the exit code."""
+    return exit_code_of(lambda: draw(arguments, root or project_root()))

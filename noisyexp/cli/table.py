@@ -1,0 +1,195 @@
+"""Write results/<table>.md and .csv, and the tables of results/README.md, from committed records.
+
+A figure's series are kept and printed like the rows of a table.
+
+Examples:
+    noisyexp table                    # all that have records
+    noisyexp table 2
+    noisyexp table 2 compare=true       # exit 1 if the files on disk differ
+    noisyexp table summary            # the claims of results/claims.yaml
+    noisyexp table grid_ptb_char      # the runs that chose sigma
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.verb import exit_code_of
+from noisyexp.errors import RecordError
+from noisyexp.fileio import atomic_write_text
+from noisyexp.places import project_root
+from noisyexp.records.row_config import row_config
+from noisyexp.results.deviations import load_deviations
+from noisyexp.results.images import image_blocks
+from noisyexp.results.learning import LEARNING, learning_blocks
+from noisyexp.results.marks import between_marks, with_summary
+from noisyexp.results.pilot import TITLES, pilot_page
+from noisyexp.results.records import load_records
+from noisyexp.results.render import to_csv, to_markdown
+from noisyexp.results.rows import Row, load_rows
+from noisyexp.results.summary import headlines, load_claims, summary
+from noisyexp.results.table import Compose, Section, Table, build_table
+from noisyexp.results.verdict import FEWEST_SEEDS, TOO_FEW
+from noisyexp.schema import closest, option
+from noisyexp.tasks import find_task
+
+SUMMARY = "summary"
+SUMMARY_RULE = (
+    "Made by `noisyexp table summary` from `results/claims.yaml` and the run "
+    "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
+    "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
+    "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
+    f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line alone; "
+    "p beside it is adjusted for the number of lines. Points of curves were chosen when curves had "
+    "been seen. At scale cpu 'reversed' says that the row is behind at that budget, not where a "
+    "longer run ends. The commands make what is missing and the table; `noisyexp verify` repeats "
+    "a run."
+)
+
+
+def table_names(root: Path) -> list[str]:
+    """Folders of row files, "table2" or "fig11"."""
+    return sorted(path.name for path in (root / "configs" / "experiment").iterdir())
+
+
+def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
+    """The files of table `name` and what belongs in them; nothing is written.
+
+    Args:
+        name: folder below `configs/experiment`, "table2".
+        root: the repository.
+        compose: resolved config of an experiment at a scale.
+
+    Raises:
+        RecordError: no such table, or a row file, record or ledger that cannot be used.
+    """
+    if name == SUMMARY:
+        return make_summary(root, compose)
+    kind, _, task = name.partition("_")
+    if kind in TITLES and task:
+        return make_pilot(kind, task, root / "results")
+    table, rows = compute(name, root, compose)
+    results = root / "results"
+    used = [r for section in table.sections for line in section.lines for r in line.records]
+    more = learning_blocks(LEARNING[name], rows, used) if name in LEARNING else []
+    more += image_blocks(rows, used)
+    text = to_markdown(table, more)
+    files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
+    readme = root / "results" / "README.md"
+    if readme.exists():
+        run = [shown_lines(s) for s in table.sections if any(line.records for line in s.lines)]
+        shown = to_markdown(replace(table, sections=tuple(run) or table.sections), more)
+        files[readme] = with_summary(readme.read_text(encoding="utf-8"), name, shown)
+    return files
+
+
+def shown_lines(section: Section) -> Section:
+    """The section with the paper's rows and those of ours that have a run."""
+    lines = [line for line in section.lines if line.records or line.row.source == "paper"]
+    return replace(section, lines=tuple(lines))
+
+
+def make_summary(root: Path, compose: Compose) -> dict[Path, str]:
+    """results/summary.md and its main claims in the README, from all claims and records."""
+    claims = load_claims(root / "results" / "claims.yaml")
+    names = dict.fromkeys(claim.row.split("/")[0] for claim in claims)
+    tables = {name: compute(name, root, compose)[0] for name in names}
+    shown, short = summary(claims, tables), headlines(claims, tables)
+    page = f"# What the paper claims and what we found\n\n{SUMMARY_RULE}\n\n{shown}\n"
+    readme = root / "README.md"
+    text = between_marks(readme.read_text(encoding="utf-8"), SUMMARY, short + "\n")
+    return {root / "results" / "summary.md": page, readme: text}
+
+
+def make_pilot(kind: str, task: str, results: Path) -> dict[Path, str]:
+    """The page of the runs that decided settings of a task: `pilot_<task>` or `grid_<task>`.
+
+    Raises:
+        RecordError: there is no such run, or one of the wrong arm.
+    """
+    name = f"{kind}_{task}"
+    records = load_records(results / "records" / name)
+    if not records:
+        raise RecordError(f"{name}: no records in results/records/{name}")
+    selection = find_task(task).selection
+    return {
+        results / f"{name}.md": pilot_page(kind, task, records, selection, f"noisyexp table {name}")
+    }
+
+
+def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
+    """Table `name` and its rows, from the records.
+
+    Raises:
+        RecordError: as `make_table`.
+    """
+    experiments = root / "configs" / "experiment"
+    if not (experiments / name).is_dir():
+        known = table_names(root)
+        raise RecordError(
+            f"no table {name!r}; there are {', '.join(known) or 'none'}.{closest(name, known)}"
+        )
+    rows = load_rows(experiments / name)
+    # A configuration file such as ptb_medium may belong to the folder of another name.
+    firsts = {row.task: row.experiment for row in reversed(rows)}
+    tasks = {
+        task: compose(firsts[task], "paper")["task"]["name"]
+        for task in dict.fromkeys(row.task for row in rows)
+    }
+    ledgers = {
+        task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
+        for task, folder in tasks.items()
+    }
+    records = load_records(root / "results" / "records")
+    table = build_table(
+        name, rows, records, compose, ledgers,
+        command=f"noisyexp table {name}",
+        limits=find_task(next(iter(tasks.values()))).solved,
+    )  # fmt: skip
+    return table, rows
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line."""
+
+    names: list[str] = option("tables, as 2, fig11 or summary; default: all that have records")
+    compare: bool = option("write nothing; end with 1 if the files on disk differ")
+
+
+def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
+    """Write or compare the pages of the chosen tables; returns the exit code."""
+    given = read_pairs(
+        Arguments, arguments, {"names": [], "compare": False}, about=__doc__ or "", words="names"
+    )
+    code = 0
+    records = root / "results" / "records"
+    run = [name for name in table_names(root) if (records / name).is_dir()]
+    run += sorted(path.name for kind in TITLES for path in records.glob(f"{kind}_*"))
+    if (root / "results" / "claims.yaml").exists():
+        run.append(SUMMARY)
+    for name in given.names or run:
+        for path, text in make_table(folder_name(name), root, compose).items():
+            shown = path.relative_to(root).as_posix()
+            current = path.read_bytes() if path.exists() else None
+            if not given.compare:
+                atomic_write_text(path, text)
+                print(f"wrote {shown}")
+            elif current != text.encode("utf-8"):
+                code = 1
+                state = "is missing" if current is None else "differs from the records"
+                print(f"{shown} {state}; run: noisyexp table {name}")
+    return code
+
+
+def folder_name(name: str) -> str:
+    """The folder of row files that a person means: 2 is table2."""
+    return f"table{name}" if name.isdigit() else name
+
+
+def main(arguments: Sequence[str], root: Path | None = None, compose: Compose = row_config) -> int:
+    """Command line; returns the exit code: 0 done, 1 files differ (compare=true) or an error."""
+    return exit_code_of(lambda: write(arguments, root or project_root(), compose))

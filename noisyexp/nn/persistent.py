@@ -1,0 +1,220 @@
+"""A recurrent layer on a GPU with all steps of a pass in one launch, where that can be had.
+
+A small layer waits for the processor, so there is as little beside the launch as can be: the
+kernels also add biases, sum up the gradients of biases and of p, and write the final states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from noisyexp.activations.fused import point_to_p
+from noisyexp.kernels import bindings as K
+from noisyexp.kernels import persistent as P
+from noisyexp.nn.half_products import HalfProducts, mm
+from noisyexp.nn.products import (
+    AllGradients,
+    Backward,
+    Forward,
+    Gradients,
+    Plan,
+    Products,
+    Weights,
+    sum_of_biases,
+    sum_of_products,
+)
+
+
+def choose(x: Tensor, half: torch.dtype | None) -> Products:
+    """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`."""
+    steps = Products() if half is None else HalfProducts(half)
+    operands = half or x.dtype
+    use = P.enabled and operands in P.OPERANDS
+    limits = P.limits_of(x.device.index) if use else None
+    return steps if limits is None else PersistentProducts(operands, steps, limits)
+
+
+class PersistentProducts(Products):
+    """One launch a pass, in each direction of time.
+
+    Args:
+        operands: what goes into products, float32, bfloat16 or float16; sums are float32.
+        steps: what computes a layer of which the weights do not fit.
+        limits: of the GPU.
+    """
+
+    def __init__(self, operands: torch.dtype, steps: Products, limits: P.Limits) -> None:
+        self.operands, self.steps, self.limits = operands, steps, limits
+        self.half = operands != torch.float32
+        self.cuts: dict[bool, tuple[P.Work, P.Cut]] = {}  # by whether backward
+        self.states: Tensor | None = None
+
+    def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
+        """As the base's. In float32 it has the state before the first step beside it."""
+        if not self._fits(plan, batch, hidden):
+            return self.steps.new_output(plan, x, steps, batch, hidden)
+        self.states = x.new_empty(steps + 1, batch, hidden, dtype=self.operands)
+        if self.half:
+            return x.new_empty(steps, batch, hidden)
+        # Not a view, which could not be changed in place.
+        shape = (steps, batch, hidden)
+        first = self.states.storage_offset() + (0 if plan.reverse else batch * hidden)
+        strides = (batch * hidden, hidden, 1)
+        return x.new_empty(0).set_(self.states.untyped_storage(), first, shape, strides)
+
+    def _fits(self, plan: Plan, batch: int, hidden: int) -> bool:
+        """Whether both passes of such a layer can be planned; it sets `cuts`."""
+        gates, number = 4 if plan.cell.adds else 3, P.OPERANDS[self.operands]
+        self.cuts = {}
+        for backward in (False, True):
+            work = P.Work(gates, batch, hidden, number, backward)
+            cut = P.best_cut(work, self.limits)
+            if cut is not None:
+                self.cuts[backward] = work, cut
+        return len(self.cuts) == 2
+
+    def forward(self, run: Forward) -> None:
+        """Write `gates`, `cells`, `output`, `ends`; kept are the states before all steps."""
+        if len(self.cuts) < 2:
+            return self.steps.forward(run)
+        assert self.states is not None
+        plan, states = run.plan, self.states
+        weights = _contiguous(run.weights)
+        run.gates = self._mm(run.flat, weights.w_ih.t()).view(*run.output.shape[:2], -1)
+        run.ends = [torch.empty_like(run.h_start) for _ in range(plan.cell.states)]
+        run.kept, self.states = [states], None
+        steps = self._describe(plan, run.ps, weights, backward=False)
+        own = steps.own
+        own.gates, own.cells = run.gates.data_ptr(), run.cells.data_ptr()
+        own.output, own.h_start = run.output.data_ptr(), run.h_start.data_ptr()
+        if weights.b_ih is not None and weights.b_hh is not None:
+            steps.b_ih, steps.b_hh = weights.b_ih.data_ptr(), weights.b_hh.data_ptr()
+        steps.end_h = run.ends[0].data_ptr()
+        if run.c_start is not None:
+            own.c_start, steps.end_c = run.c_start.data_ptr(), run.ends[1].data_ptr()
+        start, first = states.data_ptr(), states[0].numel() * states.element_size()
+        if plan.reverse:
+            start, first = start + first * (len(states) - 1), 0
+        if self.half:
+            steps.start_half, steps.output_half = start, states.data_ptr() + first
+        else:
+            steps.start = start
+        self._launch(plan, steps, run.output, backward=False)
+        return None
+
+    def backward(self, run: Backward) -> Gradients:
+        """Of a layer of which the weights do not fit; `gradients` is the other's."""
+        return self.steps.backward(run)
+
+    def gradients(
+        self,
+        run: Forward,
+        grads: Sequence[Tensor | None],
+        wants: tuple[bool, bool],
+        d_gates: Tensor,
+    ) -> AllGradients | None:
+        """All gradients, see the base."""
+        if not self._fits(run.plan, *run.h_start.shape):
+            return None
+        plan, gates = run.plan, run.gates
+        weights = _contiguous(run.weights)
+        assert gates is not None
+        lstm, hidden = plan.cell.adds, run.h_start.shape[1]
+        d_recurrent = d_gates if lstm else torch.empty_like(gates)
+        halves = [
+            torch.empty_like(gates, dtype=self.operands) for _ in range(1 if lstm else 2)
+        ] if self.half else [d_recurrent, d_gates]  # fmt: skip
+        given = [None if grad is None else grad.contiguous() for grad in grads]
+        ends = [torch.empty_like(run.h_start) if wants[1] else None]
+        ends.append(torch.empty_like(run.h_start) if lstm else None)
+        work, cut = self.cuts[True]
+        sites = len(plan.sites)
+        totals = gates.new_empty(sites + 2 * work.gates, hidden)
+        partial = gates.new_empty(cut.groups, P.MOST_TOTALS, hidden)
+        steps = self._describe(plan, run.ps, weights, backward=True)
+        own = steps.own
+        own.gates, own.cells, own.output = (
+            gates.data_ptr(),
+            run.cells.data_ptr(),
+            run.output.data_ptr(),
+        )
+        own.h_start, own.c_start = run.h_start.data_ptr(), _pointer(run.c_start)
+        own.d_gates, own.d_recurrent = d_gates.data_ptr(), d_recurrent.data_ptr()
+        own.d_output, own.d_h, own.d_c = (_pointer(grad) for grad in (*given, None)[:3])
+        steps.end_h, steps.end_c = _pointer(ends[0]), _pointer(ends[1])
+        steps.partial, steps.totals = partial.data_ptr(), totals.data_ptr()
+        if self.half:
+            steps.d_recurrent_half, steps.d_gates_half = (_pointer(h) for h in (halves * 2)[:2])
+        self._launch(plan, steps, run.output, backward=True)
+        recurrent, from_input = (half.flatten(0, 1) for half in (halves * 2)[:2])
+        d_x = None
+        if wants[0]:
+            d_x = self._mm(from_input, weights.w_ih).view(*run.output.shape[:2], -1)
+        before = self._states_before(run).flatten(0, 1)
+        found = [d_x, *ends, self._sum(from_input, run.flat), self._sum(recurrent, before)]
+        biases: list[Tensor | None] = [None, None]
+        if weights.b_ih is not None:
+            biases = [*totals[sites:].view(2, -1).unbind(0)]
+        ps = zip(run.ps, totals[:sites].unbind(0), strict=True)
+        return [*found, *biases], [
+            None if p is None else total if p.shape == total.shape else total.sum_to_size(p.shape)
+            for p, total in ps
+        ]
+
+    def gates_again(
+        self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
+    ) -> Tensor:
+        """As the base's, with all biases."""
+        gates = self.steps.gates_again(plan, flat, h_start, weights, output)
+        fits = self._fits(plan, *h_start.shape)
+        bias = sum_of_biases(plan, weights) if fits else None
+        return gates if bias is None else gates.add_(bias)
+
+    @staticmethod
+    def _states_before(run: Forward) -> Tensor:
+        """The states h before every step, (T, B, H); operands where the forward pass kept them."""
+        if run.kept:
+            return run.kept[0][1:] if run.plan.reverse else run.kept[0][:-1]
+        start, output = run.h_start[None], run.output
+        return torch.cat([output[1:], start] if run.plan.reverse else [start, output[:-1]])
+
+    def _describe(
+        self, plan: Plan, ps: Sequence[Tensor | None], weights: Weights, backward: bool
+    ) -> K.Pass:
+        steps = P.describe(*self.cuts[backward])
+        steps.reverse = plan.reverse
+        sites = steps.own.sites
+        for index, (site, p, given) in enumerate(zip(plan.sites, ps, plan.given, strict=True)):
+            point_to_p(site, p)
+            site.given = _pointer(given)
+            sites[index] = site
+        steps.own.mask, steps.w_hh = _pointer(plan.mask), weights.w_hh.data_ptr()
+        return steps
+
+    def _launch(self, plan: Plan, steps: K.Pass, output: Tensor, backward: bool) -> None:
+        work, cut = self.cuts[backward]
+        exchange = output.new_empty(cut.exchange_bytes(work) // 4)
+        counters = P.counters(cut, output.device)
+        steps.steps, steps.exchange = len(output), exchange.data_ptr()
+        steps.arrived = counters.data_ptr()
+        P.launch(plan.cell.name, work, cut, steps, output.device.index)
+
+    def _mm(self, a: Tensor, b: Tensor) -> Tensor:
+        return mm(a.to(self.operands), b.to(self.operands)) if self.half else torch.mm(a, b)
+
+    def _sum(self, d: Tensor, x: Tensor) -> Tensor:
+        """Sum over rows of d^T x."""
+        return mm(d.t(), x.to(self.operands)) if self.half else sum_of_products(d, x)
+
+
+def _contiguous(weights: Weights) -> Weights:
+    w_ih, w_hh, *biases = weights
+    b_ih, b_hh = (None if bias is None else bias.contiguous() for bias in biases)
+    return Weights(w_ih, w_hh.contiguous(), b_ih, b_hh)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

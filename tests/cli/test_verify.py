@@ -1,0 +1,137 @@
+"""`noisyexp verify` on a record of its own: equal, changed by hand, of another configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisyexp.cli.run import main as run
+from noisyexp.cli.verify import TOLERANCE, differences, main
+from noisyexp.training.folder import config_hash
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    words = ["task=unique_count", "act=nah", "scale=smoke", "threads=1", "progress=off"]
+    assert run([*words, f"run_root={root}"]) == 0
+    (path,) = root.rglob("run.json")
+    return path
+
+
+def changed(record: Path, folder: Path, change: Any) -> Path:
+    content = json.loads(record.read_text())
+    change(content)
+    path = folder / "changed.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_run_repeats_bit_for_bit(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = len(json.loads(record.read_text())["curve"])
+    assert epochs > 1
+    assert main([str(record), f"epochs={epochs}"]) == 0
+    said = f"equal bit for bit over {epochs} of {epochs} validations and the final numbers"
+    assert said in capsys.readouterr().out
+    assert main([str(record)]) == 0
+    assert f"over 1 of {epochs} validations; the final numbers need" in capsys.readouterr().out
+
+
+def test_on_the_same_machine_no_difference_is_tolerated(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(content: Any) -> None:
+        content["curve"][0]["valid_loss"] *= 1.0001
+
+    path = changed(record, tmp_path, change)
+    assert main([str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "valid_loss after update " in out and "beyond 0 %" in out
+    assert main([str(path), "tolerance=0.001"]) == 0
+    assert "apart by up to 0.01 %, within 0.1 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1 + TOLERANCE / 2, 0), (1 + 2 * TOLERANCE, 1)])
+def test_elsewhere_a_small_difference_is(
+    record: Path, tmp_path: Path, factor: float, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(content: Any) -> None:
+        content["machine"]["name"] = "another"
+        content["curve"][0]["valid_loss"] *= factor
+
+    assert main([str(changed(record, tmp_path, change))]) == code
+    out = capsys.readouterr().out
+    assert "name was another, is " in out and f"{'beyond' if code else 'within'} 2 %" in out
+
+
+def _drop_metrics(content: Any) -> None:
+    content["curve"] = [{k: row[k] for k in ("step", "epoch")} for row in content["curve"]]
+
+
+def _final(content: Any) -> None:
+    content["final"]["test_error"] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [(_drop_metrics, "valid_error after update "), (_final, "test_error after update ")],
+)
+def test_all_numbers_are_compared(
+    record: Path, tmp_path: Path, change: Any, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = len(json.loads(record.read_text())["curve"])
+    assert main([str(changed(record, tmp_path, change)), f"epochs={epochs}"]) == 1
+    assert word in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", 7, "seed is 7, its command gives 0"),
+        ("act", "hard", "act is hard, its command gives nah"),
+        ("config_hash", "0" * 12, "its config is not the one that its config_hash is of"),
+        ("data_files", {"words": "0" * 64}, "other data than recorded: words"),
+    ],
+)
+def test_a_record_that_contradicts_itself(
+    record: Path,
+    tmp_path: Path,
+    key: str,
+    value: Any,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def change(content: Any) -> None:
+        content[key] = value
+
+    assert main([str(changed(record, tmp_path, change))]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_configuration_is_no_repetition(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(content: Any) -> None:
+        content["config"]["training"]["lr"] = 7.0
+        content["config_hash"] = config_hash(content["config"])
+
+    assert main([str(changed(record, tmp_path, change))]) == 2
+    assert "training.lr is 7.0, the code now gives 0.001" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent.json")]) == 2
+
+
+def test_differences() -> None:
+    """Relative to the larger one; what one side lacks or has not finite is infinitely far."""
+    one: dict[str, Any] = {"step": 5, "a": 1.0, "b": None}
+    assert differences([one], [{**one, "new": 3.0}], {"a"}) == (0.0, [])
+    assert differences([one], [{**one, "b": float("nan")}], {"a"}) == (0.0, [])
+    assert differences([one], [{**one, "a": 1.25}], {"a"}) == (
+        0.2, ["a after update 5: 1.0 recorded, 1.25 now"]
+    )  # fmt: skip
+    for other in ({**one, "a": float("nan")}, {"step": 5, "b": None}, {**one, "new": 3.0}):
+        assert differences([one], [other], {"a", "new"})[0] == math.inf
+    assert differences([one], [], {"a"})[0] == math.inf
