@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn.functional import softplus
 
+from noisyexp.nn.fused_memory import can_fuse_memory, fused_memory
+
 COSINE_EPS = 1e-8
 """Added to both norms; the constant first memory has rows of norm 1e-6 sqrt(M)."""
 SHARPEN_TINY = 1e-16
@@ -192,14 +194,14 @@ class MemoryHeads(nn.Module):
             self.reads0.expand(batch, -1),
         )
 
-    def settings(self, h: Tensor) -> HeadSettings:
+    def settings(self, raw: Tensor) -> HeadSettings:
         """What the heads shall do.
 
         Args:
-            h: output of the controller, (B, input_size).
+            raw: output of the map, (B, outputs).
         """
-        bounded, opened, positive, s = torch.split(self.map(h), self._sizes, -1)
-        heads, writers, size = self.read_heads + self.write_heads, self.write_heads, len(h)
+        bounded, opened, positive, s = torch.split(raw, self._sizes, -1)
+        heads, writers, size = self.read_heads + self.write_heads, self.write_heads, len(raw)
         vectors = writers * self.width
         add, key = torch.split(torch.tanh(bounded), [vectors, heads * self.width], -1)
         erase, gate = torch.split(torch.sigmoid(opened), [vectors, heads], -1)
@@ -222,9 +224,19 @@ class MemoryHeads(nn.Module):
             state: of the step before.
         """
         # Weights of a hundred locations, sharpened, are nothing for half precision.
-        with torch.autocast(h.device.type, enabled=False):
-            settings = self.settings(h.to(state.memory.dtype))
-            weights = address(settings, state.memory, state.weights)
-            writing, reading = torch.split(weights, [self.write_heads, self.read_heads], 1)
-            memory = write(state.memory, writing, settings.erase, settings.add)
-            return MemoryState(memory, weights, torch.bmm(reading, memory).flatten(1))
+        if torch.is_autocast_enabled(h.device.type):
+            with torch.autocast(h.device.type, enabled=False):
+                return self._step(h, state)
+        return self._step(h, state)
+
+    def _step(self, h: Tensor, state: MemoryState) -> MemoryState:
+        """`forward` outside autocast."""
+        raw = self.map(h.to(state.memory.dtype))
+        if can_fuse_memory(raw, state.memory, state.weights, self.write_heads):
+            heads = self.write_heads, self.read_heads
+            return MemoryState(*fused_memory(raw, state.memory, state.weights, *heads))
+        settings = self.settings(raw)
+        weights = address(settings, state.memory, state.weights)
+        writing, reading = torch.split(weights, [self.write_heads, self.read_heads], 1)
+        memory = write(state.memory, writing, settings.erase, settings.add)
+        return MemoryState(memory, weights, torch.bmm(reading, memory).flatten(1))

@@ -8,8 +8,7 @@ from typing import Any
 
 from noisyexp.activations import SCHEDULES, ActivationSpec, find_variant
 from noisyexp.schema import option
-
-OPTIMIZERS = ("sgd", "adam", "rmsprop", "adadelta", "graves_rmsprop", "uncorrected_adam")
+from noisyexp.training.optimizer import OPTIMIZERS, with_option
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ class TrainingConfig:
 
     epochs: int = option("passes over the training data", low=1)
     max_steps: int | None = option("stop after this many updates; null for no limit", low=1)
-    optimizer: str = option("optimiser", choices=OPTIMIZERS)
+    optimizer: str = option("optimiser", choices=tuple(OPTIMIZERS))
     lr: float = option("initial learning rate", above=0)
-    momentum: float = option("momentum of sgd, rmsprop and graves_rmsprop", low=0, high=1)
+    momentum: float = option(f"{', '.join(with_option('momentum'))}: momentum", low=0, high=1)
     rms_decay: float = option(
-        "rmsprop, graves_rmsprop, adadelta: decay of the mean square", low=0, high=1
+        f"{', '.join(with_option('rms_decay'))}: decay of the mean square", low=0, high=1
     )
     rms_eps: float = option(
         "rmsprop: added to the root of the mean square; graves_rmsprop, adadelta: inside the root",
@@ -53,7 +52,7 @@ class TrainingConfig:
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
-        if self.momentum and self.optimizer not in ("sgd", "rmsprop", "graves_rmsprop"):
+        if self.momentum and self.optimizer not in with_option("momentum"):
             yield f"momentum={self.momentum}: {self.optimizer} has none; use momentum=0"
 
 

@@ -18,6 +18,7 @@ from noisyexp.tasks import Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
 from noisyexp.training.older import load_model, load_optimizer
+from noisyexp.training.optimizer import clip_factor, gradient_norm, scale_gradients, step
 
 MAX_SKIPPED = 20
 """Updates in a row that fp16 may skip for an overflow before the run counts as diverged."""
@@ -144,21 +145,28 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        limit = self.config.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self._parameters, math.inf if limit is None else limit)
+        norm = gradient_norm(self._parameters)
         self.grad_norm = float(norm)
         # A scaled loss may overflow now and then; the scaler then skips the update by itself.
         finite = math.isfinite(self.grad_norm)
         self.skipped = 0 if finite else self.skipped + 1
         if not finite and (not self.scaler.is_enabled() or self.skipped > MAX_SKIPPED):
             raise DivergedError(self.step + 1, self.learning_rate, loss, self.grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self._update(clip_factor(norm, self.config.max_grad_norm))
         for name, value in output.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.step += 1
         self.train_seconds += time.perf_counter() - began
         self.emit("on_step_end", output)
+
+    def _update(self, factor: float) -> None:
+        """Change the weights by the gradients times `factor`."""
+        if self.scaler.is_enabled():
+            scale_gradients(self.optimizer, factor)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            step(self.optimizer, factor)
 
     def emit(self, hook: str, *args: Any) -> None:
         """Call `hook` of every callback that overrides it."""

@@ -113,7 +113,7 @@ def test_sharpening_has_a_finite_gradient_at_empty_locations() -> None:
 
 def test_a_closed_gate_keeps_the_weights(heads: MemoryHeads) -> None:
     state = random_state(heads, 3)
-    settings = heads.settings(torch.randn(3, 7, dtype=F64))
+    settings = heads.settings(heads.map(torch.randn(3, 7, dtype=F64)))
     stay = torch.tensor([0.0, 1.0, 0.0], dtype=F64).expand(3, 4, 3)
     kept = settings._replace(
         gate=torch.zeros_like(settings.gate), s=stay, gamma=torch.ones_like(settings.gamma)
@@ -251,7 +251,7 @@ def test_sizes_and_settings() -> None:
     outputs = 5 * (4 + 1 + 1 + 3 + 1) + 2 * 2 * 4
     assert heads.map.weight.shape == (outputs, 7)
     with torch.no_grad():
-        settings = heads.settings(100 * torch.randn(6, 7))
+        settings = heads.settings(heads.map(100 * torch.randn(6, 7)))
     assert settings.key.shape == (6, 5, 4) and settings.add.shape == (6, 2, 4)
     assert float(settings.key.abs().max()) <= 1 and float(settings.gamma.min()) >= 1
     assert float(settings.beta.min()) >= 0

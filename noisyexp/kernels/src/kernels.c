@@ -113,6 +113,9 @@ PARTS(double, d)
 #include "score.h"
 #include "cross_entropy.h"
 #include "loops.h"
+#include "optimizers.h"
+#include "memory.h"
+#include "memory_backward.h"
 #undef REAL
 #undef NAME
 #define REAL double
@@ -122,6 +125,9 @@ PARTS(double, d)
 #include "passes.h"
 #include "score.h"
 #include "cross_entropy.h"
+#include "optimizers.h"
+#include "memory.h"
+#include "memory_backward.h"
 
 /* Draws of one key as an array (blocks, rows, units). */
 void normal_fill_f(const noise_key *key, const shape *size, float *out) {
