@@ -1,7 +1,8 @@
 /* Kernels of the noisy units and of recurrent steps made of them, for float and double.
 
    Plain C that a compiler turns into vector code: all work is on tiles of ROWS x LANES numbers.
-   noisyexp/kernels/build.py compiles this file; bindings.py declares what is in it. */
+   noisyexp/kernels/build.py compiles this file, once for float and once for double side by side
+   (REALS is 1, 2, or 3 for both); bindings.py declares what is in it. */
 #include <math.h>
 #include <stdint.h>
 
@@ -105,6 +106,11 @@ PARTS(float, f)
 PARTS(double, d)
 #endif
 
+#ifndef REALS
+#define REALS 3
+#endif
+
+#if REALS & 1
 #define REAL float
 #define NAME(x) x##_f
 #include "unit.h"
@@ -116,19 +122,6 @@ PARTS(double, d)
 #include "optimizers.h"
 #include "memory.h"
 #include "memory_backward.h"
-#undef REAL
-#undef NAME
-#define REAL double
-#define NAME(x) x##_d
-#include "unit.h"
-#include "layers.h"
-#include "passes.h"
-#include "score.h"
-#include "cross_entropy.h"
-#include "optimizers.h"
-#include "memory.h"
-#include "memory_backward.h"
-
 /* Draws of one key as an array (blocks, rows, units). */
 void normal_fill_f(const noise_key *key, const shape *size, float *out) {
     const int64_t rows = size->rows, units = size->units;
@@ -165,3 +158,19 @@ void bf16_struct_sizes(int64_t out[3]) {
     out[1] = (int64_t)sizeof(matmul);
     out[2] = (int64_t)sizeof(recurrence);
 }
+#undef REAL
+#undef NAME
+#endif
+
+#if REALS & 2
+#define REAL double
+#define NAME(x) x##_d
+#include "unit.h"
+#include "layers.h"
+#include "passes.h"
+#include "score.h"
+#include "cross_entropy.h"
+#include "optimizers.h"
+#include "memory.h"
+#include "memory_backward.h"
+#endif

@@ -30,7 +30,7 @@ static int64_t settings_of(const memory_step *a) {
 }
 
 /* Numbers of a thread's workspace: what `memory_place` lays out. */
-int64_t memory_work(const memory_step *a) {
+static int64_t numbers_of_work(const memory_step *a) {
     const int64_t heads = a->writers + a->readers;
     return 2 * settings_of(a) + 2 * heads * (a->width + 1) + 3 * a->rows
            + heads * (6 * a->rows + 2) + (a->rows + 2) + a->width * a->rows
@@ -38,7 +38,10 @@ int64_t memory_work(const memory_step *a) {
 }
 
 /* Size that memory.py compares with its own. */
+#if REALS & 1
+int64_t memory_work(const memory_step *a) { return numbers_of_work(a); }
 int64_t memory_size(void) { return (int64_t)sizeof(memory_step); }
+#endif
 
 /* The logarithm of a positive normal number, to 1e-7 (Cephes); NaN stays. */
 INLINE float log_of_f(float x) {
@@ -204,7 +207,7 @@ typedef struct {
 static NAME(episode) NAME(memory_place)(const memory_step *a, int64_t part) {
     NAME(episode) e = {a->writers + a->readers, a->rows, a->width, a->readers, a->writers,
                        settings_of(a)};
-    REAL *next = (REAL *)a->work + part * memory_work(a);
+    REAL *next = (REAL *)a->work + part * numbers_of_work(a);
     const int64_t heads = e.heads, n = e.n, m = e.m, writers = e.writers;
 #define TAKE(name, size) (e.name = next, next += (size))
     TAKE(add, writers * m), TAKE(key, heads * m), TAKE(erase, writers * m), TAKE(gate, heads);

@@ -37,10 +37,12 @@ typedef struct {
 } update_call;
 
 /* Sizes that optimizers.py compares with its own. */
+#if REALS & 1
 void update_sizes(int64_t out[2]) {
     out[0] = (int64_t)sizeof(tensor_update);
     out[1] = (int64_t)sizeof(update_call);
 }
+#endif
 
 #define EACH for (int i = 0; i < n; i++)
 #endif
