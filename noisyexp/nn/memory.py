@@ -16,6 +16,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import softplus
 
 from noisyexp.nn.fused_memory import can_fuse_memory, fused_memory
+from noisyexp.nn.shared import call
 
 COSINE_EPS = 1e-8
 """Added to both norms; the constant first memory has rows of norm 1e-6 sqrt(M)."""
@@ -231,7 +232,7 @@ class MemoryHeads(nn.Module):
 
     def _step(self, h: Tensor, state: MemoryState) -> MemoryState:
         """`forward` outside autocast."""
-        raw = self.map(h.to(state.memory.dtype))
+        raw = call(self.map, h.to(state.memory.dtype))
         if can_fuse_memory(raw, state.memory, state.weights, self.write_heads):
             heads = self.write_heads, self.read_heads
             return MemoryState(*fused_memory(raw, state.memory, state.weights, *heads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -10,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from noisyexp.activations import ActivationSpec
 from noisyexp.kernels import bindings
 from noisyexp.nn.memory import MemoryHeads, MemoryState
+from noisyexp.tasks.ntm_recall import model as ntm_model
+from noisyexp.tasks.ntm_recall.model import NTM
 
 F32, F64 = torch.float32, torch.float64
 # N, M, W, R: the paper's, one head each, fewer locations than a vector, no multiple of it, one row.
@@ -232,3 +236,23 @@ def test_several_python_threads_at_once() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("controller", ["feedforward", "lstm"])
+def test_a_whole_machine(controller: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels and weight gradients made at the end, against the plain code step by step."""
+    torch.manual_seed(0)
+    machine = NTM(
+        inputs=4, outputs=3, controller=controller, controller_size=8, rows=19, width=5,
+        read_heads=2, write_heads=2, memory_init="random", spec=ActivationSpec("nah"),
+    ).double()  # fmt: skip
+    x, results = torch.randn(7, BATCH, 4, dtype=F64), []
+    for switch in "10":
+        monkeypatch.setenv(bindings.SWITCH, switch)
+        if switch == "0":
+            monkeypatch.setattr(ntm_model, "shared_weights", contextlib.nullcontext)
+        torch.manual_seed(5)
+        loss = (machine(x, first=2) ** 2).sum()
+        results.append([loss, *torch.autograd.grad(loss, [*machine.parameters()])])
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-10)

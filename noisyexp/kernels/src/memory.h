@@ -90,7 +90,8 @@ static REAL NAME(total)(NAME(lanes) v) {
 static REAL NAME(dot)(const REAL *a, const REAL *b, int64_t n) {
     NAME(lanes) sum = {0};
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) sum += NAME(load_row)(a + i, LANES) * NAME(load_row)(b + i, LANES);
+    for (; i + LANES <= n; i += LANES)
+        sum += NAME(load_row)(a + i, LANES) * NAME(load_row)(b + i, LANES);
     if (i < n) sum += NAME(load_row)(a + i, (int)(n - i)) * NAME(load_row)(b + i, (int)(n - i));
     return NAME(total)(sum);
 }

@@ -41,7 +41,8 @@ static void NAME(write_backward)(const memory_step *a, const NAME(episode) *e, i
     const REAL *memory = (const REAL *)a->memory + b * cells;
     const REAL *written = (const REAL *)a->written + b * cells;
     if (a->d_weights)
-        memcpy(e->d_weights, (const REAL *)a->d_weights + b * locations, (size_t)locations * sizeof(REAL));
+        memcpy(e->d_weights, (const REAL *)a->d_weights + b * locations,
+               (size_t)locations * sizeof(REAL));
     else memset(e->d_weights, 0, (size_t)locations * sizeof(REAL));
     if (a->d_written)
         memcpy(e->d_written, (const REAL *)a->d_written + b * cells, (size_t)cells * sizeof(REAL));

@@ -66,8 +66,8 @@ static void NAME(sgd)(const tensor_update *u, int n, const REAL *restrict x, REA
     EACH w[i] = NAME(fuse)(x[i], rate, w[i]);
 }
 
-static void NAME(momentum)(const update_call *c, const tensor_update *u, int n, const REAL *restrict x,
-                           REAL *restrict w, REAL *restrict v) {
+static void NAME(momentum)(const update_call *c, const tensor_update *u, int n,
+                           const REAL *restrict x, REAL *restrict w, REAL *restrict v) {
     const REAL rate = (REAL)-u->rate, momentum = (REAL)c->momentum;
     EACH {
         v[i] = v[i] * momentum + x[i];
@@ -103,8 +103,9 @@ static void NAME(rmsprop)(const update_call *c, const tensor_update *u, int n, c
     }
 }
 
-static void NAME(adadelta)(const update_call *c, const tensor_update *u, int n, const REAL *restrict x,
-                           REAL *restrict w, REAL *restrict s, REAL *restrict d) {
+static void NAME(adadelta)(const update_call *c, const tensor_update *u, int n,
+                           const REAL *restrict x, REAL *restrict w, REAL *restrict s,
+                           REAL *restrict d) {
     const REAL rate = (REAL)-u->rate, eps = (REAL)c->eps;
     const REAL decay = (REAL)c->decay, rest = (REAL)c->rest;
     REAL below[NUMBERS], above[NUMBERS];
@@ -152,7 +153,9 @@ static void NAME(update_piece)(const update_call *c, const tensor_update *u, int
     case RULE_MOMENTUM: NAME(momentum)(c, u, n, x, w, state[0]); break;
     case RULE_RMSPROP: NAME(rmsprop)(c, u, n, x, w, state[0], state[1]); break;
     case RULE_ADADELTA: NAME(adadelta)(c, u, n, x, w, state[0], state[1]); break;
-    case RULE_GRAVES_RMSPROP: NAME(graves_rmsprop)(c, u, n, x, w, state[0], state[1], state[2]); break;
+    case RULE_GRAVES_RMSPROP:
+        NAME(graves_rmsprop)(c, u, n, x, w, state[0], state[1], state[2]);
+        break;
     default: NAME(adam)(c, u, n, x, w, state[0], state[1]);
     }
 }

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn import NoisyLSTMCell
 from noisyexp.nn.memory import MemoryHeads, MemoryState
+from noisyexp.nn.shared import shared_linear, shared_weights
 
 State = tuple[Tensor, ...]
 
@@ -19,17 +20,20 @@ class Controller(Protocol):
     """What the machine needs of a controller of C units."""
 
     def first_state(self, batch: int) -> State:
-        """State before the first step; the first tensor is its output, (batch, C)."""
+        """What the first step goes on from."""
 
     def project(self, x: Tensor) -> Tensor:
         """What all steps can do at once with the input (T, B, inputs)."""
 
     def __call__(self, projected: Tensor, reads: Tensor, state: State) -> State:
-        """One step: `projected` of this step, what was read in the step before, (B, R M)."""
+        """One step: `projected` of this step, what was read in the step before, (B, R M).
+
+        The first tensor of the new state is the output, (B, C).
+        """
 
 
 class FeedForward(nn.Module):
-    """act(W x + U r + b): one hidden layer, no state of its own.
+    """act(W x + U r + b): one hidden layer. Its state is U, one tensor for all steps, and no more.
 
     Args:
         inputs: size of x.
@@ -46,17 +50,17 @@ class FeedForward(nn.Module):
             self.unit = spec("tanh", size)
 
     def first_state(self, batch: int) -> State:
-        """Nothing."""
-        return ()
+        """U, (C, R M)."""
+        return (self.layer.weight[:, self.inputs :],)
 
     def project(self, x: Tensor) -> Tensor:
         """W x + b, (T, B, C)."""
         return linear(x, self.layer.weight[:, : self.inputs], self.layer.bias)
 
     def forward(self, projected: Tensor, reads: Tensor, state: State) -> State:
-        """The new output (B, C)."""
-        weight = self.layer.weight[:, self.inputs :]
-        return (self.unit(torch.addmm(projected, reads, weight.T)),)
+        """The new output (B, C), and U."""
+        weight = state[-1]
+        return self.unit(projected + shared_linear(reads, weight, None)), weight
 
 
 class Recurrent(nn.Module):
@@ -149,12 +153,13 @@ class NTM(nn.Module):
         state = controller.first_state(x.shape[1])
         memory: MemoryState = self.memory.first_state(x.shape[1])
         features = []
-        for step, projected in enumerate(controller.project(x).unbind(0)):
-            state = controller(projected, memory.reads, state)
-            memory = self.memory(state[0], memory)
-            if step >= first:
-                features.append(torch.cat([state[0], memory.reads], -1))
-            if weights is not None:
-                weights.append(memory.weights.detach())
+        with shared_weights():
+            for step, projected in enumerate(controller.project(x).unbind(0)):
+                state = controller(projected, memory.reads, state)
+                memory = self.memory(state[0], memory)
+                if step >= first:
+                    features.append(torch.cat([state[0], memory.reads], -1))
+                if weights is not None:
+                    weights.append(memory.weights.detach())
         scores: Tensor = self.output(torch.stack(features))
         return scores
