@@ -323,7 +323,7 @@ def test_table_4_has_the_papers_numbers() -> None:
         "table4/hard": (64.27, 21.59),
         "table4/nah": (63.46, 22.57),
     }
-    assert [row.baseline for row in rows] == [None, *["table4/reference"] * 4]
+    assert [row.experiment for row in rows if row.baseline is None] == ["table4/reference"]
 
 
 def test_workers_do_not_make_another_run() -> None:

@@ -94,14 +94,14 @@ def test_a_learning_rate_far_too_large(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", ["best", "last"])
 def test_weights_with_which_nothing_can_be_measured(tmp_path: Path, kept: str) -> None:
-    """One update with a finite loss and a rate at which the weights overflow."""
+    """One update with a finite loss and a rate that is no float32 any more."""
     arguments = ["task=ptb", "act=nah", "scale=smoke", "data=generated", f"run_root={tmp_path}"]
-    rate = ["training.lr=1e38", "training.max_grad_norm=null", "training.max_steps=1"]
+    rate = ["training.lr=1e39", "training.max_grad_norm=null", "training.max_steps=1"]
     assert main([*arguments, *rate, "progress=off", f"training.use_weights={kept}"]) == 1
     (path,) = tmp_path.rglob("run.json")
     record = json.loads(path.read_text())
     assert record["status"] == "diverged" and record["curve"][-1]["valid_ppl"] is None
-    assert record["reason"] == "non-finite valid_ppl at step 1: learning rate 1e+38"
+    assert record["reason"] == "non-finite valid_ppl at step 1: learning rate 1e+39"
     assert record["diverged"]["loss"] == "None"  # it was finite
 
 
