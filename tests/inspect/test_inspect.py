@@ -198,4 +198,4 @@ def test_a_page_that_loads_nothing(
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 0
     shown = capsys.readouterr().out
-    assert "python -m noisyexp.inspect act=nah" in shown and "clip_output" in shown
+    assert "noisyexp inspect act=nah" in shown and "clip_output" in shown
