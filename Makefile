@@ -39,7 +39,7 @@ $(VENV)/.experiments: pyproject.toml constraints.txt
 demo: $(VENV)/.experiments  ## train three units on a generated language (two minutes), draw a table and a figure
 	$(BIN)/python scripts/demo.py
 
-test: setup  ## run the test suite (under 10 minutes on 2 cores)
+test: setup  ## run the test suite (10 to 15 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 slow: setup  ## run the tests that take minutes
