@@ -1,10 +1,11 @@
 """Measure where the inputs of the units lie over training, and which gradient passes through them.
 
-A row of Table 2 is trained again. Before the first update and after some epochs the model reads
-validation text, with noise replaced by its expectation. For every unit (three gates, candidate,
-cell output of each layer) that gives: a histogram of its inputs, the share beyond the hard unit's
-thresholds, the share of the gradient that passes there and with which slope; and for the model:
-the gradient of the weights without what passes through saturated units.
+A row of Table 2 is trained as by run.py, with the same numbers and record. Before the first update
+and after some epochs the model reads validation text, with noise replaced by its expectation. For
+every unit (three gates, candidate, cell output of each layer) that gives: a histogram of its
+inputs, the share beyond the hard unit's thresholds, the share of the gradient that passes there and
+with which slope; and for the model: the gradient of the weights without what passes through
+saturated units.
 
 Examples:
     python scripts/mechanism.py table2/tanh_fold          # writes results/mechanism/tanh_fold.json
@@ -14,8 +15,7 @@ Examples:
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,20 +27,21 @@ from torch import Tensor, nn
 from noisyexp.activations import Activation
 from noisyexp.cli.compose import check
 from noisyexp.cli.verb import exit_code_of
+from noisyexp.errors import ConfigError
 from noisyexp.fileio import write_json
 from noisyexp.nn.language_model import LanguageModel
 from noisyexp.nn.noisy import NoisyModule
 from noisyexp.places import CHECKOUT
-from noisyexp.tasks import find_task
 from noisyexp.training.callbacks import Callback
-from noisyexp.training.record import code_version, describe_machine
-from noisyexp.training.run import build_trainer, setup_torch
+from noisyexp.training.run import execute
 from noisyexp.training.trainer import Trainer
 
 EPOCHS = (0, 1, 2, 4, 8, 13)
 """Epochs after which is measured; the learning rate falls from the fifth on."""
 WINDOWS = 10
 """Windows of 20 words in each of 20 streams: 4,000 words."""
+KEPT = ("experiment", "seed", "config_hash", "status", "code", "versions", "machine", "final")
+"""What of the run's record goes into the file."""
 EDGE, BINS = 12.0, 240
 """Histograms reach from -EDGE to EDGE; what lies beyond is in the outer bins."""
 
@@ -198,7 +199,16 @@ class Measure(Callback):
     """Takes a snapshot before the first update and after some epochs."""
 
     def __init__(self, epochs: Sequence[int]) -> None:
-        self.epochs, self.taken = set(epochs), []  # type: ignore[var-annotated]
+        self.epochs = set(epochs)
+        self.taken: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The snapshots so far: a resumed run keeps them."""
+        return {"taken": list(self.taken)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the snapshots."""
+        self.taken = list(state["taken"])
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Before the first update."""
@@ -209,7 +219,8 @@ class Measure(Callback):
         self._take(trainer)
 
     def _take(self, trainer: Trainer) -> None:
-        if trainer.epoch not in self.epochs:
+        done = {one["epoch"] for one in self.taken}
+        if trainer.epoch not in self.epochs - done:
             return
         steps: int = trainer.task.config.steps
         streams: Tensor = trainer.task.valid_streams  # type: ignore[attr-defined]
@@ -223,25 +234,18 @@ class Measure(Callback):
 
 def measure(words: Sequence[str], epochs: Sequence[int], path: Path) -> None:
     """Train the run of `words` with snapshots and write them to `path`."""
-    with tempfile.TemporaryDirectory() as folder:
-        spec = check([*words, f"run_root={folder}", "progress=off"])[0]
-        device = setup_torch(spec.config)
-        task = find_task(spec.task_config.name)(
-            spec.task_config, spec.config.data.source, spec.config.seed
-        )
-        task.prepare(Path(spec.config.data.root))
-        spec.folder.mkdir(parents=True)
-        watcher = Measure(epochs)
-        build_trainer(spec, task, device, [watcher]).fit()
+    specs = check([*words, "progress=off"])
+    if len(specs) != 1:
+        raise ConfigError([f"{len(specs)} runs: give one seed"])
+    watcher = Measure(epochs)
+    outcome = execute(specs[0], [watcher])
+    if outcome.skipped:
+        raise ConfigError([f"{outcome.folder} is finished already: choose another run_root"])
     write_json(
         path,
         {
             "command": " ".join(["python scripts/mechanism.py", *words]),
-            "experiment": spec.names.experiment,
-            "config_hash": spec.digest,
-            "code": code_version(),
-            "machine": describe_machine(device),
-            "torch": str(torch.__version__),
+            **{key: outcome.record[key] for key in KEPT},
             "bins": {"edge": EDGE, "count": BINS},
             "windows": WINDOWS,
             "snapshots": watcher.taken,
