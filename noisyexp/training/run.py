@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,12 @@ class Outcome:
     skipped: bool
 
 
-def execute(spec: RunSpec) -> Outcome:
+def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
     """Run `spec` to its end, from its checkpoint if it has one, or do nothing if it is finished.
+
+    Args:
+        spec: the run.
+        extra: callbacks beside its own, that look on.
 
     Raises:
         NoisyexpError: data, checkpoint or lock stand in the way; run.json says `failed`.
@@ -120,7 +124,7 @@ def execute(spec: RunSpec) -> Outcome:
         killed = {**record, "reason": "running, or ended without warning"}
         _write_quietly(folder / "run.json", killed)
         try:
-            _train(spec, record)
+            _train(spec, record, extra)
         except DivergedError as error:
             record.update(status="diverged", reason=str(error))
             record["diverged"] = {
@@ -177,7 +181,7 @@ def _write_quietly(path: Path, record: dict[str, Any]) -> None:
         print(f"{path} could not be written: {error}", file=sys.stderr)
 
 
-def _train(spec: RunSpec, record: dict[str, Any]) -> None:
+def _train(spec: RunSpec, record: dict[str, Any], extra: Sequence[Callback]) -> None:
     config, folder = spec.config, spec.folder
     device = setup_torch(config)
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
@@ -192,7 +196,7 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
         },
         record["data_files"],
     )
-    trainer = build_trainer(spec, task, device, [sessions])
+    trainer = build_trainer(spec, task, device, [sessions, *extra])
     record.update(describe_task(task, trainer.model))
     state = checkpoint.load_newest(folder, device)
     if state is not None:
@@ -286,7 +290,7 @@ def setup_torch(config: RunConfig) -> torch.device:
 
 
 def build_trainer(
-    spec: RunSpec, task: Task, device: torch.device, extra: list[Callback]
+    spec: RunSpec, task: Task, device: torch.device, extra: Sequence[Callback]
 ) -> Trainer:
     """Model, optimiser, noise and callbacks of a run; `task` has been prepared."""
     config = spec.config
