@@ -111,17 +111,14 @@ def describe_unit(x: Tensor, grad_x: Tensor, grad_y: Tensor, threshold: float) -
     x, grad_x, grad_y = (part.double().flatten() for part in (x, grad_x, grad_y))
     beyond = x.abs() > threshold
     total, reached = grad_x.abs().sum(), (grad_y != 0) & beyond
-    slope = grad_x[reached].sum() / grad_y[reached].sum() if reached.any() else torch.tensor(0.0)
     # The slope is one number wherever the unit is piecewise linear; for others a mean over inputs.
     ratio = grad_x[reached] / grad_y[reached]
     counts = torch.histc(x.clamp(-EDGE, EDGE).float(), BINS, -EDGE, EDGE)
     return {
         "histogram": [int(count) for count in counts.tolist()],
         "beyond_percent": 100.0 * float(beyond.double().mean()),
-        "gradient_beyond_percent": 100.0 * float(grad_x[beyond].abs().sum() / total)
-        if total > 0
-        else 0.0,
-        "slope_beyond": float(ratio.mean()) if len(ratio) else float(slope),
+        "gradient_beyond_percent": 100.0 * float(grad_x[beyond].abs().sum() / total.clamp(1e-300)),
+        "slope_beyond": float(ratio.mean()) if len(ratio) else 0.0,
         "largest": float(x.abs().max()),
         "mean_absolute": float(x.abs().mean()),
     }
@@ -167,12 +164,10 @@ def gradients(
         state = tuple(part.detach() for part in state)
         nll += float(found.total.detach())
         count += targets.numel()
-    described = {
-        name: describe_unit(
-            *(torch.cat(part) for part in zip(*parts, strict=True)), units[name].kind.threshold
-        )
-        for name, parts in kept.items()
-    }
+    described = {}
+    for name, parts in kept.items():
+        x, grad_x, grad_y = (torch.cat(part) for part in zip(*parts, strict=True))
+        described[name] = describe_unit(x, grad_x, grad_y, units[name].kind.threshold)
     return described, torch.cat([part.flatten() for part in whole]) / count, nll / count
 
 
