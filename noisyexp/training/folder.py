@@ -16,7 +16,7 @@ from noisyexp.errors import RunLockedError
 
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
-    "task.workers",
+    "task.workers", "training.cuda_graph",
 )  # fmt: skip
 """Keys that change at most the last bits of the result: runs that differ only here are one run.
 

@@ -58,6 +58,7 @@ TRAINING = {
     "lr_schedule": {"rule": "constant", "after": 0, "factor": 1.0, "patience": 0},
     "patience": None,
     "stopping": "in_a_row",
+    "cuda_graph": False,
     "evaluate_every": 1,
     "use_weights": "last",
 }
