@@ -37,8 +37,8 @@ FLAG_SETS: tuple[tuple[str, ...], ...] = tuple(
 assembler knows AMX."""
 
 PARTS: Mapping[int, tuple[str, ...]] = {2: ("-O3",), 1: ("-O3",), 3: ("-O2",)}
-"""PART of kernels.c, the longest first, and how it is optimised. Double precision is for checks: with
--O2 it is a fifth slower, no slower than torch's layers, and compiles in half of the time."""
+"""PART of kernels.c, the longest first, and how it is optimised. Double precision is for checks:
+with -O2 it is a fifth slower, no slower than torch's layers, and compiles in half of the time."""
 
 LONGEST = 600
 """Seconds after which a compiler is given up; it takes 10 on two idle cores."""
@@ -69,7 +69,13 @@ def library_name(compiler: str) -> str:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
     resolved = Path(compiler).resolve()
-    parts = (FLAG_SETS, sorted(PARTS.items()), str(resolved), resolved.stat().st_mtime_ns, _processor(), platform.system())
+    parts = (
+        FLAG_SETS,
+        sorted(PARTS.items()),
+        (str(resolved), resolved.stat().st_mtime_ns),
+        _processor(),
+        platform.system(),
+    )
     digest.update(repr(parts).encode("utf-8"))
     return f"kernels-{digest.hexdigest()}.so"
 
