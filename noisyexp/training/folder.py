@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noisyexp.errors import RunLockedError
+from noisyexp.errors import FolderLostError, RunLockedError
 
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
@@ -64,30 +64,81 @@ def run_folder(root: Path, names: RunNames, digest: str) -> Path:
     return root / names.task / f"{names.act}-{names.scale}{data}-s{names.seed}-{digest}"
 
 
+_held: dict[Path, tuple[int, int]] = {}
+"""Device and inode of the folders that this process holds."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
-    The kernel drops the lock with the process, so that a killed one blocks nobody.
+    The kernel drops the lock with the process, so that a killed one blocks nobody. Both the folder
+    itself and the file `lock` in it are locked: the file can be deleted by mistake, and not every
+    network disk can lock a folder.
 
     Raises:
         RunLockedError: another process holds it; the message gives its number.
+        OSError: the folder cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    place = folder.absolute()
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _in_use(folder) from error
+        except OSError:  # a disk that cannot lock folders
+            pass
+        file = stack.enter_context((folder / "lock").open("a+"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise RunLockedError(
-                f"{folder} is in use by process {holder}: wait for it or stop it; this process "
-                "changed nothing"
-            ) from error
+            raise _in_use(folder) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        _held[place] = _identity(os.fstat(descriptor))
         try:
             yield
         finally:
-            file.truncate(0)
+            del _held[place]
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+
+
+def check_held(folder: Path) -> None:
+    """Make sure that `folder` is still the one that this process locked, if it did.
+
+    Raises:
+        FolderLostError: it was deleted, moved or replaced.
+    """
+    known = _held.get(folder.absolute())
+    if known is None:
+        return
+    try:
+        same = _identity(folder.stat()) == known
+    except OSError:
+        same = False
+    if not same:
+        raise FolderLostError(
+            f"{folder} was deleted or moved during the run: nothing more was written. The same "
+            "command starts the run from the beginning, or from its checkpoint if the folder is "
+            "put back."
+        )
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _in_use(folder: Path) -> RunLockedError:
+    try:
+        holder = (folder / "lock").read_text("utf-8", "replace").strip() or "unknown"
+    except OSError:
+        holder = "unknown"
+    return RunLockedError(
+        f"{folder} is in use by process {holder}: wait for it or stop it; this process "
+        "changed nothing"
+    )
