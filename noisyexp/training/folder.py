@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RunLockedError
+from noisyexp.locks import HeldError, hold
 
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
@@ -68,26 +67,18 @@ def run_folder(root: Path, names: RunNames, digest: str) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
-    The kernel drops the lock with the process, so that a killed one blocks nobody.
+    See `noisyexp.locks` for what holds on which disk.
 
     Raises:
-        RunLockedError: another process holds it; the message gives its number.
+        RunLockedError: another process holds it; the message gives its number and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+            stack.enter_context(hold(folder / "lock"))
+        except HeldError as error:
             raise RunLockedError(
-                f"{folder} is in use by process {holder}: wait for it or stop it; this process "
-                "changed nothing"
+                f"{folder} is in use by {error}: wait for it or stop it; this process changed "
+                "nothing"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+        yield

@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,8 @@ from noisyexp.training.callbacks import (
     EarlyStopping,
     Evaluate,
     FollowCurriculum,
-    Interrupted,
     LearningRate,
     NoiseAnnealing,
-    StopOnSignal,
 )
 from noisyexp.training.config import RunConfig
 from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
@@ -50,6 +48,7 @@ from noisyexp.training.record import (
     start_record,
 )
 from noisyexp.training.sessions import Sessions
+from noisyexp.training.signals import Interrupted, StopOnSignal
 from noisyexp.training.trainer import Trainer
 
 FINISHED = ("complete", "diverged")
@@ -111,7 +110,7 @@ def execute(spec: RunSpec) -> Outcome:
         Interrupted: a signal came; run.json says `interrupted`.
     """
     folder = spec.folder
-    with locked(folder):
+    with locked(folder), StopOnSignal() as stop:
         done = finished_record(folder)
         if done is not None:
             return Outcome(folder, _adopt(done, spec), skipped=True)
@@ -120,7 +119,7 @@ def execute(spec: RunSpec) -> Outcome:
         killed = {**record, "reason": "running, or ended without warning"}
         _write_quietly(folder / "run.json", killed)
         try:
-            _train(spec, record)
+            _train(spec, record, stop)
         except DivergedError as error:
             record.update(status="diverged", reason=str(error))
             record["diverged"] = {
@@ -130,7 +129,7 @@ def execute(spec: RunSpec) -> Outcome:
                 "grad_norm": repr(error.grad_norm),
             }
         except BaseException as error:
-            interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+            interrupted = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
             record["status"] = "interrupted" if interrupted else "failed"
             record["reason"] = str(error) or type(error).__name__
             _write_quietly(folder / "run.json", record)
@@ -177,7 +176,7 @@ def _write_quietly(path: Path, record: dict[str, Any]) -> None:
         print(f"{path} could not be written: {error}", file=sys.stderr)
 
 
-def _train(spec: RunSpec, record: dict[str, Any]) -> None:
+def _train(spec: RunSpec, record: dict[str, Any], stop: StopOnSignal) -> None:
     config, folder = spec.config, spec.folder
     device = setup_torch(config)
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
@@ -192,7 +191,7 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
         },
         record["data_files"],
     )
-    trainer = build_trainer(spec, task, device, [sessions])
+    trainer = build_trainer(spec, task, device, [sessions], [stop])
     record.update(describe_task(task, trainer.model))
     state = checkpoint.load_newest(folder, device)
     if state is not None:
@@ -286,9 +285,21 @@ def setup_torch(config: RunConfig) -> torch.device:
 
 
 def build_trainer(
-    spec: RunSpec, task: Task, device: torch.device, extra: list[Callback]
+    spec: RunSpec,
+    task: Task,
+    device: torch.device,
+    extra: list[Callback],
+    last: Sequence[Callback] = (),
 ) -> Trainer:
-    """Model, optimiser, noise and callbacks of a run; `task` has been prepared."""
+    """Model, optimiser, noise and callbacks of a run; `task` has been prepared.
+
+    Args:
+        spec: the run.
+        task: of the run.
+        device: where the model goes.
+        extra: callbacks before those of the configuration.
+        last: callbacks behind them.
+    """
     config = spec.config
     # Weights depend on the seed alone: every arm starts from the same ones.
     torch.manual_seed(derive_seed(config.seed, "init"))
@@ -302,7 +313,7 @@ def build_trainer(
         model,
         build_optimizer(model, config.training),
         config.training,
-        [*extra, *_callbacks(spec, task)],
+        [*extra, *_callbacks(spec, task), *last],
         noise=noise,
         device=device,
         precision=config.precision,
@@ -341,5 +352,5 @@ def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
         )
     made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
     save = config.checkpoint
-    made += [checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps), StopOnSignal()]
+    made.append(checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps))
     return made
