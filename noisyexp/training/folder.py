@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import FolderLostError, RunLockedError
+from noisyexp.locks import HeldError, hold, hold_folder
 
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
@@ -72,40 +72,29 @@ _held: dict[Path, tuple[int, int]] = {}
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
-    The kernel drops the lock with the process, so that a killed one blocks nobody. Both the folder
-    itself and the file `lock` in it are locked: the file can be deleted by mistake, and not every
-    network disk can lock a folder.
+    Both the folder itself and the file `lock` in it are locked: the file can be deleted by mistake.
+    See `noisyexp.locks` for what holds on which disk.
 
     Raises:
-        RunLockedError: another process holds it; the message gives its number.
+        RunLockedError: another process holds it; the message gives its number and host.
         OSError: the folder cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder.absolute()
     with contextlib.ExitStack() as stack:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _in_use(folder) from error
-        except OSError:  # a disk that cannot lock folders
-            pass
-        file = stack.enter_context((folder / "lock").open("a+"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise _in_use(folder) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            descriptor = stack.enter_context(hold_folder(folder))
+            stack.enter_context(hold(folder / "lock"))
+        except HeldError as error:
+            raise RunLockedError(
+                f"{folder} is in use by {error}: wait for it or stop it; this process changed "
+                "nothing"
+            ) from error
         _held[place] = _identity(os.fstat(descriptor))
         try:
             yield
         finally:
             del _held[place]
-            with contextlib.suppress(OSError):
-                file.truncate(0)
 
 
 def check_held(folder: Path) -> None:
@@ -131,14 +120,3 @@ def check_held(folder: Path) -> None:
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
-
-
-def _in_use(folder: Path) -> RunLockedError:
-    try:
-        holder = (folder / "lock").read_text("utf-8", "replace").strip() or "unknown"
-    except OSError:
-        holder = "unknown"
-    return RunLockedError(
-        f"{folder} is in use by process {holder}: wait for it or stop it; this process "
-        "changed nothing"
-    )

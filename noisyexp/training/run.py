@@ -31,10 +31,8 @@ from noisyexp.training.callbacks import (
     EarlyStopping,
     Evaluate,
     FollowCurriculum,
-    Interrupted,
     LearningRate,
     NoiseAnnealing,
-    StopOnSignal,
 )
 from noisyexp.training.config import RunConfig
 from noisyexp.training.finished import finished_record
@@ -51,6 +49,7 @@ from noisyexp.training.record import (
     start_record,
 )
 from noisyexp.training.sessions import Sessions
+from noisyexp.training.signals import Interrupted, StopOnSignal
 from noisyexp.training.trainer import Trainer
 
 
@@ -110,7 +109,7 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
         Interrupted: a signal came; run.json says `interrupted`.
     """
     folder = spec.folder
-    with locked(folder):
+    with locked(folder), StopOnSignal() as stop:
         done = finished_record(folder, spec.digest)
         if done is not None:
             return Outcome(folder, _adopt(done, spec), skipped=True)
@@ -119,7 +118,7 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
         killed = {**record, "reason": "running, or ended without warning"}
         _write_quietly(folder, killed)
         try:
-            _train(spec, record, extra)
+            _train(spec, record, extra, stop)
         except DivergedError as error:
             record.update(status="diverged", reason=str(error))
             record["diverged"] = {
@@ -130,7 +129,7 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
             }
         except BaseException as error:
             check_held(folder)
-            interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+            interrupted = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
             record["status"] = "interrupted" if interrupted else "failed"
             record["reason"] = str(error) or type(error).__name__
             _write_quietly(folder, record)
@@ -185,7 +184,9 @@ def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
         print(f"{path} could not be written: {explain(error)}", file=sys.stderr)
 
 
-def _train(spec: RunSpec, record: dict[str, Any], extra: Sequence[Callback]) -> None:
+def _train(
+    spec: RunSpec, record: dict[str, Any], extra: Sequence[Callback], stop: StopOnSignal
+) -> None:
     config, folder = spec.config, spec.folder
     device = setup_torch(config)
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
@@ -200,7 +201,7 @@ def _train(spec: RunSpec, record: dict[str, Any], extra: Sequence[Callback]) -> 
         },
         record["data_files"],
     )
-    trainer = build_trainer(spec, task, device, [sessions, *extra])
+    trainer = build_trainer(spec, task, device, [sessions, *extra], [stop])
     record.update(describe_task(task, trainer.model))
     _restore(trainer, folder, spec.digest)
     try:
@@ -318,9 +319,21 @@ def setup_torch(config: RunConfig) -> torch.device:
 
 
 def build_trainer(
-    spec: RunSpec, task: Task, device: torch.device, extra: Sequence[Callback]
+    spec: RunSpec,
+    task: Task,
+    device: torch.device,
+    extra: Sequence[Callback],
+    last: Sequence[Callback] = (),
 ) -> Trainer:
-    """Model, optimiser, noise and callbacks of a run; `task` has been prepared."""
+    """Model, optimiser, noise and callbacks of a run; `task` has been prepared.
+
+    Args:
+        spec: the run.
+        task: of the run.
+        device: where the model goes.
+        extra: callbacks before those of the configuration.
+        last: callbacks behind them.
+    """
     config = spec.config
     # Weights depend on the seed alone: every arm starts from the same ones.
     torch.manual_seed(derive_seed(config.seed, "init"))
@@ -334,7 +347,7 @@ def build_trainer(
         model,
         build_optimizer(model, config.training),
         config.training,
-        [*extra, *_callbacks(spec, task)],
+        [*extra, *_callbacks(spec, task), *last],
         noise=noise,
         device=device,
         precision=config.precision,
@@ -373,8 +386,5 @@ def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
         )
     made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
     save = config.checkpoint
-    made += [
-        checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest),
-        StopOnSignal(),
-    ]
+    made.append(checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest))
     return made
