@@ -25,7 +25,7 @@ from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
 FREE = {
     "run_root", "device", "threads", "progress", "row", "data.root",
     "logger.every_steps", "logger.tensorboard", "logger.wandb", "logger.wandb_project",
-    "checkpoint.every_seconds", "checkpoint.every_steps",
+    "checkpoint.every_seconds", "checkpoint.every_steps", "training.cuda_graph",
 }  # fmt: skip
 
 
