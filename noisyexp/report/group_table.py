@@ -48,7 +48,7 @@ class Report:
     @property
     def compares(self) -> bool:
         """Whether any group has a baseline beside it."""
-        return any(g is not self.baselines.get(g.task) for g in self.groups if g.task in self.baselines)
+        return any(self.baselines.get(group.task, group) is not group for group in self.groups)
 
 
 def number(value: float) -> str:
@@ -107,7 +107,10 @@ def compared_with(report: Report) -> str:
     """One sentence that names the baselines, "" without any."""
     if not report.compares:
         return ""
-    names = dict.fromkeys(group.name for group in report.baselines.values())
+    names = [
+        f"{task}: {group.name}" if len(report.baselines) > 1 else group.name
+        for task, group in report.baselines.items()
+    ]
     return f"Differences are to {'; '.join(names)}."
 
 
@@ -142,7 +145,8 @@ def to_text(report: Report) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([*text, *([compared_with(report)] if report.compares else []), *problems(report)])
+    notes = [compared_with(report)] if report.compares else []
+    return "\n".join([*text, *notes, *problems(report)])
 
 
 def flat(report: Report) -> list[dict[str, Any]]:

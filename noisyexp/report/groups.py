@@ -10,7 +10,7 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.records.run_record import MetricInfo
-from noisyexp.report.run_set import NAMES, Run, check_keys, meets
+from noisyexp.report.run_set import NAMES, Run, check_keys, meets, spoken
 from noisyexp.report.statistics import Estimate, mean_interval, paired_difference
 from noisyexp.report.verdict import FEWEST_SEEDS, TOO_FEW
 
@@ -25,10 +25,12 @@ class Group:
     Attributes:
         settings: the settings in which groups differ, by key.
         runs: of all seeds, those that failed too.
+        named_by: the keys of its name.
     """
 
     settings: Mapping[str, Any]
     runs: tuple[Run, ...]
+    named_by: tuple[str, ...]
 
     @property
     def task(self) -> str:
@@ -37,14 +39,13 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Its settings in one line; "all runs" where nothing differs."""
-        from noisyexp.report.run_set import spoken
-
+        """What tells it from others, in one line; the task where nothing does."""
         parts = [
             spoken(value) if key in FIRST else f"{key}={spoken(value)}"
             for key, value in self.settings.items()
+            if key in self.named_by
         ]
-        return ", ".join(parts) or "all runs"
+        return ", ".join(parts) or self.task
 
     def values(self, metric: str) -> dict[int, float]:
         """Finite values of the runs that finished, by seed."""
@@ -101,20 +102,40 @@ def make_groups(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gr
     found: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         found.setdefault((run.record.task, *(run.settings.get(k) for k in keys)), []).append(run)
-    groups = [
-        Group({key: members[0].settings.get(key) for key in keys}, tuple(members))
-        for members in found.values()
-    ]
+    groups = []
+    for (task, *_), members in found.items():
+        own = {key: members[0].settings.get(key) for key in keys}
+        mine = [dict(zip(keys, values[1:], strict=True)) for values in found if values[0] == task]
+        groups.append(Group(own, tuple(members), _named_by(own, mine)))
     for group in groups:
-        twice = [s for s, n in Counter(r.record.seed for r in group.runs).items() if n > 1]
-        if twice:
-            others = [key for key in differing_keys(group.runs) if key not in keys]
-            raise RecordError(
-                f"{group.name}: seed {twice[0]} is there {Counter(r.record.seed for r in group.runs)[twice[0]]} "
-                f"times; the runs differ in {', '.join(others) or 'no setting'}: add it to by= or "
-                "choose with where="
-            )
+        _check_seeds(group)
     return groups
+
+
+def _named_by(own: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Names that differ, and settings in which a group differs from most groups of its task."""
+    kept = []
+    for key, value in own.items():
+        counts = Counter(group[key] for group in groups)
+        usual = counts.most_common(1)[0][0]
+        if len(counts) > 1 and (key in FIRST or value != usual):
+            kept.append(key)
+    return tuple(kept)
+
+
+def _check_seeds(group: Group) -> None:
+    """Refuse a group with several runs of a seed: its mean would be one over other settings, too.
+
+    Raises:
+        RecordError: with the settings in which they differ.
+    """
+    seed, times = Counter(run.record.seed for run in group.runs).most_common(1)[0]
+    if times > 1:
+        others = [key for key in differing_keys(group.runs) if key not in group.settings]
+        raise RecordError(
+            f"{group.name}: seed {seed} is there {times} times; its runs differ in "
+            f"{', '.join(others) or 'no setting'}: add that to by=, or choose with where="
+        )
 
 
 def metrics_of(groups: Sequence[Group], wanted: Sequence[str]) -> dict[str, MetricInfo]:
@@ -161,7 +182,8 @@ def find_baseline(groups: Sequence[Group], wanted: Mapping[str, str] | None) -> 
             names = "; ".join(group.name for group in fitting)
             raise RecordError(f"baseline: {len(fitting)} groups of {task} have it: {names}")
     if wanted and not found:
-        raise RecordError("baseline: no group has it; groups are " + "; ".join(g.name for g in groups))
+        names = "; ".join(group.name for group in groups)
+        raise RecordError(f"baseline: no group has it; the groups are {names}")
     return found
 
 

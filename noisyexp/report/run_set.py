@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,31 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
                 left_out.append(f"{file}: the run of {runs[key].path}, counted once")
             else:
                 runs[key] = Run(record, file, settings(record))
-    if not runs:
+    found = _complete(list(runs.values()))
+    if not found:
         where = ", ".join(map(str, paths))
         raise RecordError("\n".join([f"no runs in {where}", *left_out]))
-    return list(runs.values()), left_out
+    return found, left_out
+
+
+def _complete(runs: Sequence[Run]) -> list[Run]:
+    """The runs with every setting that others of their task have.
+
+    A record from before a setting existed takes the value that most runs have: the default.
+    """
+    values: dict[tuple[str, str], Counter[Any]] = {}
+    for run in runs:
+        for key, value in run.settings.items():
+            values.setdefault((run.record.task, key), Counter())[value] += 1
+    full = []
+    for run in runs:
+        usual = {
+            key: counts.most_common(1)[0][0]
+            for (task, key), counts in values.items()
+            if task == run.record.task and key not in run.settings
+        }
+        full.append(replace(run, settings={**run.settings, **usual}))
+    return full
 
 
 def record_files(path: Path) -> list[Path]:
@@ -126,7 +148,9 @@ def check_keys(keys: Iterable[str], known: Iterable[str]) -> None:
         RecordError: all of them, each with the closest one that exists.
     """
     known = set(known)
-    wrong = [f"{key}: no run has it.{closest(key, sorted(known))}" for key in keys if key not in known]
+    wrong = [
+        f"{key}: no run has it.{closest(key, sorted(known))}" for key in keys if key not in known
+    ]
     if wrong:
         raise RecordError("; ".join(wrong))
 
@@ -149,9 +173,9 @@ def same(value: Any, text: str) -> bool:
 
 
 def spoken(value: Any) -> str:
-    """A setting as a person types it."""
+    """A setting as a person types it; "-" for null, which most units have in some place."""
     if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "null"}[value]
+        return {True: "true", False: "false", None: "-"}[value]
     if isinstance(value, float):
         return f"{value:g}"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
