@@ -15,11 +15,12 @@ from equivalence import VARIANTS, compare, make
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from noisyexp import NoisyLSTM
+from noisyexp import NoisyGRUCell, NoisyLSTM
 from noisyexp.activations import NoiseSource, attach_noise, make_activation
 from noisyexp.activations.fused import fused_unit
-from noisyexp.kernels import bindings, build, cuda
+from noisyexp.kernels import bindings, build, cuda, persistent
 from noisyexp.kernels.philox import DrawKey, normal, normal_torch
+from noisyexp.nn.shared import shared_weights
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -110,6 +111,27 @@ def test_draws(
     key = DrawKey(0x1234_5678_9ABC_DEF0, call=3)
     expected = normal_torch(key, shape, torch.device("cpu"))
     torch.testing.assert_close(normal(key, shape, device).cpu(), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_steps_that_share_their_weights_go_by_torchs_products(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the launch for all steps, which would make the gradient of a weight at every step."""
+    monkeypatch.setattr(persistent, "limits_of", lambda index: persistent.Limits(132, 232448))
+    monkeypatch.setattr(persistent, "launch", None)
+    x, found = torch.randn(3, 2, 4).to(device), []
+    for backend in ("auto", "eager"):
+        torch.manual_seed(0)
+        cell = NoisyGRUCell(4, 9, variant="nah", c=2.0, backend=backend)
+        attach_noise(cell, NoiseSource(1))
+        cell, h = cell.to(device), torch.zeros(2, 9).to(device)
+        with shared_weights():
+            for part in x:
+                h = cell(part, h)
+        h.square().sum().backward()
+        found.append([h.detach(), *(p.grad for p in cell.parameters())])
+    for fast, slow in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
 
 
 def test_source_compiles_for_current_gpus() -> None:
