@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ class Metric:
     direction: Literal["min", "max"]
 
     def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; None is beaten by any number, NaN beats nothing."""
-        if new != new:
+        """Whether `new` beats `old`; any number beats None, what is not finite beats nothing."""
+        if not math.isfinite(new):
             return False
         return old is None or (new < old if self.direction == "min" else new > old)
 

@@ -223,8 +223,13 @@ def zaremba_perplexity(nll_per_stream: float, rows: int, steps: int) -> float:
         rows: tokens of a stream.
         steps: T.
     """
-    return math.exp(min(nll_per_stream / steps / ((rows - 1) / steps), 700.0))
+    return _exp(nll_per_stream / steps / ((rows - 1) / steps))
 
 
 def _perplexity(nll: float, count: float) -> float:
-    return math.exp(min(nll / max(count, 1), 700.0))
+    return _exp(nll / max(count, 1))
+
+
+def _exp(nats: float) -> float:
+    """Infinite beyond the largest number: a run that comes there has diverged."""
+    return math.inf if nats > 700.0 else math.exp(nats)
