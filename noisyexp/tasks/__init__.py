@@ -1,10 +1,10 @@
 """One folder an experiment."""
 
+from noisyexp.records.metric import Metric
 from noisyexp.tasks.base import (
     Curriculum,
     Decision,
     Look,
-    Metric,
     Panel,
     StepOutput,
     Task,

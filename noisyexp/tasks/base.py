@@ -8,33 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a task reports.
-
-    Attributes:
-        label: name in tables and figures.
-        unit: unit of the value.
-        direction: whether smaller ("min") or larger ("max") is better.
-    """
-
-    label: str
-    unit: str
-    direction: Literal["min", "max"]
-
-    def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; None is beaten by any number, NaN beats nothing."""
-        if new != new:
-            return False
-        return old is None or (new < old if self.direction == "min" else new > old)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from noisyexp.activations import (
 )
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import read_json, write_json
+from noisyexp.records.config_hash import config_hash
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint
 from noisyexp.training.callbacks import (
@@ -37,7 +38,7 @@ from noisyexp.training.callbacks import (
     StopOnSignal,
 )
 from noisyexp.training.config import RunConfig
-from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
+from noisyexp.training.folder import RunNames, locked, run_folder
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
 from noisyexp.training.memory import keep_freed_memory
 from noisyexp.training.older import load_model

@@ -14,8 +14,9 @@ import pytest
 
 from noisyexp.cli.compose import check
 from noisyexp.errors import RunLockedError
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training import RunSpec, execute
-from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
+from noisyexp.training.folder import RunNames, locked, run_folder
 
 # What may differ between two executions of one run: where, how fast, how shown.
 FREE = {
