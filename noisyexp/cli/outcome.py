@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from noisyexp.errors import NoisyexpError
 from noisyexp.fileio import read_json, write_json
 from noisyexp.places import CONFIG_DIR
 from noisyexp.records.agreement import disagreements
+from noisyexp.training.finished import FINISHED
 from noisyexp.training.folder import RunNames
 from noisyexp.training.progress import format_duration
-from noisyexp.training.run import FINISHED, Outcome, RunSpec
+from noisyexp.training.run import Outcome, RunSpec
 
 
 def show(value: float | None) -> str:
@@ -88,8 +88,8 @@ def sweep_report(specs: list[RunSpec]) -> tuple[str, int]:
     # What tells the runs apart: the overrides that not all of them have.
     shared = set.intersection(*(set(spec.command) for spec in specs))
     for spec in specs:
-        record = _record(spec.folder)
-        status = record["status"] if record else "not run"
+        record = _record(spec)
+        status = str(record["status"]) if record else "not run"
         reason = (record or {}).get("reason")
         entries.append(
             {"run": str(spec.folder), "names": vars(spec.names), "status": status, "reason": reason}
@@ -118,12 +118,14 @@ def sweep_report(specs: list[RunSpec]) -> tuple[str, int]:
     return "\n".join([f"{head} ({where})", *lines]), failed
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
+def _record(spec: RunSpec) -> dict[str, Any] | None:
+    """The record of a run, None without a readable one that is its own."""
     try:
-        record: dict[str, Any] = read_json(folder / "run.json")
-    except (OSError, json.JSONDecodeError):
+        record: dict[str, Any] = read_json(spec.folder / "run.json")
+    except (OSError, ValueError):
         return None
-    return record
+    own = isinstance(record, dict) and record.get("config_hash") == spec.digest
+    return record if own else None
 
 
 def _short(names: RunNames) -> str:

@@ -28,8 +28,8 @@ from noisyexp.places import CONFIG_DIR, project_root
 from noisyexp.records.row_files import Row, load_rows
 from noisyexp.records.yaml_file import read_yaml
 from noisyexp.schema import option
+from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import locked
-from noisyexp.training.run import finished_record
 
 
 @dataclass(frozen=True)

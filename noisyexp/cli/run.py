@@ -19,8 +19,8 @@ from noisyexp.cli.outcome import run_line, sweep_report
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.training.callbacks import Interrupted
 from noisyexp.training.run import RunSpec, execute
+from noisyexp.training.signals import Interrupted
 
 HYDRA_FLAGS = (
     "--cfg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +30,7 @@ class Metric:
         return self.label + unit
 
     def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; None is beaten by any number, NaN beats nothing."""
-        if new != new:
+        """Whether `new` beats `old`; any number beats None, what is not finite beats nothing."""
+        if not math.isfinite(new):
             return False
         return old is None or (new < old if self.direction == "min" else new > old)

@@ -4,6 +4,7 @@ from noisyexp.records.metric import Metric
 from noisyexp.tasks.base import (
     Curriculum,
     Decision,
+    FixedShapeTask,
     Look,
     Panel,
     StepOutput,
@@ -15,6 +16,7 @@ from noisyexp.tasks.base import (
 __all__ = [
     "Curriculum",
     "Decision",
+    "FixedShapeTask",
     "Look",
     "Metric",
     "Panel",
