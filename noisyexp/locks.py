@@ -145,6 +145,6 @@ def _parts(text: str) -> tuple[int, str, str]:
 
 
 def describe(text: str) -> str:
-    """ "process 17 on host a" from the content of a lock file; older ones name no host."""
+    """Content of a lock file as "process 17 on host a"; older files name no host."""
     process, host, _ = _parts(text)
     return f"process {process or 'unknown'}" + (f" on host {host}" if host else "")
