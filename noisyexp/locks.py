@@ -61,6 +61,33 @@ def hold(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
 
 
 @contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[int]:
+    """Lock `folder` itself where the disk can lock folders; the file `lock` in it has the holder.
+
+    Yields:
+        A descriptor of the folder, by which it is known should its name go to another.
+
+    Raises:
+        HeldError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = ""
+            with contextlib.suppress(OSError):
+                holder = (folder / "lock").read_text("utf-8", "replace")
+            raise HeldError(describe(holder)) from error
+        except OSError:  # not every disk can lock a folder
+            pass
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         try:
@@ -145,6 +172,6 @@ def _parts(text: str) -> tuple[int, str, str]:
 
 
 def describe(text: str) -> str:
-    """Content of a lock file as "process 17 on host a"; older files name no host."""
+    """As in "process 17 on host a", from the content of a lock file; older ones name no host."""
     process, host, _ = _parts(text)
     return f"process {process or 'unknown'}" + (f" on host {host}" if host else "")

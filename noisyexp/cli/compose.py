@@ -33,7 +33,8 @@ from noisyexp.cli.sweep_space import (
 from noisyexp.errors import ConfigError
 from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build, closest
-from noisyexp.tasks import find_task
+from noisyexp.tasks import Task, find_task
+from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
 from noisyexp.training.folder import RunNames
 from noisyexp.training.run import RunSpec
@@ -124,12 +125,14 @@ def spec_from_config(
     run = build(RunConfig, plain, "", found)
     problems += without_echoes(found)
     task = _task_section(plain.get("task"), problems)
+    # Another launcher may start the run on a machine with other devices.
+    local = choices.get("hydra/launcher") in (None, "basic", "local", "joblib")
     if run is not None:
-        # Another launcher may start the run on a machine with other devices.
-        local = choices.get("hydra/launcher") in (None, "basic", "local", "joblib")
         problems += cross_checks(run, local)
     if run is None or task is None:
         return None
+    if run.training.cuda_graph:
+        problems += _graph_checks(run, find_task(task.name), local)
     if run.data.source == "generated" and find_task(task.name).makes_data:
         problems.append(f"data=generated: {task.name} always makes its data; leave data out")
     # From the typed sections: 1 and 1.0 are one learning rate, and one run.
@@ -202,6 +205,18 @@ def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
         )
     if run.anneal.schedule != "none" and run.anneal.floor > run.anneal.start:
         yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"
+
+
+def _graph_checks(run: RunConfig, task: type[Task], local: bool) -> Iterator[str]:
+    import torch
+
+    if run.device == "cpu" or (local and not torch.cuda.is_available()):
+        yield f"{graphs.KEY}: {graphs.NEEDS_GPU}"
+    reason = graphs.why_not(task, run.precision)
+    if reason is not None:
+        yield f"{graphs.KEY}: {reason}"
+    if run.anneal.schedule != "none":
+        yield f"{graphs.KEY}: c is part of what is captured; use anneal.schedule=none"
 
 
 def _parse(overrides: list[str], loader: ConfigLoader, problems: list[str]) -> list[Override]:

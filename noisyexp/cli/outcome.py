@@ -8,7 +8,7 @@ from typing import Any
 from noisyexp.cli.compose import compose_config
 from noisyexp.errors import NoisyexpError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.results.matching import disagreements
+from noisyexp.records.agreement import disagreements
 from noisyexp.training.progress import format_duration
 from noisyexp.training.run import Outcome
 
@@ -49,7 +49,7 @@ def run_line(outcome: Outcome) -> str:
 
 def paper_numbers(record: dict[str, Any]) -> tuple[str, dict[str, float]] | None:
     """Label and numbers of the record's own row, or else of one with its task, units and noise."""
-    from noisyexp.results.rows import Row, load_rows
+    from noisyexp.records.row_files import Row, load_rows
 
     rows: list[Row] = []
     for folder in sorted((CONFIG_DIR / "experiment").iterdir()):

@@ -22,10 +22,10 @@ from noisyexp.cli.table import main as make_table
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError
 from noisyexp.places import CONFIG_DIR, project_root
+from noisyexp.records.agreement import mismatches
 from noisyexp.records.row_config import row_config
-from noisyexp.results.matching import mismatches
-from noisyexp.results.records import Record, load_record, load_records, publish
-from noisyexp.results.rows import Row, load_rows
+from noisyexp.records.row_files import Row, load_rows
+from noisyexp.records.run_record import Record, load_record, load_records, publish
 from noisyexp.schema import option
 
 DEFAULTS = {"scale": "paper", "seeds": None}

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import HydraException
@@ -25,7 +26,8 @@ from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.training.run import RunSpec, finished_record
+from noisyexp.training.finished import finished_record
+from noisyexp.training.run import RunSpec
 from noisyexp.training.signals import Interrupted, hand_on
 
 HYDRA_FLAGS = (

@@ -26,8 +26,8 @@ from noisyexp.cli.compose import check
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import NoisyexpError, RecordError
 from noisyexp.fileio import read_json
-from noisyexp.results.matching import disagreements
-from noisyexp.results.records import Record, load_record
+from noisyexp.records.agreement import disagreements
+from noisyexp.records.run_record import Record, load_record
 from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
 from noisyexp.training.callbacks import Callback

@@ -91,7 +91,8 @@ def linear_cross_entropy(
     if _plain(hidden, weight, bias, targets):
         found = _by_torch(flat, weight, bias, ids, ignore_index, weights, floor)
     else:
-        _check(ids[kept] if ids.device.type == "cpu" else ids[:0], len(weight))
+        if ids.device.type == "cpu":  # elsewhere it would wait for the GPU
+            _check(ids[kept], len(weight))
         ids = torch.where(kept, ids, -1)
         half = half_dtype(hidden, weight)
         operands = None if half is None else operand_dtype(half, hidden.device)

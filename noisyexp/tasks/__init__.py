@@ -3,6 +3,7 @@
 from noisyexp.tasks.base import (
     Curriculum,
     Decision,
+    FixedShapeTask,
     Look,
     Metric,
     Panel,
@@ -15,6 +16,7 @@ from noisyexp.tasks.base import (
 __all__ = [
     "Curriculum",
     "Decision",
+    "FixedShapeTask",
     "Look",
     "Metric",
     "Panel",

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noisyexp.errors import RunLockedError
-from noisyexp.locks import HeldError, hold
+from noisyexp.errors import FolderLostError, RunLockedError
+from noisyexp.locks import HeldError, hold, hold_folder
 
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
-    "task.workers",
+    "task.workers", "training.cuda_graph",
 )  # fmt: skip
 """Keys that change at most the last bits of the result: runs that differ only here are one run.
 
@@ -63,22 +64,59 @@ def run_folder(root: Path, names: RunNames, digest: str) -> Path:
     return root / names.task / f"{names.act}-{names.scale}{data}-s{names.seed}-{digest}"
 
 
+_held: dict[Path, tuple[int, int]] = {}
+"""Device and inode of the folders that this process holds."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
+    Both the folder itself and the file `lock` in it are locked: the file can be deleted by mistake.
     See `noisyexp.locks` for what holds on which disk.
 
     Raises:
         RunLockedError: another process holds it; the message gives its number and host.
+        OSError: the folder cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    place = folder.absolute()
     with contextlib.ExitStack() as stack:
         try:
+            descriptor = stack.enter_context(hold_folder(folder))
             stack.enter_context(hold(folder / "lock"))
         except HeldError as error:
             raise RunLockedError(
                 f"{folder} is in use by {error}: wait for it or stop it; this process changed "
                 "nothing"
             ) from error
-        yield
+        _held[place] = _identity(os.fstat(descriptor))
+        try:
+            yield
+        finally:
+            del _held[place]
+
+
+def check_held(folder: Path) -> None:
+    """Make sure that `folder` is still the one that this process locked, if it did.
+
+    Raises:
+        FolderLostError: it was deleted, moved or replaced.
+    """
+    known = _held.get(folder.absolute())
+    if known is None:
+        return
+    try:
+        same = _identity(folder.stat()) == known
+    except OSError:
+        same = False
+    if not same:
+        raise FolderLostError(
+            f"{folder} was deleted or moved during the run: nothing more was written. The same "
+            "command starts the run from the beginning, or from its checkpoint if the folder is "
+            "put back."
+        )
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

@@ -58,6 +58,7 @@ TRAINING = {
     "lr_schedule": {"rule": "constant", "after": 0, "factor": 1.0, "patience": 0},
     "patience": None,
     "stopping": "in_a_row",
+    "cuda_graph": False,
     "evaluate_every": 1,
     "use_weights": "last",
 }
@@ -156,7 +157,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     """All that two runs of one configuration must have in common, bit for bit."""
     record = json.loads((folder / "run.json").read_text("utf-8"))
     state = checkpoint.load(folder / "last.pt")
-    del state["train_seconds"], state["callbacks"]["Sessions"]
+    del state["train_seconds"], state["callbacks"]["Sessions"], state["digest"]
     state["callbacks"].pop("Bomb", None)
     return {
         "record": {key: value for key, value in record.items() if key not in RESULT_APART},

@@ -15,13 +15,14 @@ from typing import Any
 
 from noisyexp.cli.attempt import attempt
 from noisyexp.cli.compose import cross_checks
-from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.errors import ConfigError, NoisyexpError, RecordError
 from noisyexp.fileio import read_json, write_json
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.training.config import RunConfig
+from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import RunNames
-from noisyexp.training.run import Outcome, RunSpec, finished_record
+from noisyexp.training.run import Outcome, RunSpec
 from noisyexp.training.signals import Interrupted
 
 
@@ -61,7 +62,10 @@ class Job:
 
     def record(self) -> dict[str, Any] | None:
         """The run's record if nothing is left to do."""
-        return finished_record(self.spec.folder)
+        try:
+            return finished_record(self.spec.folder, self.spec.digest)
+        except RecordError:  # another run's: this run says so itself
+            return None
 
     def write(self) -> Path:
         """Write what travels; returns the file."""

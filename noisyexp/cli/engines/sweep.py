@@ -82,7 +82,8 @@ def last_record(job: Job) -> dict[str, Any] | None:
         record: dict[str, Any] = read_json(job.spec.folder / "run.json")
     except (OSError, ValueError):
         return None
-    return record if record.get("config_hash") == job.spec.digest else None
+    own = isinstance(record, dict) and record.get("config_hash") == job.spec.digest
+    return record if own else None
 
 
 def reason_of(job: Job, record: dict[str, Any] | None) -> str | None:

@@ -24,8 +24,8 @@ from noisyexp.data.flickr8k import ImageArchive
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError, NoisyexpError
 from noisyexp.fileio import read_json, sha256_file, write_json
-from noisyexp.kernels.build import cache_folder
 from noisyexp.locks import hold
+from noisyexp.places import cache_folder
 from noisyexp.tasks.captioning.extractors import (
     EXTRACTORS,
     PREPARATION,
