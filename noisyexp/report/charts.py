@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from noisyexp.records.run_record import MetricInfo
+from noisyexp.records.metric import Metric
 from noisyexp.report.group_curves import POSITIONS, curve_metrics, group_curve
 from noisyexp.report.groups import Group
 
@@ -29,7 +29,7 @@ def chart_data(groups: Sequence[Group]) -> dict[str, dict[str, list[dict[str, An
     return data
 
 
-def make_chart(groups: Sequence[Group], infos: dict[str, MetricInfo], first: str | None) -> Any:
+def make_chart(groups: Sequence[Group], infos: dict[str, Metric], first: str | None) -> Any:
     """A Bokeh layout, or None when no run has a curve.
 
     Args:
@@ -50,7 +50,9 @@ def make_chart(groups: Sequence[Group], infos: dict[str, MetricInfo], first: str
     for kinds, figure in figures.items():
         figure.visible = kinds == ("linear", "linear")
     titles = [(name, infos[name].title if name in infos else name) for name in data]
-    choose_metric = Select(title="metric", value=metric, options=titles, width=320)
+    choose_metric = Select(
+        title="metric", value=metric, options=titles, width=320, stylesheets=[READABLE]
+    )
     choose_x = RadioButtonGroup(labels=list(POSITIONS), active=POSITIONS.index(x))
     choose_y_scale = RadioButtonGroup(labels=["linear y", "log y"], active=0)
     choose_x_scale = RadioButtonGroup(labels=["linear x", "log x"], active=0)
@@ -73,6 +75,8 @@ def make_chart(groups: Sequence[Group], infos: dict[str, MetricInfo], first: str
     return column(bar, *plots, sizing_mode="stretch_width")
 
 
+READABLE = ".bk-input { color: #1c1e21; background-color: #ffffff; } label { color: #808891; }"
+"""Of the list of metrics, whose box stays white in the dark."""
 SCALES = (("linear", "linear"), ("log", "linear"), ("linear", "log"), ("log", "log"))
 """Of x and y: Bokeh cannot change the scale of an axis, so there is a plot for each."""
 
@@ -110,8 +114,9 @@ def _figure(groups: Sequence[Group], sources: Sequence[Any], kinds: tuple[str, s
         tips = [("", group.name), (x if x == "step" else "at", "@x"), ("mean", "@mean{0.000}"),
                 ("95 %", "@low{0.000} to @high{0.000}")]  # fmt: skip
         plot.add_tools(HoverTool(renderers=[line], tooltips=tips, visible=False))
-    legend = Legend(items=items, click_policy="hide", ncols=2, label_text_font_size="9pt")
+    legend = Legend(items=items, click_policy="hide", ncols=1, label_text_font_size="9pt")
     legend.label_text_color, legend.background_fill_alpha, legend.border_line_color = INK, 0.0, None
+    legend.location, legend.padding = "bottom_left", 0
     plot.add_layout(legend, "below")
     for axis in plot.axis:
         axis.axis_label_text_color = axis.major_label_text_color = INK

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noisyexp.records.run_record import MetricInfo
+from noisyexp.records.metric import Metric
 from noisyexp.report.groups import Group, best_groups, difference, verdict
 from noisyexp.report.run_set import spoken
 from noisyexp.report.statistics import Estimate
@@ -32,7 +32,7 @@ class Report:
     """
 
     groups: Sequence[Group]
-    metrics: Mapping[str, MetricInfo]
+    metrics: Mapping[str, Metric]
     baselines: Mapping[str, Group]
     notes: Sequence[str] = ()
 

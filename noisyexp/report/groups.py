@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.records.run_record import MetricInfo
+from noisyexp.records.metric import Metric
 from noisyexp.report.run_set import NAMES, Run, check_keys, meets, spoken
 from noisyexp.report.statistics import Estimate, mean_interval, paired_difference
 from noisyexp.report.verdict import FEWEST_SEEDS, TOO_FEW
@@ -43,7 +43,7 @@ class Group:
         parts = [
             spoken(value) if key in FIRST else f"{key}={spoken(value)}"
             for key, value in self.settings.items()
-            if key in self.named_by
+            if key in self.named_by and value is not None
         ]
         return ", ".join(parts) or self.task
 
@@ -138,13 +138,13 @@ def _check_seeds(group: Group) -> None:
         )
 
 
-def metrics_of(groups: Sequence[Group], wanted: Sequence[str]) -> dict[str, MetricInfo]:
+def metrics_of(groups: Sequence[Group], wanted: Sequence[str]) -> dict[str, Metric]:
     """The metrics to show: those that are wanted, else what selects and what is tested.
 
     Raises:
         RecordError: no run has one that is wanted.
     """
-    known: dict[str, MetricInfo] = {}
+    known: dict[str, Metric] = {}
     for group in groups:
         for run in group.runs:
             known.update(run.record.metrics)
@@ -205,7 +205,7 @@ def verdict(found: Estimate | None, direction: str) -> str:
     return "better" if (found.mean < 0) == (direction == "min") else "worse"
 
 
-def best_groups(groups: Sequence[Group], metric: str, info: MetricInfo) -> set[int]:
+def best_groups(groups: Sequence[Group], metric: str, info: Metric) -> set[int]:
     """Places of the group with the best mean, one for every task."""
     best: dict[str, tuple[float, int]] = {}
     sign = 1.0 if info.direction == "min" else -1.0

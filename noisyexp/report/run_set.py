@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.schema import closest
 
 NAMES = ("task", "act", "scale", "data", "experiment", "seed", "status")
@@ -31,7 +31,7 @@ class Run:
         settings: names (see `NAMES`) and the configuration, flattened.
     """
 
-    record: Record
+    record: RunRecord
     path: Path
     settings: Mapping[str, Any]
 
@@ -106,7 +106,7 @@ def _published(file: Path) -> bool:
     return "-seed" in file.stem and not file.name.startswith(".")
 
 
-def settings(record: Record) -> dict[str, Any]:
+def settings(record: RunRecord) -> dict[str, Any]:
     """Names and configuration of a run, flattened: {"act.tanh.alpha": 1.15, ...}."""
     names = {name: getattr(record, name) for name in NAMES}
     names["act"] = names["act"].replace("nan_normal", "nan")
