@@ -154,7 +154,8 @@ def metrics_of(groups: Sequence[Group], wanted: Sequence[str]) -> dict[str, Metr
     selections = {run.record.selection for group in groups for run in group.runs}
     final = {name for group in groups for run in group.runs for name in run.record.final}
     chosen = [n for n in known if n in final and (n in selections or n.startswith("test_"))]
-    return {name: known[name] for name in chosen or [n for n in known if n in final]}
+    shown = sorted(chosen or [n for n in known if n in final], key=lambda n: n not in selections)
+    return {name: known[name] for name in shown}
 
 
 def find_baseline(groups: Sequence[Group], wanted: Mapping[str, str] | None) -> dict[str, Group]:
