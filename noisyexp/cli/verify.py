@@ -32,7 +32,7 @@ from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.folder import config_hash
-from noisyexp.training.record import ARITHMETIC, describe_machine
+from noisyexp.training.record import ARITHMETIC_OF_TASKS, describe_machine
 from noisyexp.training.run import RunSpec, build_trainer, execute, setup_torch
 from noisyexp.training.trainer import Trainer
 
@@ -143,12 +143,15 @@ def _number(value: Any) -> float | None:
 
 
 def moved(record: Record, device: torch.device) -> list[str]:
-    """Reasons against equal bits: another machine, number of threads, torch or rounding."""
+    """Reasons against equal bits: another machine, number of threads, torch, or order of sums."""
     now = describe_machine(device)
     pairs = [(key, record.machine.get(key), now.get(key)) for key in ("device", "name", "threads")]
     pairs.append(("torch", record.versions.get("torch"), torch.__version__))
-    pairs.append(("arithmetic", record.versions.get("arithmetic", "1"), str(ARITHMETIC)))
-    return [f"{key} was {old}, is {new}" for key, old, new in pairs if old != new]
+    reasons = [f"{key} was {old}, is {new}" for key, old, new in pairs if old != new]
+    made, moved = int(record.versions.get("arithmetic", "1")), ARITHMETIC_OF_TASKS.get(record.task)
+    if moved is not None and made < moved:
+        reasons.append(f"arithmetic was {made}, is {moved}")
+    return reasons
 
 
 def verify(path: Path, epochs: int, tolerance: float | None) -> int:
