@@ -143,7 +143,7 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
         task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
         for task, folder in tasks.items()
     }
-    records = load_records(root / "results" / "records")
+    records = load_records(root / "results" / "records", [name])
     table = build_table(
         name, rows, records, compose, ledgers,
         command=f"noisyexp table {name}",

@@ -24,7 +24,7 @@ from noisyexp.pictures.curves import (
     line_name,
     save_figure,
 )
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 
 OUTPUT_NOISE, INPUT_NOISE = ("nan_normal", "nah"), ("nani", "nanil", "nanis")
 NOISE_FREE = ("reference", "hard")
@@ -36,7 +36,7 @@ _INSIDE, _OUTSIDE = PALETTE[1], PALETTE[2]
 # --- Figure 5
 
 
-def plot_learning(records: Sequence[Record], path: Path) -> tuple[Path, Path]:
+def plot_learning(records: Sequence[RunRecord], path: Path) -> tuple[Path, Path]:
     """Figure 5: curves of the MNIST networks, noise at the output left, at the input right.
 
     Both columns have tanh and hard tanh; lines are means over seeds, bands go from the lowest to
@@ -87,7 +87,7 @@ def plot_learning(records: Sequence[Record], path: Path) -> tuple[Path, Path]:
         return save_figure(figure, path)
 
 
-def _draw_learning(axes: Sequence[Any], records: Sequence[Record]) -> None:
+def _draw_learning(axes: Sequence[Any], records: Sequence[RunRecord]) -> None:
     """One column of Figure 5."""
     groups = _series(records)
     styles = _styles({name: runs[0].act for name, runs in groups.items()})
@@ -115,7 +115,7 @@ def _log_scale(axis: Any) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
 
 
-def _series(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _series(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Runs by name of their line: activations in their usual order, the plain row first."""
     names = sorted({(_act_index(r.act), line_name(r) != r.act, line_name(r)) for r in records})
     return {name: [r for r in records if line_name(r) == name] for *_, name in names}

@@ -20,7 +20,7 @@ from noisyexp.pictures.escape import caption_fig2, draw_fig2
 from noisyexp.pictures.levels import Levels, counting_levels, program_levels, recall_levels
 from noisyexp.pictures.unit_figures import UNIT_FIGURES
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import Record, load_records
+from noisyexp.records.run_record import RunRecord, load_records
 
 MOST_LINES = 7
 """Most rows of one readable figure; with more, our rows get a figure of their own."""
@@ -98,7 +98,7 @@ def parts(rows: Sequence[Row]) -> dict[str, set[str]]:
     return {"": paper, "-ours": {row.experiment for row in rows} - paper | {first}}
 
 
-def by_scale(rows: Sequence[Row], records: Iterable[Record]) -> dict[str, list[Record]]:
+def by_scale(rows: Sequence[Row], records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     """Records of `rows` on the paper's data, by the suffix of their picture: "" or "-<scale>".
 
     The suffix is empty for the first of `SCALES` at which runs of the baseline and of another row
@@ -106,7 +106,7 @@ def by_scale(rows: Sequence[Row], records: Iterable[Record]) -> dict[str, list[R
     """
     names = {row.experiment for row in rows}
     baselines = {row.experiment for row in rows if row.baseline is None}
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.experiment in names and record.data == "real":
             found.setdefault(record.scale, []).append(record)
@@ -120,7 +120,7 @@ def by_scale(rows: Sequence[Row], records: Iterable[Record]) -> dict[str, list[R
     return {"" if scale == main else f"-{scale}": found[scale] for scale in scales}
 
 
-def made_of(records: Sequence[Record]) -> str:
+def made_of(records: Sequence[RunRecord]) -> str:
     """One sentence: scale, rows, seeds and how many runs did not converge."""
     seeds = sorted({record.seed for record in records})
     rows = len({record.experiment for record in records})

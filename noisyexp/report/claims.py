@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisyexp.errors import RecordError
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.records.yaml_file import read_yaml
 from noisyexp.report.learning_points import compare, show, values
 from noisyexp.report.render import grid
@@ -213,11 +213,11 @@ def _line(section: Section, experiment: str) -> Line:
     raise RecordError(f"results/claims.yaml: there is no row {experiment}")
 
 
-def _runs(section: Section, experiment: str) -> list[Record]:
+def _runs(section: Section, experiment: str) -> list[RunRecord]:
     return [record for record in _line(section, experiment).records if record.complete]
 
 
-def _numbers(claim: Claim, runs: Sequence[Record]) -> dict[int, float]:
+def _numbers(claim: Claim, runs: Sequence[RunRecord]) -> dict[int, float]:
     """The metric by seed."""
     if claim.at is not None:
         ((x, place),) = claim.at.items()

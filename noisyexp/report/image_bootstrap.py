@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.render import grid
 
 RESAMPLES = 4000
 FloatArray = npt.NDArray[np.float64]
 
 
-def image_blocks(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
+def image_blocks(rows: Sequence[Row], records: Sequence[RunRecord]) -> list[str]:
     """Markdown blocks for each scale: every row against its baseline over common seeds.
 
     Args:
@@ -29,7 +29,7 @@ def image_blocks(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """
     blocks = []
     for scale in dict.fromkeys(record.scale for record in records):
-        runs: dict[str, dict[int, Record]] = {}
+        runs: dict[str, dict[int, RunRecord]] = {}
         for record in records:
             if record.scale == scale and record.complete and "test" in record.findings:
                 runs.setdefault(str(record.experiment), {})[record.seed] = record
@@ -50,7 +50,7 @@ def image_blocks(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     return blocks
 
 
-def compare(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
+def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str]:
     """Differences of NLL and of BLEU-4 of pairs (row, baseline) of runs, as text."""
     nll, gram = (
         [[_column(r.findings["test"], key) for r in pair] for pair in pairs]

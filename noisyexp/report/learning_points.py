@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import MetricInfo, Record
+from noisyexp.records.run_record import Metric, RunRecord
 from noisyexp.report.render import grid
 from noisyexp.report.statistics import Estimate, mean_interval, paired_difference
 
-Runs = Sequence[tuple[Row, Sequence[Record]]]
+Runs = Sequence[tuple[Row, Sequence[RunRecord]]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ LEARNING = {
 
 
 def learning_blocks(
-    learning: Learning, rows: Sequence[Row], records: Sequence[Record]
+    learning: Learning, rows: Sequence[Row], records: Sequence[RunRecord]
 ) -> list[str]:
     """Markdown blocks for each scale: a grid a metric, then one for each row compared with.
 
@@ -79,7 +79,7 @@ def learning_blocks(
 
 
 def _comparisons(
-    learning: Learning, runs: Runs, name: str, infos: Mapping[str, MetricInfo]
+    learning: Learning, runs: Runs, name: str, infos: Mapping[str, Metric]
 ) -> list[str]:
     """A grid a metric of every row against the row `name`; nothing where that has no runs."""
     found = [(row, group) for row, group in runs if row.experiment.endswith(f"/{name}")]
@@ -104,7 +104,7 @@ def _comparisons(
     return blocks
 
 
-def values(records: Sequence[Record], x: str, at: int, metric: str) -> dict[int, float]:
+def values(records: Sequence[RunRecord], x: str, at: int, metric: str) -> dict[int, float]:
     """The metric by seed of runs of one row, at one point of the curve; seeds without it lack."""
     return {
         record.seed: float(point[metric])

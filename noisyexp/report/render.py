@@ -11,7 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.seed_by_seed import by_seed, order_of_rows
 from noisyexp.report.statistics import Estimate
 from noisyexp.report.table import Line, Section, Table
@@ -127,7 +127,7 @@ def _section(table: Table, section: Section) -> list[str]:
     return blocks
 
 
-def _provenance(records: Sequence[Record]) -> list[str]:
+def _provenance(records: Sequence[RunRecord]) -> list[str]:
     """Commits, versions and hardware of the records, each with its number of runs."""
     commits = Counter(_commits(r) for r in records)
     machines = Counter(
@@ -139,7 +139,7 @@ def _provenance(records: Sequence[Record]) -> list[str]:
     return [f"{what}: {runs} run{'s' if runs > 1 else ''}" for what, runs in found]
 
 
-def _commits(record: Record) -> str:
+def _commits(record: RunRecord) -> str:
     """The commits of all sessions of a run, in order."""
     codes = record.environments or (record.code,)
     names = dict.fromkeys(str(code.get("commit") or "unknown")[:12] for code in codes)

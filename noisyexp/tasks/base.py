@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a task reports.
-
-    Attributes:
-        label: name in tables and figures.
-        unit: unit of the value.
-        direction: whether smaller ("min") or larger ("max") is better.
-    """
-
-    label: str
-    unit: str
-    direction: Literal["min", "max"]
-
-    def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; any number beats None, what is not finite beats nothing."""
-        if not math.isfinite(new):
-            return False
-        return old is None or (new < old if self.direction == "min" else new > old)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from noisyexp.pictures.analysis_figures import (
     output_noise_slope,
     plot_learning,
 )
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 
 
 @pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
@@ -142,7 +142,7 @@ def test_figures_of_the_mixture(tmp_path: Path, check_same_drawing: Any) -> None
     assert mixture_figures(runs[:1], tmp_path / "c", "fig6") == []
 
 
-def records(make_record: Any, **fields: Any) -> list[Record]:
+def records(make_record: Any, **fields: Any) -> list[RunRecord]:
     """Two seeds of five series; train_nll of seed s after epoch e is 1 / (e + s)."""
     info = {"unit": "nats", "direction": "min"}
     metrics = {name: {**info, "label": name} for name in FIGURE_5}

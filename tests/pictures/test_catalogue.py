@@ -19,7 +19,7 @@ from noisyexp.pictures.catalogue import (
     remove_stale,
 )
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ ROWS = [row("reference", None), row("nah", "table9/reference", order=2)]
 
 
 def test_the_plain_name_goes_to_the_largest_scale_that_compares(make_record: Any) -> None:
-    def run(name: str, scale: str, **fields: Any) -> Record:
+    def run(name: str, scale: str, **fields: Any) -> RunRecord:
         return load_record(make_record(experiment=f"table9/{name}", scale=scale, **fields))
 
     records = [run("reference", "paper"), run("reference", "cpu"), run("nah", "cpu")]

@@ -12,8 +12,9 @@ import pytest
 
 from noisyexp.errors import RecordError
 from noisyexp.records import run_record as records_module
-from noisyexp.records.agreement import mismatches
-from noisyexp.records.run_record import load_record, load_records, publish
+from noisyexp.records.agreement import disagreements
+from noisyexp.records.publish import publish
+from noisyexp.records.run_record import load_record, load_records
 
 
 def test_loads_what_the_file_says(make_record: Any) -> None:
@@ -44,8 +45,8 @@ def test_folder_is_read_in_order_and_a_missing_one_is_empty(
         ({"seed": True}, "seed is True, expected a whole number"),
         ({"seed": "0"}, "seed is '0', expected a whole number"),
         ({"task": ""}, "task is '', expected text"),
-        ({"final": {"test_ppl": "100"}}, r"final.test_ppl is '100', expected a number"),
-        ({"metrics": {"m": {"unit": "", "label": "m"}}}, "metrics.m needs unit, direction"),
+        ({"final": {"test_ppl": "100"}}, r"final.test_ppl is '100', expected a finite number"),
+        ({"metrics": {"m": {"unit": "", "label": "m"}}}, "metrics.m.direction is missing"),
         ({"metrics": {"m": {"unit": "", "label": "m", "direction": "up"}}}, "min or max"),
     ],
 )
@@ -124,21 +125,21 @@ def test_no_path_outside_the_records(make_record: Any, tmp_path: Path, experimen
         publish(make_record(experiment=experiment), tmp_path / "results")
 
 
-def test_mismatches_compare_common_keys_that_decide_the_numbers(make_record: Any) -> None:
+def test_disagreements_compare_common_keys_that_decide_the_numbers(make_record: Any) -> None:
     record = load_record(make_record())
     row = json.loads(json.dumps(record.config))
-    assert mismatches(record, row) == []
+    assert disagreements(record.config, row) == []
     row["training"]["lr"] = 1  # the same number as 1.0
     row["training"]["new_setting"] = 3
     row["act"]["label"] = "another name"
     row["row"] = {"label": "x"}
     row["logger"] = "csv"
     row["anneal"] = math.inf  # JSON has no infinity: the record holds null
-    assert mismatches(record, row) == []
+    assert disagreements(record.config, row) == []
     row["training"]["lr"] = 0.5
     row["act"]["c"] = 30.0
     row["precision"] = "bfloat16"
-    assert mismatches(record, row) == [
+    assert disagreements(record.config, row) == [
         "training.lr is 1.0, the row file gives 0.5",
         "act.c is 0.5, the row file gives 30.0",
         "precision is 'float32', the row file gives 'bfloat16'",
@@ -147,7 +148,7 @@ def test_mismatches_compare_common_keys_that_decide_the_numbers(make_record: Any
 
 def test_a_block_against_nothing_is_a_mismatch(make_record: Any) -> None:
     record = load_record(make_record())
-    assert mismatches(record, {"anneal": {"start": 30.0}}) == [
+    assert disagreements(record.config, {"anneal": {"start": 30.0}}) == [
         "anneal is None, the row file gives {'start': 30.0}"
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.report.learning_points import (
     Learning,
     compare,
@@ -28,7 +28,7 @@ def row(name: str, source: str = "paper") -> Row:
     )  # fmt: skip
 
 
-def runs(make_record: Any, name: str, factor: float, **fields: Any) -> list[Record]:
+def runs(make_record: Any, name: str, factor: float, **fields: Any) -> list[RunRecord]:
     """Two seeds; after epoch e the nll of seed s is factor / (e + s), the share 10 e + factor."""
     return [
         load_record(

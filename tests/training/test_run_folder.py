@@ -18,8 +18,9 @@ from noisyexp import locks
 from noisyexp.cli.compose import check
 from noisyexp.errors import RunLockedError
 from noisyexp.locks import this_process
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training import RunSpec, execute
-from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
+from noisyexp.training.folder import RunNames, locked, run_folder
 
 # What may differ between two executions of one run: where, how fast, how shown.
 FREE = {

@@ -15,8 +15,9 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, Metric, StepOutput
+from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
 from noisyexp.tasks.ptb.corpus import Corpus
 from noisyexp.tasks.ptb.look import CHARACTERS, describe
 from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
