@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.errors import HydraException
