@@ -47,6 +47,10 @@ class RunLockedError(NoisyexpError):
     """Another process is working in the same run folder."""
 
 
+class FolderLostError(NoisyexpError):
+    """The run folder was deleted or moved while the run was going on."""
+
+
 class RecordError(NoisyexpError):
     """A run record or a table row cannot be used as asked."""
 

@@ -3,24 +3,77 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
+ADVICE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there: the quota is used up",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: "change the permissions, or choose another place",
+    errno.EPERM: "change the permissions, or choose another place",
+    errno.EROFS: "choose another place: this file system is read-only",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "move away what lies where a folder should be",
+    errno.EEXIST: "move away what lies where a folder should be",
+    errno.EISDIR: "move away the folder that lies where a file should be",
+    errno.ENOTEMPTY: "move away the folder that lies where a file should be",
+    errno.ENOENT: "a folder on the way there is missing and cannot be made",
+    errno.ELOOP: "choose another place: symbolic links lead in a circle",
+    errno.EIO: "look after the disk: it does not answer",
+    errno.ESTALE: "look after the network disk: it has lost the file",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the machine has no more open files",
+    errno.EINVAL: "choose another name or place",
+    errno.ENODEV: "choose another place",
+    errno.ENXIO: "choose another place",
+    errno.EBUSY: "choose another place",
+}
+"""What a person can do about an error of the machine, by its number; others are bugs."""
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
+
+def explain(error: OSError) -> str:
+    """What the machine said, and what to do about it."""
+    said = error.strerror or str(error) or type(error).__name__
+    advice = ADVICE.get(error.errno or 0)
+    return f"{said}; {advice}" if advice else said
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a folder, a pipe or a device in place of a file: reading one may never end.
+
+    Raises:
+        OSError: it is no file, or there is none.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+
+
+def atomic_write_bytes(path: Path, data: bytes, *, make_folder: bool = True) -> None:
     """Write `data` to `path`: temporary file in the same folder, fsync, rename.
 
     Readers see either the old content or the new one. On any error the temporary file is removed
     and the old content stays.
 
+    Args:
+        path: where to.
+        data: the content.
+        make_folder: whether a missing folder is made.
+
     Raises:
         OSError: the folder cannot be written or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -36,29 +89,41 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with `atomic_write_bytes`."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+def atomic_write_text(path: Path, text: str, *, make_folder: bool = True) -> None:
+    """Write `text` as UTF-8 with `atomic_write_bytes`.
+
+    Bytes that came in undecoded, as in a file's name, become question marks.
+    """
+    atomic_write_bytes(path, text.encode("utf-8", "replace"), make_folder=make_folder)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, make_folder: bool = True) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinities become null: JSON has none."""
     text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    atomic_write_text(path, text + "\n")
+    atomic_write_text(path, text + "\n", make_folder=make_folder)
 
 
 def read_json(path: Path) -> Any:
     """Parse the JSON file at `path`.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no file.
         ValueError: it is not JSON.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    check_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("brackets within brackets, deeper than can be read") from error
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of the content of `path`, 64 hexadecimal digits."""
+    """SHA-256 of the content of `path`, 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -2,63 +2,92 @@
 
 `last.pt` is replaced by a rename, the one before it stays as `previous.pt`; `best.pt` is apart.
 Only tensors, numbers, strings, lists and dicts are stored, so that `weights_only` loading suffices.
+A checkpoint names the configuration that it belongs to and holds a digest of its own content: the
+file of another run in the folder is refused. Format 1, of older versions, has neither; such a file
+is used as long as it is plausible (see `plausible`), and a line says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
+import sys
 import time
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from noisyexp.errors import CheckpointError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.fileio import atomic_write_bytes, check_regular, explain
 from noisyexp.tasks import StepOutput
 from noisyexp.training.callbacks import Callback
+from noisyexp.training.folder import check_held
 
 if TYPE_CHECKING:
     from noisyexp.training.trainer import Trainer
 
-FORMAT = 1
+FORMAT = 2
+OLDEST = 1
 LAST, PREVIOUS, BEST, DAMAGED = "last.pt", "previous.pt", "best.pt", "damaged.pt"
 
 
-def save(state: dict[str, Any], path: Path) -> None:
+class ForeignCheckpointError(CheckpointError):
+    """A checkpoint of another run: a mistake that no other file can make good."""
+
+
+def save(state: dict[str, Any], path: Path, config_hash: str | None = None) -> None:
     """Write `state` to `path` in one rename.
+
+    Args:
+        state: tensors, numbers, strings, lists and dicts.
+        path: in a folder that exists.
+        config_hash: of the run's configuration, see `noisyexp.training.folder.config_hash`.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; what was there stays.
     """
+    state = {**state, "config_hash": config_hash}
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
+    torch.save({"format": FORMAT, "digest": digest(state), **state}, buffer)
     try:
-        atomic_write_bytes(path, buffer.getvalue())
+        atomic_write_bytes(path, buffer.getvalue(), make_folder=False)
     except OSError as error:
         free = 0
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(path.parent).free
+        before = path.parent / LAST
+        intact = " The checkpoint before it is intact." if before.is_file() else ""
         raise CheckpointError(
             f"cannot write checkpoint {path} ({len(buffer.getvalue()) / 1e6:.1f} MB): "
-            f"{error.strerror or error}; {free / 1e6:.1f} MB are free. The checkpoint before it is "
-            "intact: make room and run the same command again to go on from it."
+            f"{explain(error)} ({free / 1e6:.1f} MB are free).{intact} The same command goes on "
+            "from the last checkpoint."
         ) from error
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, every record's CRC checked first.
+def load(
+    path: Path, device: torch.device | str = "cpu", config_hash: str | None = None
+) -> dict[str, Any]:
+    """Read a checkpoint, its checksums and its digest checked first.
+
+    Args:
+        path: the file.
+        device: where its tensors go.
+        config_hash: of the run that it has to be of; None for any.
 
     Raises:
         CheckpointError: it is damaged or of another format.
+        ForeignCheckpointError: it is of another run.
         FileNotFoundError: there is none.
     """
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken is not None:
@@ -69,24 +98,68 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file makes zipfile and torch raise almost anything
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {path} is not of format {FORMAT}")
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"checkpoint {path} is damaged: {reason}") from error
+    number = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(number, int) or not OLDEST <= number <= FORMAT:
+        raise CheckpointError(f"checkpoint {path} is not of format {OLDEST} to {FORMAT}")
+    if number == OLDEST:
+        return state
+    kept = {key: value for key, value in state.items() if key not in ("format", "digest")}
+    if state.get("digest") != digest(kept):
+        raise CheckpointError(f"checkpoint {path} is damaged: it was changed after it was written")
+    if config_hash is not None and state.get("config_hash") != config_hash:
+        raise ForeignCheckpointError(
+            f"checkpoint {path} is of another run: its configuration is {state['config_hash']}, "
+            f"that of this run is {config_hash}. Put the right file back, or delete it."
+        )
     return state
 
 
-def load_newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+def digest(value: Any) -> str:
+    """32 hexadecimal digits of the content of nested tensors, numbers, texts, lists and dicts."""
+    found = hashlib.blake2b(digest_size=16)
+    _add(value, found)
+    return found.hexdigest()
+
+
+def _add(value: Any, found: hashlib.blake2b) -> None:
+    if isinstance(value, torch.Tensor):
+        found.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        found.update(f"dict {len(value)};".encode())
+        for key, item in value.items():
+            _add(key, found)
+            _add(item, found)
+    elif isinstance(value, list | tuple):
+        found.update(f"list {len(value)};".encode())
+        for item in value:
+            _add(item, found)
+    else:
+        found.update(f"{type(value).__name__} {value!r};".encode("utf-8", "surrogatepass"))
+
+
+def load_newest(
+    folder: Path, device: torch.device | str = "cpu", config_hash: str | None = None
+) -> dict[str, Any] | None:
     """`last.pt` of `folder`, or `previous.pt` with a warning if it is damaged; None without any.
+
+    Arguments as in `load`.
 
     Raises:
         CheckpointError: all that are there are damaged.
+        ForeignCheckpointError: one that would be used is of another run.
     """
     problems = []
     for name in (LAST, PREVIOUS):
         try:
-            state = load(folder / name, device)
+            state = load(folder / name, device, config_hash)
         except FileNotFoundError:
             continue
+        except ForeignCheckpointError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -96,6 +169,12 @@ def load_newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, A
             os.replace(folder / LAST, folder / DAMAGED)
             with contextlib.suppress(OSError):  # a disk without links: `previous.pt` is enough
                 os.link(folder / PREVIOUS, folder / LAST)
+        if state["format"] == OLDEST and config_hash is not None:
+            print(
+                f"{folder / name} was written by an older version and does not name its run: only "
+                "its counts and shapes were compared with this one",
+                file=sys.stderr,
+            )
         return state
     if problems:
         raise CheckpointError(
@@ -111,12 +190,18 @@ class Checkpoint(Callback):
         folder: where the files go.
         every_seconds: also after so many seconds.
         every_steps: also after so many updates.
+        config_hash: of the run.
     """
 
     def __init__(
-        self, folder: Path, every_seconds: float | None = None, every_steps: int | None = None
+        self,
+        folder: Path,
+        every_seconds: float | None = None,
+        every_steps: int | None = None,
+        config_hash: str | None = None,
     ) -> None:
         self.folder, self.every_seconds, self.every_steps = folder, every_seconds, every_steps
+        self.config_hash = config_hash
         self._written = time.monotonic()
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -135,13 +220,16 @@ class Checkpoint(Callback):
     def on_epoch_recorded(self, trainer: Trainer) -> None:
         """Write `best.pt` first, so that `last.pt` never promises a best that is not there."""
         if trainer.is_best:
-            save({"model": trainer.model.state_dict(), "step": trainer.step}, self.folder / BEST)
+            check_held(self.folder)
+            best = {"model": trainer.model.state_dict(), "step": trainer.step}
+            save(best, self.folder / BEST, self.config_hash)
         self.write(trainer)
 
     def write(self, trainer: Trainer) -> None:
         """Write `last.pt`; the one before becomes `previous.pt`."""
         last, fresh = self.folder / LAST, self.folder / "next.pt"
-        save(trainer.state_dict(), fresh)
+        check_held(self.folder)
+        save(trainer.state_dict(), fresh, self.config_hash)
         # A second name for `last.pt`, then two renames: both lead to a whole file at any time.
         second = self.folder / "second.pt"
         second.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from noisyexp.activations import SCHEDULES, set_noise_level
@@ -22,6 +23,7 @@ from noisyexp.training.older import load_model
 from noisyexp.training.sessions import check_same_files
 
 WEIGHTS = ("last", "best")
+SOURCES = ("real", "generated")
 
 
 @dataclass(frozen=True)
@@ -52,36 +54,60 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
         CheckpointError: no checkpoint, or one of another model.
         DataError: the data are missing, or are not those of the run.
     """
-    try:
-        config = read_json(folder / "run.json")["config"]
-        name = config["task"]["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{folder} is not the folder of a run: {error}") from error
+    config, digest = _recorded(folder)
     problems: list[str] = []
-    kind = find_task(name)
-    task_config = build(kind.config_type, _filled(config, f"task/{name}", "task"), "task", problems)
-    act = build(ActConfig, _filled(config, "config", "act"), "act", problems)
+    name = str(config["task"]["name"])
+    try:
+        kind = find_task(name)
+        filled = _filled(config, f"task/{name}", "task"), _filled(config, "config", "act")
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
+        raise RecordError(f"{folder} was made by another version: {error}") from error
+    task_config = build(kind.config_type, filled[0], "task", problems)
+    act = build(ActConfig, filled[1], "act", problems)
     anneal = build(AnnealConfig, config["anneal"], "anneal", problems)
     if task_config is None or act is None or anneal is None or problems:
         raise RecordError(f"{folder} was made by another version: {'; '.join(problems)}")
     task = kind(task_config, config["data"]["source"], config["seed"])
-    files = task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")))
-    state = _checkpoint(folder / checkpoint.LAST)
-    check_same_files(state["callbacks"].get("Sessions", {}), files)
-    if task.curriculum is not None:
-        task.curriculum.load_state_dict(state["callbacks"]["FollowCurriculum"])
-    if weights == "best":
-        state = _checkpoint(folder / checkpoint.BEST)
+    files = task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")).expanduser())
+    state = _checkpoint(folder / checkpoint.LAST, digest)
+    try:
+        check_same_files(state["callbacks"].get("Sessions", {}), files)
+        if task.curriculum is not None:
+            task.curriculum.load_state_dict(state["callbacks"]["FollowCurriculum"])
+        if weights == "best":
+            state = _checkpoint(folder / checkpoint.BEST, digest)
+        held, step = state["model"], int(state["step"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the checkpoint in {folder} is not of this run: {error}") from error
     model = task.build_model(act.spec())
     try:
-        load_model(model, state["model"])
-    except RuntimeError as error:
+        load_model(model, held)
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the weights in {folder} are of another model: {error}") from error
-    step = int(state["step"])
     if anneal.schedule != "none":  # the expectation of some units depends on c
         schedule = SCHEDULES[anneal.schedule](anneal.start, anneal.floor, anneal.every)
         set_noise_level(model, schedule(max(step - 1, 0)))
     return LoadedRun(task, model.eval(), step)
+
+
+def _recorded(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """Configuration of the run in `folder`, and its hash if the record names it.
+
+    Raises:
+        RecordError: no record there, or one without the sections that are needed.
+    """
+    try:
+        record = read_json(folder / "run.json")
+        config, digest = record["config"], record.get("config_hash")
+        seed, source = config["seed"], config["data"]["source"]
+        sections = [config[name] for name in ("task", "act", "anneal", "data")]
+        if not isinstance(seed, int) or source not in SOURCES or "name" not in config["task"]:
+            raise ValueError("its configuration is damaged")
+        if not all(isinstance(section, dict) for section in sections):
+            raise ValueError("its configuration is damaged")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{folder} is not the folder of a run: {error}") from error
+    return config, digest if isinstance(digest, str) else None
 
 
 def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:
@@ -101,8 +127,8 @@ def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:
     return dict(filled)
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, digest: str | None) -> dict[str, Any]:
     try:
-        return checkpoint.load(path)
+        return checkpoint.load(path, config_hash=digest)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the run has no such checkpoint") from error

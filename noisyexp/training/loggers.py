@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisyexp.errors import NoisyexpError
-from noisyexp.fileio import atomic_write_text, finite
+from noisyexp.fileio import atomic_write_text, check_regular, finite
 from noisyexp.tasks import StepOutput
 from noisyexp.training.callbacks import Callback
+from noisyexp.training.folder import check_held
 
 if TYPE_CHECKING:
     from noisyexp.training.trainer import Trainer
@@ -53,21 +55,34 @@ class MetricsFiles(StepLogger):
 
     def __init__(self, folder: Path, every_steps: int) -> None:
         super().__init__(every_steps)
+        self.folder = folder
         self.jsonl, self.csv = folder / "metrics.jsonl", folder / "metrics.csv"
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Keep the lines up to the restored step, and the epoch rows that the checkpoint has."""
-        kept = []
-        if self.jsonl.exists() and trainer.step:
-            for line in self.jsonl.read_text("utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # a line cut off by a kill
-                    continue
-                if row["step"] <= trainer.step and row.get("epoch", 0) <= len(trainer.curve):
-                    kept.append(line)
-        atomic_write_text(self.jsonl, "".join(f"{line}\n" for line in kept))
+        check_held(self.folder)
+        kept = self._kept(trainer) if trainer.step else []
+        atomic_write_text(self.jsonl, "".join(f"{line}\n" for line in kept), make_folder=False)
         self._write_csv(trainer)
+
+    def _kept(self, trainer: Trainer) -> list[str]:
+        try:
+            check_regular(self.jsonl)
+            lines = self.jsonl.read_bytes().splitlines()
+        except OSError:
+            return []
+        kept, damaged = [], 0
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line.decode("utf-8"))
+                step, epoch = row["step"], row.get("epoch", 0)
+                if step <= trainer.step and epoch <= len(trainer.curve):
+                    kept.append(line.decode("utf-8"))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                damaged += number < len(lines)  # the last line may have been cut off by a kill
+        if damaged:
+            print(f"{self.jsonl}: {damaged} damaged lines were left out", file=sys.stderr)
+        return kept
 
     def on_epoch_recorded(self, trainer: Trainer) -> None:
         """Both files."""
@@ -76,6 +91,7 @@ class MetricsFiles(StepLogger):
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line."""
+        check_held(self.folder)
         with self.jsonl.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(row)) + "\n")
 
@@ -87,7 +103,7 @@ class MetricsFiles(StepLogger):
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(trainer.curve)
-        atomic_write_text(self.csv, text.getvalue())
+        atomic_write_text(self.csv, text.getvalue(), make_folder=False)
 
 
 class TensorBoardLogger(StepLogger):

@@ -28,3 +28,13 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE)) and bool(
         mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE - 1)
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy, torch or the GPU had no memory left."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in said or "out of memory" in said or "invalid size" in said
+    )

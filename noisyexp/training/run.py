@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import errno
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,23 @@ from noisyexp.activations import (
     set_noise_level,
 )
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
-from noisyexp.fileio import read_json, write_json
+from noisyexp.fileio import ADVICE, explain, write_json
+from noisyexp.records.config_hash import config_hash
 from noisyexp.tasks import Task, find_task
-from noisyexp.training import checkpoint
+from noisyexp.training import checkpoint, plausible
 from noisyexp.training.callbacks import (
     Callback,
     EarlyStopping,
     Evaluate,
     FollowCurriculum,
-    Interrupted,
     LearningRate,
     NoiseAnnealing,
-    StopOnSignal,
 )
 from noisyexp.training.config import RunConfig
-from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
+from noisyexp.training.finished import finished_record
+from noisyexp.training.folder import RunNames, check_held, locked, run_folder
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
-from noisyexp.training.memory import keep_freed_memory
+from noisyexp.training.memory import is_out_of_memory, keep_freed_memory
 from noisyexp.training.older import load_model
 from noisyexp.training.optimizer import build_optimizer
 from noisyexp.training.progress import ProgressDisplay
@@ -50,13 +50,8 @@ from noisyexp.training.record import (
     start_record,
 )
 from noisyexp.training.sessions import Sessions
+from noisyexp.training.signals import Interrupted, StopOnSignal
 from noisyexp.training.trainer import Trainer
-
-FINISHED = ("complete", "diverged")
-"""Statuses that running the same command again would only repeat."""
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the machine says when a disk, a quota or the limit on a file's size is used up."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +98,28 @@ class Outcome:
     skipped: bool
 
 
-def execute(spec: RunSpec) -> Outcome:
+def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
     """Run `spec` to its end, from its checkpoint if it has one, or do nothing if it is finished.
+
+    Args:
+        spec: the run.
+        extra: callbacks beside its own, that look on.
 
     Raises:
         NoisyexpError: data, checkpoint or lock stand in the way; run.json says `failed`.
         Interrupted: a signal came; run.json says `interrupted`.
     """
     folder = spec.folder
-    with locked(folder):
-        done = finished_record(folder)
+    with locked(folder), StopOnSignal() as stop:
+        done = finished_record(folder, spec.digest)
         if done is not None:
             return Outcome(folder, _adopt(done, spec), skipped=True)
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
         # What remains if the process is killed: no record of an earlier session with its reason.
         killed = {**record, "reason": "running, or ended without warning"}
-        _write_quietly(folder / "run.json", killed)
+        _write_quietly(folder, killed)
         try:
-            _train(spec, record)
+            _train(spec, record, extra, stop)
         except DivergedError as error:
             record.update(status="diverged", reason=str(error))
             record["diverged"] = {
@@ -130,27 +129,22 @@ def execute(spec: RunSpec) -> Outcome:
                 "grad_norm": repr(error.grad_norm),
             }
         except BaseException as error:
-            interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+            check_held(folder)
+            interrupted = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
             record["status"] = "interrupted" if interrupted else "failed"
             record["reason"] = str(error) or type(error).__name__
-            _write_quietly(folder / "run.json", record)
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
-                raise _disk_full(folder, error) from error
+            _write_quietly(folder, record)
+            if isinstance(error, OSError) and error.errno in ADVICE:
+                raise _cannot_write(folder, error) from error
+            if is_out_of_memory(error):
+                raise NoisyexpError(_out_of_memory(error)) from error
             raise
+        check_held(folder)
         try:
-            write_json(folder / "run.json", record)
+            write_json(folder / "run.json", record, make_folder=False)
         except OSError as error:
-            raise _disk_full(folder, error) from error
+            raise _cannot_write(folder, error) from error
         return Outcome(folder, record, skipped=False)
-
-
-def finished_record(folder: Path) -> dict[str, Any] | None:
-    """run.json of `folder` if it says that nothing is left to do."""
-    try:
-        record: dict[str, Any] = read_json(folder / "run.json")
-    except (OSError, ValueError):
-        return None
-    return record if record.get("status") in FINISHED else None
 
 
 def _adopt(record: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
@@ -162,22 +156,38 @@ def _adopt(record: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
     return record
 
 
-def _disk_full(folder: Path, error: OSError) -> NoisyexpError:
+def _cannot_write(folder: Path, error: OSError) -> NoisyexpError:
+    intact = ""
+    with contextlib.suppress(OSError):
+        if (folder / checkpoint.LAST).is_file():
+            intact = " The last checkpoint is intact."
+    name = f"{error.filename}: " if isinstance(error.filename, str) else ""
     return NoisyexpError(
-        f"cannot write into {folder}: {error.strerror or error}. The last checkpoint is intact: "
-        "make room and run the same command again to go on from it."
+        f"cannot go on in {folder}: {name}{explain(error)}.{intact} The same command goes on from "
+        "the last checkpoint, or begins if there is none."
     )
 
 
-def _write_quietly(path: Path, record: dict[str, Any]) -> None:
+def _out_of_memory(error: BaseException) -> str:
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    return (
+        f"not enough memory ({said}): make the batch, the steps or the layers smaller, or take a "
+        "machine with more"
+    )
+
+
+def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
     """The error that is on its way out matters more than a disk too full to record it."""
+    path = folder / "run.json"
     try:
-        write_json(path, record)
+        write_json(path, record, make_folder=False)
     except OSError as error:
-        print(f"{path} could not be written: {error}", file=sys.stderr)
+        print(f"{path} could not be written: {explain(error)}", file=sys.stderr)
 
 
-def _train(spec: RunSpec, record: dict[str, Any]) -> None:
+def _train(
+    spec: RunSpec, record: dict[str, Any], extra: Sequence[Callback], stop: StopOnSignal
+) -> None:
     config, folder = spec.config, spec.folder
     device = setup_torch(config)
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
@@ -192,22 +202,13 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
         },
         record["data_files"],
     )
-    trainer = build_trainer(spec, task, device, [sessions])
+    trainer = build_trainer(spec, task, device, [sessions, *extra], [stop])
     record.update(describe_task(task, trainer.model))
-    state = checkpoint.load_newest(folder, device)
-    if state is not None:
-        try:
-            trainer.load_state_dict(state)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"the checkpoint in {folder} does not fit this version of the code: {error}. "
-                "Delete the folder to start this run from the beginning."
-            ) from error
-        print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
+    _restore(trainer, folder, spec.digest)
     try:
         trainer.fit()
         _check_measured(trainer, trainer.curve[-1])
-        record["final"] = _final_metrics(trainer, folder)
+        record["final"] = _final_metrics(trainer, folder, spec.digest)
         findings = trainer.evaluate(task.findings)
         if findings:
             record["findings"] = findings
@@ -225,6 +226,30 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
         sessions.describe(record)
 
 
+def _restore(trainer: Trainer, folder: Path, digest: str) -> None:
+    """Go on from the newest checkpoint of the folder, if there is one.
+
+    Raises:
+        CheckpointError: it cannot be one of this run.
+    """
+    state = checkpoint.load_newest(folder, trainer.device, digest)
+    if state is None:
+        return
+    again = f"Delete {folder} to start this run from the beginning."
+    wrong = plausible.problem(trainer, state)
+    if wrong is not None:
+        raise CheckpointError(f"the checkpoint in {folder} is not of this run: {wrong}. {again}")
+    try:
+        trainer.load_state_dict(state)
+    except NoisyexpError:
+        raise
+    except Exception as error:  # what is missing or of another kind raises almost anything
+        raise CheckpointError(
+            f"the checkpoint in {folder} does not fit this version of the code: {error}. {again}"
+        ) from error
+    print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
+
+
 def _best(trainer: Trainer) -> dict[str, float]:
     """The best epoch so far, empty when none could be measured."""
     return next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
@@ -238,26 +263,35 @@ def _check_measured(trainer: Trainer, last: Mapping[str, Any]) -> None:
         raise DivergedError(trainer.step, trainer.learning_rate, None, None, metric)
 
 
-def _final_metrics(trainer: Trainer, folder: Path) -> dict[str, Any]:
+def _final_metrics(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
     """Row of the chosen epoch with the test metrics of its weights."""
     row = trainer.curve[-1]
     if trainer.config.use_weights == "best":
-        path = folder / checkpoint.BEST
-        try:
-            best = checkpoint.load(path, trainer.device)
-        except FileNotFoundError as error:
-            # Never fall back to the last weights in silence: a table would mix the two.
-            raise CheckpointError(f"{path} is missing, and training.use_weights=best") from error
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{error}; training.use_weights=best needs it. Delete {folder} to start this run "
-                "from the beginning."
-            ) from error
-        load_model(trainer.model, best["model"])
-        row = next(row for row in trainer.curve if row["step"] == best["step"])
+        row = _load_best(trainer, folder, digest)
         if "c" in row:  # annealed: the noise belongs to the weights
             set_noise_level(trainer.model, row["c"])
     return {**row, **trainer.evaluate(trainer.task.test)}
+
+
+def _load_best(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
+    """Take the weights of the best epoch; returns its row of the curve."""
+    path = folder / checkpoint.BEST
+    again = (
+        f"training.use_weights=best needs it. Delete {folder} to start this run from the beginning."
+    )
+    try:
+        best = checkpoint.load(path, trainer.device, digest)
+        if best.get("step") != _best(trainer)["step"]:
+            raise CheckpointError(f"{path} is of step {best.get('step')}, the best is another")
+        load_model(trainer.model, best["model"])
+    except FileNotFoundError as error:
+        # Never fall back to the last weights in silence: a table would mix the two.
+        raise CheckpointError(f"{path} is missing, and training.use_weights=best") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {again}") from error
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not fit this run: {error}; {again}") from error
+    return next(row for row in trainer.curve if row["step"] == best["step"])
 
 
 def setup_torch(config: RunConfig) -> torch.device:
@@ -286,9 +320,21 @@ def setup_torch(config: RunConfig) -> torch.device:
 
 
 def build_trainer(
-    spec: RunSpec, task: Task, device: torch.device, extra: list[Callback]
+    spec: RunSpec,
+    task: Task,
+    device: torch.device,
+    extra: Sequence[Callback],
+    last: Sequence[Callback] = (),
 ) -> Trainer:
-    """Model, optimiser, noise and callbacks of a run; `task` has been prepared."""
+    """Model, optimiser, noise and callbacks of a run; `task` has been prepared.
+
+    Args:
+        spec: the run.
+        task: of the run.
+        device: where the model goes.
+        extra: callbacks before those of the configuration.
+        last: callbacks behind them.
+    """
     config = spec.config
     # Weights depend on the seed alone: every arm starts from the same ones.
     torch.manual_seed(derive_seed(config.seed, "init"))
@@ -302,7 +348,7 @@ def build_trainer(
         model,
         build_optimizer(model, config.training),
         config.training,
-        [*extra, *_callbacks(spec, task)],
+        [*extra, *_callbacks(spec, task), *last],
         noise=noise,
         device=device,
         precision=config.precision,
@@ -341,5 +387,5 @@ def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
         )
     made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
     save = config.checkpoint
-    made += [checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps), StopOnSignal()]
+    made.append(checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest))
     return made

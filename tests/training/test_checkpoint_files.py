@@ -15,7 +15,13 @@ import torch
 from noisyexp import fileio
 from noisyexp.errors import CheckpointError
 from noisyexp.training import Trainer, checkpoint
-from noisyexp.training.checkpoint import Checkpoint, load, load_newest, save
+from noisyexp.training.checkpoint import (
+    Checkpoint,
+    ForeignCheckpointError,
+    load,
+    load_newest,
+    save,
+)
 
 
 def state(value: float) -> dict[str, Any]:
@@ -25,7 +31,7 @@ def state(value: float) -> dict[str, Any]:
 def test_round_trip_holds_only_plain_types(tmp_path: Path) -> None:
     save(state(1.5), tmp_path / "a.pt")
     raw = torch.load(tmp_path / "a.pt", weights_only=True)
-    assert raw["format"] == 1
+    assert raw["format"] == 2
     loaded = load(tmp_path / "a.pt")
     assert torch.equal(loaded["w"], torch.full((100,), 1.5))
     assert (loaded["step"], loaded["names"], loaded["nested"]) == (3, ["a", None], {"x": 0.1})
@@ -56,11 +62,53 @@ def test_damage_is_an_error_that_names_the_file(
 
 
 def test_another_format_is_an_error(tmp_path: Path) -> None:
-    torch.save({"format": 2}, tmp_path / "a.pt")
+    torch.save({"format": 3}, tmp_path / "a.pt")
     torch.save(torch.zeros(1), tmp_path / "b.pt")
     for name in ("a.pt", "b.pt"):
         with pytest.raises(CheckpointError, match="not of format 1"):
             load(tmp_path / name)
+
+
+def test_what_was_changed_after_it_was_written_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    save(state(1.0), path)
+    content = torch.load(path, weights_only=True)
+    for change in ({"step": 4}, {"w": torch.full((100,), 1.5)}, {"names": ["a"]}, {"digest": ""}):
+        torch.save({**content, **change}, path)
+        with pytest.raises(CheckpointError, match="damaged: it was changed"):
+            load(path)
+    torch.save(content, path)
+    assert load(path)["step"] == 3
+
+
+def test_digest_tells_values_types_and_shapes_apart() -> None:
+    values: list[Any] = [
+        0, False, 0.0, -0.0, "0", None, [], {}, [0], [[0]], {"a": 0}, {"b": 0}, float("nan"),
+        torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int32), -torch.zeros(2),
+        torch.zeros(()), torch.zeros(0), torch.zeros(2, dtype=torch.bfloat16),
+    ]  # fmt: skip
+    assert len({checkpoint.digest(value) for value in values}) == len(values)
+    turned = torch.arange(6.0).view(2, 3).T
+    assert checkpoint.digest(turned) == checkpoint.digest(turned.contiguous())
+
+
+def test_another_runs_checkpoint_is_refused_and_nothing_takes_its_place(tmp_path: Path) -> None:
+    save(state(1.0), tmp_path / "last.pt", "aaa")
+    save(state(2.0), tmp_path / "previous.pt", "bbb")
+    assert load_newest(tmp_path, config_hash="aaa") is not None
+    with pytest.raises(ForeignCheckpointError, match=r"last\.pt is of another run.*aaa.*bbb"):
+        load_newest(tmp_path, config_hash="bbb")
+    (tmp_path / "last.pt").unlink()
+    with pytest.raises(ForeignCheckpointError, match=r"previous\.pt is of another run"):
+        load_newest(tmp_path, config_hash="aaa")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged.*not a file"):
+        load(path)
 
 
 def test_newest_of_none_one_and_two(tmp_path: Path) -> None:
@@ -210,10 +258,10 @@ def test_last_never_promises_a_best_that_is_not_there(
 ) -> None:
     real = checkpoint.save
 
-    def die(content: dict[str, Any], path: Path) -> None:
+    def die(content: dict[str, Any], path: Path, config_hash: str | None) -> None:
         if path.name == "best.pt":
             raise Death
-        real(content, path)
+        real(content, path, config_hash)
 
     monkeypatch.setattr(checkpoint, "save", die)
     trainer = toy_trainer(callbacks=[Checkpoint(tmp_path, every_steps=1)], steps=2)

@@ -57,7 +57,7 @@ def test_killed_at_a_random_step(
     record = json.loads((spec.folder / "run.json").read_text())
     assert (record["status"], "without warning" in record["reason"]) == ("interrupted", True)
     # It could not clean up after itself, and blocks nobody.
-    assert (spec.folder / "lock").read_text() == str(killed.pid)
+    assert (spec.folder / "lock").read_text().split()[0] == str(killed.pid)
     at = checkpoint.load(spec.folder / "last.pt")["step"]
     assert 0 < at < 64
 
@@ -132,7 +132,7 @@ def test_asked_to_stop(
     [
         # Room for run.json and metrics.jsonl, not for a checkpoint.
         (10_000, ["cannot write checkpoint", "next.pt", "File too large", "MB are free"]),
-        (300, ["run.json could not be written", "cannot write into", "File too large"]),
+        (300, ["run.json could not be written", "cannot go on in", "File too large"]),
     ],
 )
 def test_full_disk(
@@ -158,8 +158,8 @@ def test_full_disk(
     process = start_process(spec, preexec_fn=no_room)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Traceback" not in messages
-    for part in [*parts, "intact: make room and run the same command again"]:
+    assert "Traceback" not in messages and "make room" not in messages
+    for part in [*parts, "intact. The same command goes on", "ulimit -f"]:
         assert part in messages, messages
     after = {path.name: path.read_bytes() for path in spec.folder.iterdir()}
     assert set(after) == set(before)
