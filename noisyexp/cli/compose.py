@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,9 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
+from noisyexp.cli.overrides import countable, given_twice, parse, values
 from noisyexp.errors import ConfigError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.schema import build, closest
+from noisyexp.schema import build, closest, shown
 from noisyexp.tasks import find_task
 from noisyexp.training.config import RunConfig
 from noisyexp.training.folder import RunNames
@@ -35,7 +36,12 @@ ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
 """Groups of choices, in the order of the help."""
 
-MAX_JOBS = 10_000
+
+NOT_COMPOSED = (
+    HydraException, OmegaConfBaseException, YAMLError, RecursionError, AssertionError, OSError,
+    TypeError, AttributeError, KeyError,
+)  # fmt: skip
+"""What Hydra raises for words that it cannot make a configuration of."""
 
 
 class Groups:
@@ -80,19 +86,26 @@ def compose_config(overrides: list[str]) -> dict[str, Any]:
     return dict(check([*overrides])[0].plain)
 
 
-def check(overrides: list[str]) -> list[RunSpec]:
+def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
     """All runs that `overrides` ask for: one, or the product of a sweep.
+
+    Args:
+        overrides: of the command line.
+        once: whether a key that is given twice is a mistake; else the last one counts.
 
     Raises:
         ConfigError: with every mistake of every run.
     """
-    problems: list[str] = []
+    problems: list[str] = list(given_twice(overrides)) if once else []
     with hydra_session() as loader:
-        parsed = _parse(overrides, loader, problems)
+        parsed = countable(parse(overrides, loader, problems), problems)
         groups = Groups(loader, _searchpath(parsed))
-        parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
+        try:
+            parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
+        except (*NOT_COMPOSED, ValueError) as error:  # a search path that leads nowhere
+            raise ConfigError([*problems, _first_line(error)]) from error
         specs = []
-        for job in _jobs(parsed, problems):
+        for job in _jobs(parsed):
             spec = _check_job(job, groups, problems)
             specs += [] if spec is None else [spec]
     if problems:
@@ -110,6 +123,7 @@ def spec_from_config(
         problems.append(_first_line(error))
         return None
     found: list[str] = []
+    _expand_homes(plain, found)
     run = build(RunConfig, plain, "", found)
     problems += without_echoes(found)
     task = _task_section(plain.get("task"), problems)
@@ -134,6 +148,17 @@ def spec_from_config(
     if names.experiment is None:
         plain["row"] = None
     return RunSpec(run, task, plain, names, command)
+
+
+def _expand_homes(plain: dict[str, Any], problems: list[str]) -> None:
+    """Folders that begin with ~, which no shell has expanded."""
+    data: Any = plain.get("data")
+    for section, key, name in ((plain, "run_root", "run_root"), (data, "root", "data.root")):
+        text = section.get(key) if isinstance(section, dict) else None
+        if isinstance(text, str) and text.startswith("~"):
+            section[key] = os.path.expanduser(text)
+            if section[key].startswith("~"):
+                problems.append(f"{name}={text}: there is no such home folder")
 
 
 def without_echoes(problems: list[str]) -> list[str]:
@@ -175,6 +200,9 @@ def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
 
     if run.device == "cuda" and local and not torch.cuda.is_available():
         yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
+    cores = os.cpu_count() or 1
+    if run.threads is not None and run.threads > cores and local:
+        yield f"threads={run.threads}: this machine has {cores}"
     if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()) and local:
         yield "precision='fp16': needs a CUDA device; use bf16 or fp32"
     for extra, wanted in (
@@ -193,36 +221,20 @@ def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
         yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"
 
 
-def _parse(overrides: list[str], loader: ConfigLoader, problems: list[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=loader)
-    parsed = []
-    for text in overrides:
-        try:
-            if text.startswith("="):
-                raise HydraException("no key")
-            parsed += parser.parse_overrides([text])
-        except HydraException:
-            problems.append(
-                f"{text!r}: cannot be read as key=value; quote values with blanks, commas or "
-                "brackets twice: \"key='a, b'\""
-            )
-    return parsed
-
-
 def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
     """The overrides but those that choose a file which does not exist; these are reported."""
     kept = []
     for override in parsed:
-        key, values = override.key_or_group, _values(override)
+        key, wanted = override.key_or_group, values(override)
         options = groups.options(key)
         allowed = ", ".join(options)
         if options and override.is_delete():
             problems.append(f"~{key}: a run needs one; choose from {allowed}")
             continue
-        if not values:
+        if not wanted:
             problems.append(f"{override.input_line}: a sweep over no value")
             continue
-        wrong = [value for value in values if options and value not in options]
+        wrong = [value for value in wanted if options and value not in options]
         for value in wrong:
             problems.append(f"{key}={value}: choose from {allowed}.{closest(value, options)}")
         kept += [] if wrong else [override]
@@ -231,7 +243,7 @@ def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) 
 
 def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
     """The overrides but those of a key that does not exist; these are reported."""
-    chosen = {o.key_or_group: _values(o)[0] for o in parsed if groups.options(o.key_or_group)}
+    chosen = {o.key_or_group: values(o)[0] for o in parsed if groups.options(o.key_or_group)}
     plain = all(not (o.is_add() or o.is_force_add()) for o in parsed)
     if plain and all(o.key_or_group in chosen for o in parsed):
         return parsed  # whole files only, as every table asks for: composed once, by their job
@@ -240,7 +252,7 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         config = compose(
             ROOT_FILE, overrides=[*groups.searchpath, *choices], return_hydra_config=True
         )
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return []
     names = list(_dotted(config))
@@ -263,15 +275,6 @@ def _searchpath(parsed: list[Override]) -> list[str]:
     return [str(o.input_line) for o in parsed if o.key_or_group == "hydra.searchpath"]
 
 
-def _values(override: Override) -> list[str]:
-    """Each value of an override as text without quotes; several in a sweep."""
-    if override.is_sweep_override():
-        texts = [str(value) for value in override.sweep_string_iterator()]
-    else:
-        texts = [str(override.get_value_element_as_str())]
-    return [re.sub(r"""^(['"])(.*)\1$""", r"\2", text) for text in texts]
-
-
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys, sections included."""
     for key in config:
@@ -285,31 +288,35 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _dotted(node, f"{name}.")
 
 
-def _jobs(parsed: list[Override], problems: list[str]) -> list[list[str]]:
+def _jobs(parsed: list[Override]) -> list[list[str]]:
     """Overrides of every job, in the order in which Hydra's basic sweeper runs them."""
     choices = []
     for override in parsed:
-        if override.is_sweep_override() and override.is_hydra_override():
-            problems.append(f"{override.input_line}: Hydra's own keys cannot be swept over")
-        elif override.is_sweep_override():
+        if override.is_sweep_override():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             choices.append([str(override.input_line)])
-    jobs = list(itertools.islice(itertools.product(*choices), MAX_JOBS + 1))
-    if len(jobs) > MAX_JOBS:
-        problems.append(f"the sweep has more than {MAX_JOBS} runs; split it")
-        return []
-    return [list(job) for job in jobs]
+    return [list(job) for job in itertools.product(*choices)]
 
 
 def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:
     try:
         config = compose(ROOT_FILE, overrides=job, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return None
-    choices = dict(config.hydra.runtime.choices)
+    try:
+        choices = dict(config.hydra.runtime.choices)
+        for word in job:  # Hydra would read these only when it starts the runs
+            key = word.partition("=")[0].lstrip("+~")
+            if key.startswith("hydra."):
+                OmegaConf.to_container(
+                    OmegaConf.create([OmegaConf.select(config, key)]), resolve=True
+                )
+    except (*NOT_COMPOSED, ValueError) as error:
+        problems.append(f"{shown(word)}: {_first_line(error)}")
+        return None
     with open_dict(config):
         del config["hydra"]
     task, scale = choices.get("task"), choices.get("scale")
@@ -324,4 +331,5 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
     key = getattr(error, "full_key", None)
-    return (f"{key}: " if key else "") + str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (f"{key}: " if key else "") + lines[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import signal
 import sys
@@ -18,7 +17,9 @@ from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.outcome import run_line, sweep_report
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.fileio import ADVICE, explain
 from noisyexp.places import CONFIG_DIR
+from noisyexp.process import settle_output
 from noisyexp.training.callbacks import Interrupted
 from noisyexp.training.run import RunSpec, execute
 
@@ -35,11 +36,11 @@ HYDRA_FLAGS = (
 SHOWS_RUN = {"--cfg", "-c", "--info", "-i"}
 """Flags that show a run: its overrides are checked. The others have words of their own."""
 
-DISK_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENOTDIR, errno.EEXIST,
-)  # fmt: skip
-"""Refusals of the machine; every other OSError is a bug of this code."""
+WITH_WORD = {
+    "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--package", "-p", "--config-name",
+    "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--experimental-rerun",
+}  # fmt: skip
+"""Hydra's flags whose value may be the next word."""
 
 STARTS = ("task=", "experiment=")
 """A run needs one of them: the default task is the paper's and takes an hour."""
@@ -73,11 +74,13 @@ def main(argv: list[str]) -> int:
     if any(argument in HYDRA_FLAGS for argument in argv):
         try:
             if SHOWS_RUN & set(argv):
-                check([word for word in argv if "=" in word and not word.startswith("-")])
+                check(_overrides_among(argv), once=True)
             _hydra(argv)
         except NoisyexpError as error:
             print(spoken(error), file=sys.stderr)
             return error.exit_code
+        except SystemExit as stop:  # Hydra has printed why
+            return 2 if stop.code else 0
         except ValueError as error:  # two flags that exclude each other, or act=null
             print(error, file=sys.stderr)
             return 2
@@ -90,7 +93,7 @@ def main(argv: list[str]) -> int:
             raise ConfigError(
                 [f"{flag}: no such option; see noisyexp run --help" for flag in unknown]
             )
-        specs = check(overrides)
+        specs = check(overrides, once=True)
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
         if not any(word.lstrip("+").startswith(STARTS) for word in overrides):
@@ -107,6 +110,12 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _overrides_among(argv: list[str]) -> list[str]:
+    """The words that are neither flags of Hydra nor values of them."""
+    pairs = zip(["", *argv], argv, strict=False)
+    return [word for before, word in pairs if word[:1] != "-" and before not in WITH_WORD]
 
 
 def spoken(error: Exception) -> str:
@@ -137,8 +146,9 @@ def run_one(spec: RunSpec) -> int:
         return error.exit_code
     except Exception as error:
         name = spec.folder.name
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            print(f"{name}: {error}; make room or choose another run_root", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in ADVICE:
+            where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+            print(f"{name}: {where}{explain(error)}", file=sys.stderr)
         else:  # a bug: keep its traceback, and let the other jobs of a sweep run
             print(f"{name} failed:", file=sys.stderr)
             traceback.print_exc()
@@ -150,6 +160,7 @@ def run_job(config: DictConfig) -> int:
     """One job of a sweep, called by Hydra in whatever process its launcher uses."""
     from hydra.core.hydra_config import HydraConfig
 
+    settle_output(lossy=True)  # a worker has a standard output of its own
     problems: list[str] = []
     spec = spec_from_config(
         config, HydraConfig.get().runtime.choices, ["run.py", *_overrides()], problems
@@ -172,7 +183,7 @@ def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(f"run_root={root}: {error.strerror or error}; choose another", file=sys.stderr)
+        print(f"run_root={root}: {explain(error)}", file=sys.stderr)
         return 1
     sys.stdout.flush()
     announce_sweep()
