@@ -129,17 +129,23 @@ def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems
         hint_text = closest(str(value), [str(choice) for choice in choices])
         problems.append(f"{path}={shown(value)}: choose from {allowed}.{hint_text}")
     elif isinstance(value, int | float) and not isinstance(value, bool) and _outside(value, limits):
-        problems.append(f"{path}={shown(value)}: expected {describe(plain, limits)}")
+        most = "" if _fits(value) else ", and no larger than the machine's numbers"
+        problems.append(f"{path}={shown(value)}: expected {describe(plain, limits)}{most}")
     return value
+
+
+def _fits(value: int | float) -> bool:
+    """Whether a number can be one of torch's: 64 bits, or a float32."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return not math.isfinite(value) or abs(value) <= LARGEST
 
 
 def _outside(value: int | float, limits: Mapping[str, Any]) -> bool:
     low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
-    if isinstance(value, int) and abs(value) >= 2**63:
-        return True
     return (
-        not math.isfinite(value)
-        or (isinstance(value, float) and abs(value) > LARGEST)
+        not _fits(value)
+        or not math.isfinite(value)
         or (low is not None and value < low)
         or (high is not None and value > high)
         or (above is not None and value <= above)

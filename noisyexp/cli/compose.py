@@ -29,8 +29,9 @@ from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build, closest, shown
 from noisyexp.tasks import find_task
 from noisyexp.training.config import RunConfig
+from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
-from noisyexp.training.run import RunSpec
+from noisyexp.training.run import RunSpec, chosen_device
 
 ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
@@ -127,12 +128,15 @@ def spec_from_config(
     run = build(RunConfig, plain, "", found)
     problems += without_echoes(found)
     task = _task_section(plain.get("task"), problems)
+    # Another launcher may start the run on a machine with other devices.
+    local = choices.get("hydra/launcher") in (None, "basic", "joblib")
     if run is not None:
-        # Another launcher may start the run on a machine with other devices.
-        local = choices.get("hydra/launcher") in (None, "basic", "joblib")
         problems += _cross_checks(run, local)
     if run is None or task is None:
         return None
+    needed = estimate(task, run.training, run.data.source)
+    if local and (excess := too_large(needed, chosen_device(run.device))):
+        problems.append(excess)
     if run.data.source == "generated" and find_task(task.name).makes_data:
         problems.append(f"data=generated: {task.name} always makes its data; leave data out")
     # From the typed sections: 1 and 1.0 are one learning rate, and one run.
@@ -331,5 +335,6 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
     key = getattr(error, "full_key", None)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
+    lines = said.splitlines()
     return (f"{key}: " if key else "") + lines[0]

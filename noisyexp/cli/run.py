@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         print(short_text())
         return 0
     try:
-        argv = [spell_nan(argument) for argument in expand_sweeps(argv)]
+        argv = [spell_home(spell_nan(argument)) for argument in expand_sweeps(argv)]
         asked = [word for word in argv if not word.startswith("-")]
         if "--help" in argv or "-h" in argv:
             print(key_texts(asked) if asked else long_text())
@@ -134,6 +135,13 @@ def spell_nan(argument: str) -> str:
     if key.lstrip("+") != "act":
         return argument
     return f"{key}=" + re.sub(r"(?i)(?<![\w.*/-])nan(?![\w.*/-])", "nan_normal", values)
+
+
+def spell_home(argument: str) -> str:
+    """`run_root=~/runs` and `data.root=~/data` with the home folder: no shell does it there."""
+    key, _, value = argument.partition("=")
+    homes = key.lstrip("+") in ("run_root", "data.root") and value.startswith("~")
+    return f"{key}={os.path.expanduser(value)}" if homes else argument
 
 
 def run_one(spec: RunSpec) -> int:
