@@ -1,4 +1,7 @@
-"""Settings of the process that libraries read when they are loaded; `settle` comes before torch."""
+"""Processes: settings that libraries read when they are loaded, and which process is alive.
+
+`settle` comes before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Set
+from pathlib import Path
 from typing import Any
 
 NOBODY_READS = frozenset({errno.EPIPE})
@@ -76,3 +80,31 @@ def settle_output(lossy: bool = False) -> None:
                 write_through=stream.write_through,
             ),
         )
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine exists and has not ended; a zombie has."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return _stat(process)[:1] != ["Z"]
+
+
+def started_at(process: int) -> str:
+    """When a process of this machine began, in the kernel's ticks since it booted; "" if unknown.
+
+    With it a process id names one process, not the next that gets the same number.
+    """
+    return "".join(_stat(process)[19:20])
+
+
+def _stat(process: int) -> list[str]:
+    """Fields of /proc/<process>/stat from the state on; [] where there is none."""
+    try:
+        # The command's name, in brackets, may hold blanks.
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

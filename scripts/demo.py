@@ -13,7 +13,7 @@ from noisyexp.places import CHECKOUT
 
 # Others are imported where they are used: they take seconds, and the first line shall not wait.
 if TYPE_CHECKING:
-    from noisyexp.results.records import Record
+    from noisyexp.records.run_record import RunRecord
 
 ACTS = ("reference", "nan_normal", "nah")
 SETTING = ["task=ptb", "data=generated", "scale=demo"]
@@ -23,7 +23,7 @@ FIRST_LINE = (
 )
 
 
-def show(records: list[Record], floor: float) -> None:
+def show(records: list[RunRecord], floor: float) -> None:
     """Print the end points as a table, the best possible value beside them."""
     from rich.console import Console
     from rich.table import Table
@@ -53,8 +53,8 @@ def main(overrides: list[str]) -> int:
     if code:
         return code
     from noisyexp.cli.compose import check
-    from noisyexp.results.figures import plot_curves
-    from noisyexp.results.records import load_record
+    from noisyexp.pictures.curves import plot_curves
+    from noisyexp.records.run_record import load_record
 
     specs = [check([*SETTING, f"act={act}", *overrides])[0] for act in ACTS]
     records = [load_record(CHECKOUT / spec.folder / "run.json") for spec in specs]

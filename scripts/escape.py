@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from noisyexp.fileio import write_json
+from noisyexp.pictures.escape import Settings, measure
 from noisyexp.places import CHECKOUT
-from noisyexp.results.escape import Settings, measure
 from noisyexp.training.record import code_version, describe_machine
 
 

@@ -27,10 +27,11 @@ from noisyexp.data.moses import detokenise
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes, atomic_write_text
 from noisyexp.nn.language_model import LanguageModel
+from noisyexp.pictures.attention import draw_caption_maps
+from noisyexp.pictures.curves import line_name
 from noisyexp.places import CHECKOUT
-from noisyexp.results.attention import draw_caption_maps
-from noisyexp.results.figures import line_name
-from noisyexp.results.records import Record, load_record, record_path
+from noisyexp.records.publish import record_path
+from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.tasks.captioning import Captioning
 from noisyexp.tasks.captioning.decoding import caption_all, spell
 from noisyexp.tasks.captioning.extractors import prepare_image
@@ -51,7 +52,7 @@ IMAGES = 6
 CPU = torch.device("cpu")
 
 
-def published(folder: Path, results: Path) -> Record:
+def published(folder: Path, results: Path) -> RunRecord:
     """The record of a run folder, which has to be the published one.
 
     Raises:

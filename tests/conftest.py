@@ -11,6 +11,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import pytest
 import torch
 
+pytest_plugins = ["tests.record_fixtures"]
+
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from noisyexp.activations.key_table import KeyTable
 from noisyexp.activations.replay import Replay
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.ops import define
@@ -66,7 +67,8 @@ def refuse_frozen() -> None:
         raise RuntimeError(
             "a unit draws noise while a CUDA graph is captured, and every replay would have the "
             "same: capture in evaluation mode, or with compiled kernels and without a NoiseSource "
-            "(attach_noise(model, None)), which draw anew at every replay"
+            "(attach_noise(model, None)), which draw anew at every replay; a run of the trainer "
+            "is captured by training.cuda_graph=true"
         )
 
 
@@ -119,6 +121,7 @@ class NoiseSource:
         self.seed = seed
         self.step = 0
         self._calls: dict[str, int] = {}
+        self._table: KeyTable | None = None
         self._enter()
 
     def _enter(self) -> None:
@@ -134,6 +137,7 @@ class NoiseSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._table = None
         self._enter()
 
     def set_step(self, step: int) -> None:
@@ -141,7 +145,24 @@ class NoiseSource:
         self.step = step
         self._calls.clear()
 
-    def draw_key(self, site: str) -> DrawKey:
+    @contextmanager
+    def keys_in(self, table: KeyTable) -> Iterator[None]:
+        """Within it, calls of units get rows of `table` in place of keys; see `send_keys`.
+
+        It is for a pass that is captured as a CUDA graph by someone who calls `send_keys` before
+        every replay.
+        """
+        self._table = table
+        try:
+            yield
+        finally:
+            self._table = None
+
+    def send_keys(self, table: KeyTable) -> None:
+        """Fill `table` with the keys that the calls of its rows have in the step of now."""
+        table.send(DrawKey(derive_seed(self.seed, self.step, s), call) for s, call in table.calls)
+
+    def draw_key(self, site: str) -> DrawKey | DeviceKey:
         """What names the draws of the next call of `site` in this step.
 
         Raises:
@@ -149,13 +170,25 @@ class NoiseSource:
                 forward pass and gradients wrong without a word, or where noise would be frozen, see
                 `refuse_frozen`.
         """
-        refuse_frozen()
+        if self._table is None:
+            refuse_frozen()
         return self._replay.key(site, self._next_key)
 
-    def _next_key(self, site: str) -> DrawKey:
+    def _next_key(self, site: str) -> DrawKey | DeviceKey:
         call = self._calls.get(site, 0)
         self._calls[site] = call + 1
+        if self._table is not None:
+            return self._table.place(site, call)
         return DrawKey(derive_seed(self.seed, self.step, site), call)
+
+    def _known_key(self, site: str) -> DrawKey:
+        key = self.draw_key(site)
+        if isinstance(key, DeviceKey):
+            raise RuntimeError(
+                "only the compiled kernels draw noise in a captured update: not units of "
+                "backend='eager' or 'compile', nor with NOISYEXP_KERNELS=0"
+            )
+        return key
 
     def key_tensor(self, site: str) -> Tensor:
         """`draw_key` as a graph has it: key and call, (2,) int64, anew at every run of the graph.
@@ -177,10 +210,10 @@ class NoiseSource:
         if dispatch.recorded():
             drawn: Tensor = torch.ops.noisyexp.normal(self.key_tensor(site), shape, device)
             return drawn
-        return normal(self.draw_key(site), shape, device)
+        return normal(self._known_key(site), shape, device)
 
 
-_OF_PROCESS = ("_ticket", "_replay")
+_OF_PROCESS = ("_ticket", "_replay", "_table")
 
 
 def _refuse_other_rows() -> None:
@@ -203,7 +236,7 @@ def _source_key(ticket: Tensor, site: str) -> Tensor:
         raise RuntimeError(
             "the NoiseSource of this graph is gone: keep it alive, or make the graph again"
         )
-    key = source.draw_key(site)
+    key = source._known_key(site)
     return torch.tensor([key.key, key.call], device="cpu")
 
 

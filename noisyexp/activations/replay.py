@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch.utils import checkpoint
 
-from noisyexp.kernels.philox import DrawKey
+from noisyexp.kernels.philox import DeviceKey, DrawKey
+
+Key = DrawKey | DeviceKey
 
 _top_hooks: Callable[[bool], Any] | None = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", None
@@ -42,13 +44,13 @@ class Replay:
     """Remembers the keys of checkpointed forward passes, as long as their graphs live."""
 
     def __init__(self) -> None:
-        self._kept: weakref.WeakKeyDictionary[Any, list[tuple[str, DrawKey]]] = (
+        self._kept: weakref.WeakKeyDictionary[Any, list[tuple[str, Key]]] = (
             weakref.WeakKeyDictionary()
         )
         # Of each checkpoint: the backward pass that computes it again, and how far it is.
         self._again: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
 
-    def key(self, site: str, fresh: Callable[[str], DrawKey]) -> DrawKey:
+    def key(self, site: str, fresh: Callable[[str], Key]) -> Key:
         """The key of this call of `site`: a fresh one, or that of the first time.
 
         Raises:

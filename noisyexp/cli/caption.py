@@ -17,7 +17,7 @@ from torch import Tensor
 from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import check_task, exit_code_of
 from noisyexp.errors import DataError, NoisyexpError, RecordError
-from noisyexp.results.attention import draw_caption_maps
+from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.schema import option
 from noisyexp.tasks.captioning import Captioning
 from noisyexp.tasks.captioning.decoding import decode, spell

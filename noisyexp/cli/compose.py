@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,11 +23,20 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
-from noisyexp.cli.overrides import countable, given_twice, parse, values
+from noisyexp.cli.overrides import given_twice, parse
+from noisyexp.cli.sweep_space import (
+    Sweeper,
+    check_direction,
+    jobs_of,
+    read_sweeper,
+    readable,
+    values_of,
+)
 from noisyexp.errors import ConfigError
 from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build, closest, shown
-from noisyexp.tasks import find_task
+from noisyexp.tasks import Task, find_task
+from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
 from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
@@ -99,16 +108,22 @@ def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
     """
     problems: list[str] = list(given_twice(overrides)) if once else []
     with hydra_session() as loader:
-        parsed = countable(parse(overrides, loader, problems), problems)
+        parsed = readable(parse(overrides, loader, problems), problems)
         groups = Groups(loader, _searchpath(parsed))
         try:
             parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
+            sweeper = _sweeper(parsed, loader, problems)
+            if sweeper is None:
+                raise ConfigError(problems)
+            parsed += _known_choices(readable(sweeper.params, problems), groups, problems)
         except (*NOT_COMPOSED, ValueError) as error:  # a search path that leads nowhere
             raise ConfigError([*problems, _first_line(error)]) from error
         specs = []
-        for job in _jobs(parsed):
+        for job in jobs_of(parsed, sweeper, problems):
             spec = _check_job(job, groups, problems)
             specs += [] if spec is None else [spec]
+        if specs and not problems:
+            check_direction(sweeper, find_task(specs[0].task_config.name), problems)
     if problems:
         raise ConfigError(problems)
     return specs
@@ -129,11 +144,13 @@ def spec_from_config(
     problems += without_echoes(found)
     task = _task_section(plain.get("task"), problems)
     # Another launcher may start the run on a machine with other devices.
-    local = choices.get("hydra/launcher") in (None, "basic", "joblib")
+    local = choices.get("hydra/launcher") in (None, "basic", "local", "joblib")
     if run is not None:
-        problems += _cross_checks(run, local)
+        problems += cross_checks(run, local)
     if run is None or task is None:
         return None
+    if run.training.cuda_graph:
+        problems += _graph_checks(run, find_task(task.name), local)
     needed = estimate(task, run.training, run.data.source)
     if local and (excess := too_large(needed, chosen_device(run.device))):
         problems.append(excess)
@@ -198,7 +215,7 @@ def _task_section(values: Any, problems: list[str]) -> Any:
     return build(task.config_type, values, "task", problems)
 
 
-def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
+def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     """Problems that need more than one section, or the machine."""
     import torch
 
@@ -225,11 +242,23 @@ def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
         yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"
 
 
+def _graph_checks(run: RunConfig, task: type[Task], local: bool) -> Iterator[str]:
+    import torch
+
+    if run.device == "cpu" or (local and not torch.cuda.is_available()):
+        yield f"{graphs.KEY}: {graphs.NEEDS_GPU}"
+    reason = graphs.why_not(task, run.precision)
+    if reason is not None:
+        yield f"{graphs.KEY}: {reason}"
+    if run.anneal.schedule != "none":
+        yield f"{graphs.KEY}: c is part of what is captured; use anneal.schedule=none"
+
+
 def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
     """The overrides but those that choose a file which does not exist; these are reported."""
     kept = []
     for override in parsed:
-        key, wanted = override.key_or_group, values(override)
+        key, wanted = override.key_or_group, _values(override)
         options = groups.options(key)
         allowed = ", ".join(options)
         if options and override.is_delete():
@@ -247,7 +276,7 @@ def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) 
 
 def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
     """The overrides but those of a key that does not exist; these are reported."""
-    chosen = {o.key_or_group: values(o)[0] for o in parsed if groups.options(o.key_or_group)}
+    chosen = {o.key_or_group: _values(o)[0] for o in parsed if groups.options(o.key_or_group)}
     plain = all(not (o.is_add() or o.is_force_add()) for o in parsed)
     if plain and all(o.key_or_group in chosen for o in parsed):
         return parsed  # whole files only, as every table asks for: composed once, by their job
@@ -279,6 +308,11 @@ def _searchpath(parsed: list[Override]) -> list[str]:
     return [str(o.input_line) for o in parsed if o.key_or_group == "hydra.searchpath"]
 
 
+def _values(override: Override) -> list[str]:
+    """Each value of an override as text without quotes; several in a sweep."""
+    return [re.sub(r"""^(['"])(.*)\1$""", r"\2", text) for text in values_of(override)]
+
+
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys, sections included."""
     for key in config:
@@ -292,16 +326,18 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _dotted(node, f"{name}.")
 
 
-def _jobs(parsed: list[Override]) -> list[list[str]]:
-    """Overrides of every job, in the order in which Hydra's basic sweeper runs them."""
-    choices = []
-    for override in parsed:
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([str(override.input_line)])
-    return [list(job) for job in itertools.product(*choices)]
+def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) -> Sweeper | None:
+    """The sweeper that the overrides of Hydra's own keys choose, None if they do not compose."""
+    own = [str(override.input_line) for override in parsed if override.is_hydra_override()]
+    if not own or problems:
+        return Sweeper()
+    try:
+        config = compose(ROOT_FILE, overrides=own, return_hydra_config=True)
+    except NOT_COMPOSED as error:
+        problems.append(_first_line(error))
+        return None
+    given = {override.key_or_group for override in parsed}
+    return read_sweeper(config.hydra, OverridesParser.create(loader), given, problems)
 
 
 def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:

@@ -16,8 +16,8 @@ from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError
 from noisyexp.fileio import atomic_write_text
+from noisyexp.pictures.catalogue import FIGURES, Picture, page, remove_stale
 from noisyexp.places import project_root
-from noisyexp.results.gallery import FIGURES, Picture, page, remove_stale
 from noisyexp.schema import closest, option
 
 

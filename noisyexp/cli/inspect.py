@@ -24,8 +24,8 @@ from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.inspect.equations import describe
 from noisyexp.inspect.measure import make_unit, measure
-from noisyexp.inspect.page import Drawing, draw_overview, draw_unit, look_at, page
 from noisyexp.inspect.settings import ALL, Settings, parse
+from noisyexp.pictures.unit_pages import Drawing, draw_overview, draw_unit, look_at, page
 
 TABLE_X = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 TABLE_DRAWS = 20_000

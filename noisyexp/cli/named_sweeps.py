@@ -7,7 +7,7 @@ from pathlib import Path
 
 from noisyexp.errors import ConfigError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.results.yamlfile import read_yaml
+from noisyexp.records.yaml_file import read_yaml
 from noisyexp.schema import closest
 
 FOLDER = CONFIG_DIR / "sweep"

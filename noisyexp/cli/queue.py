@@ -25,8 +25,8 @@ from noisyexp.cli.compose import check
 from noisyexp.cli.reproduce import missing_runs, publish_run
 from noisyexp.errors import NoisyexpError, RecordError, RunLockedError
 from noisyexp.places import CONFIG_DIR, project_root
-from noisyexp.results.rows import Row, load_rows
-from noisyexp.results.yamlfile import read_yaml
+from noisyexp.records.row_files import Row, load_rows
+from noisyexp.records.yaml_file import read_yaml
 from noisyexp.schema import option
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import locked

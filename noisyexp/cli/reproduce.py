@@ -22,10 +22,11 @@ from noisyexp.cli.table import main as make_table
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError
 from noisyexp.places import CONFIG_DIR, project_root
+from noisyexp.records.agreement import mismatches
+from noisyexp.records.publish import publish
 from noisyexp.records.row_config import row_config
-from noisyexp.results.matching import mismatches
-from noisyexp.results.records import Record, load_record, load_records, publish
-from noisyexp.results.rows import Row, load_rows
+from noisyexp.records.row_files import Row, load_rows
+from noisyexp.records.run_record import RunRecord, load_record, load_records
 from noisyexp.schema import option
 
 DEFAULTS = {"scale": "paper", "seeds": None}
@@ -40,10 +41,11 @@ class Arguments:
     seeds: str | None = option("as 0,1,2; default: those of the row files")
 
 
-def _fits(record: Record) -> bool:
-    """Whether a record was made with the settings that its row file has now."""
-    assert record.experiment is not None
-    return not mismatches(record, row_config(record.experiment, record.scale))
+def _fits(record: RunRecord, row: Row) -> bool:
+    """Whether a record is a run of the row with the settings that its file has now."""
+    return record.experiment == row.experiment and not mismatches(
+        record, row, row_config(row.experiment, record.scale)
+    )
 
 
 def publish_run(run: Path, row: Row, root: Path) -> Path:
@@ -53,7 +55,7 @@ def publish_run(run: Path, row: Row, root: Path) -> Path:
         RecordError: it is a run of something else, or with other settings than the row's.
     """
     record = load_record(run, str(run))
-    if record.experiment != row.experiment or not _fits(record):
+    if not _fits(record, row):
         raise RecordError(f"{run} is not a run of {row.experiment} with the settings of its file")
     return publish(run, root / "results", replace=True)
 
@@ -71,13 +73,15 @@ def missing_runs(
     """
     # Runs on a stand-in for the row's data are no runs of the row.
     source = row_config(rows[0].experiment, scale)["data"]["source"]
+    by_name = {row.experiment: row for row in rows}
+    folders = {name.split("/")[0] for name in by_name}
     done = {
         (record.experiment, record.seed)
-        for record in load_records(root / "results" / "records")
-        if record.experiment in {row.experiment for row in rows}
+        for record in load_records(root / "results" / "records", folders)
+        if record.experiment in by_name
         and record.scale == scale
         and record.data == source
-        and _fits(record)
+        and _fits(record, by_name[record.experiment])
     }
     wanted = [(row, seed) for row in rows for seed in (row.seeds if seeds is None else seeds)]
     # Seed by seed: after an interruption the rows have seeds in common, which can be compared.

@@ -19,7 +19,7 @@ import torch
 
 from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import exit_code_of, writing
-from noisyexp.results.figures import plot_panels
+from noisyexp.pictures.curves import plot_panels
 from noisyexp.schema import option
 from noisyexp.training.load import WEIGHTS, load_run
 

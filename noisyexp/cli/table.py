@@ -21,18 +21,18 @@ from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.places import project_root
+from noisyexp.records.deviations import load_deviations
 from noisyexp.records.row_config import row_config
-from noisyexp.results.deviations import load_deviations
-from noisyexp.results.images import image_blocks
-from noisyexp.results.learning import LEARNING, learning_blocks
-from noisyexp.results.marks import between_marks, with_summary
-from noisyexp.results.pilot import TITLES, pilot_page
-from noisyexp.results.records import load_records
-from noisyexp.results.render import to_csv, to_markdown
-from noisyexp.results.rows import Row, load_rows
-from noisyexp.results.summary import headlines, load_claims, summary
-from noisyexp.results.table import Compose, Section, Table, build_table
-from noisyexp.results.verdict import FEWEST_SEEDS, TOO_FEW
+from noisyexp.records.row_files import Row, load_rows
+from noisyexp.records.run_record import load_records
+from noisyexp.report.claims import headlines, load_claims, summary
+from noisyexp.report.image_bootstrap import image_blocks
+from noisyexp.report.learning_points import LEARNING, learning_blocks
+from noisyexp.report.pilot import TITLES, pilot_page
+from noisyexp.report.readme_marks import between_marks, with_summary
+from noisyexp.report.render import to_csv, to_markdown
+from noisyexp.report.table import Compose, Section, Table, build_table
+from noisyexp.report.verdict import FEWEST_SEEDS, TOO_FEW
 from noisyexp.schema import closest, option
 from noisyexp.tasks import find_task
 
@@ -143,7 +143,7 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
         task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
         for task, folder in tasks.items()
     }
-    records = load_records(root / "results" / "records")
+    records = load_records(root / "results" / "records", [name])
     table = build_table(
         name, rows, records, compose, ledgers,
         command=f"noisyexp table {name}",

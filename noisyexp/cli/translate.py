@@ -25,7 +25,7 @@ from noisyexp.data.moses import detokenise, tokenise
 from noisyexp.data.parallel import EOS, UNK
 from noisyexp.errors import RecordError
 from noisyexp.nn.beam import Hypothesis
-from noisyexp.results.attention import check_picture, plot_alignment
+from noisyexp.pictures.attention import check_picture, plot_alignment
 from noisyexp.schema import option
 from noisyexp.tasks.nmt import NMT
 from noisyexp.tasks.nmt.decoding import read, search

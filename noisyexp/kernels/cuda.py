@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from noisyexp.kernels.build import SOURCES, BuildError, cache_folder
+from noisyexp.kernels.build import SOURCES, BuildError
+from noisyexp.places import cache_folder
 
 BLOCK = 64
 """Threads of a block: few, so that the thousands of a recurrent step lie on many processors."""

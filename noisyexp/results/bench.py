@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noisyexp.results.figures import LINE_STYLES, PALETTE, figure_style, save_figure
+from noisyexp.pictures.curves import LINE_STYLES, PALETTE, figure_style, save_figure
 
 _LABELS = {"torch": "torch.nn.LSTM", "nah": "NAH", "nah saturated": "NAH, most units saturated"}
 

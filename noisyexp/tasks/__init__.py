@@ -1,10 +1,11 @@
 """One folder an experiment."""
 
+from noisyexp.records.metric import Metric
 from noisyexp.tasks.base import (
     Curriculum,
     Decision,
+    FixedShapeTask,
     Look,
-    Metric,
     Panel,
     StepOutput,
     Task,
@@ -15,6 +16,7 @@ from noisyexp.tasks.base import (
 __all__ = [
     "Curriculum",
     "Decision",
+    "FixedShapeTask",
     "Look",
     "Metric",
     "Panel",

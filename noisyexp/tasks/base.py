@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
 from noisyexp.tasks.size import Size
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a task reports.
-
-    Attributes:
-        label: name in tables and figures.
-        unit: unit of the value.
-        direction: whether smaller ("min") or larger ("max") is better.
-    """
-
-    label: str
-    unit: str
-    direction: Literal["min", "max"]
-
-    def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; None is beaten by any number, NaN beats nothing."""
-        if new != new:
-            return False
-        return old is None or (new < old if self.direction == "min" else new > old)
 
 
 @dataclass
@@ -212,6 +192,38 @@ class Task(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Restore what `state_dict` gave."""
+
+
+class FixedShapeTask(Task):
+    """A task whose batches all have the same shapes, so that an update can be captured once.
+
+    Its loss has three parts: `batch` reads data and what the last step left, `loss_of_batch`
+    computes with tensors alone, and `keep` takes what the next step needs.
+    """
+
+    @abstractmethod
+    def batch(self, model: nn.Module, step: int, device: device) -> tuple[Tensor, ...]:
+        """All that the loss of update `step` reads besides weights, on `device`."""
+
+    @abstractmethod
+    def loss_of_batch(
+        self, model: nn.Module, batch: Sequence[Tensor]
+    ) -> tuple[StepOutput, tuple[Tensor, ...]]:
+        """The loss, and what `keep` gets, without a graph.
+
+        It runs once for all updates where they are captured: no number may be read from a tensor,
+        and what it returns besides tensors is the same at every step.
+        """
+
+    @abstractmethod
+    def keep(self, state: tuple[Tensor, ...]) -> None:
+        """Take what `loss_of_batch` returned; it is overwritten by the next update."""
+
+    def loss(self, model: nn.Module, step: int, device: device) -> StepOutput:
+        """See `Task.loss`."""
+        output, state = self.loss_of_batch(model, self.batch(model, step, device))
+        self.keep(state)
+        return output
 
 
 def find_task(name: str) -> type[Task]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Mapping
-from contextlib import suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from noisyexp.activations import set_noise_level
@@ -207,66 +203,3 @@ class EarlyStopping(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the count."""
         self.waited, self.history = int(state["waited"]), list(state.get("history", []))
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived and a checkpoint has been written. Not an `Exception`: it ends all.
-
-    Attributes:
-        signum: number of the signal.
-    """
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-        super().__init__(signal.Signals(signum).name)
-
-
-class StopOnSignal(Callback):
-    """Turns SIGINT and SIGTERM into a checkpoint after the current step; a second SIGINT kills.
-
-    Must stand behind the checkpoint callback.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        """Install the handlers; outside the main thread Python allows none, and none is needed."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[signum] = signal.signal(signum, self._handle)
-            except ValueError:
-                return
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signum
-        # Not print: the handler may stand in the middle of another print to the same stream.
-        with suppress(OSError):
-            name = signal.Signals(signum).name
-            os.write(2, f"\n{name}: stopping after this step; once more stops at once\n".encode())
-
-    def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
-        """Leave the loop if a signal has come."""
-        self._leave(trainer)
-
-    def on_fit_end(self, trainer: Trainer) -> None:
-        """The same before the final evaluation."""
-        self._leave(trainer)
-
-    def on_epoch_recorded(self, trainer: Trainer) -> None:
-        """Leave the loop if a signal came during validation."""
-        self._leave(trainer)
-
-    def _leave(self, trainer: Trainer) -> None:
-        if self.received is not None:
-            trainer.save_checkpoint()
-            raise Interrupted(self.received)
-
-    def close(self, trainer: Trainer) -> None:
-        """Put the former handlers back."""
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before.clear()

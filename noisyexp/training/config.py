@@ -51,6 +51,9 @@ class TrainingConfig:
     stopping: str = option("which validations are in vain", choices=("in_a_row", "history"))
     evaluate_every: int = option("epochs between validations", low=1)
     use_weights: str = option("weights of the final evaluation", choices=("last", "best"))
+    cuda_graph: bool = option(
+        "replay whole updates as CUDA graphs: the same numbers, without the processor's time"
+    )
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from noisyexp.errors import FolderLostError, RunLockedError
-
-NOT_HASHED = (
-    "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
-    "task.workers",
-)  # fmt: skip
-"""Keys that change at most the last bits of the result: runs that differ only here are one run.
-
-Device and threads are among them; the record says which were used, over all sessions.
-"""
+from noisyexp.locks import HeldError, hold, hold_folder
 
 
 @dataclass(frozen=True)
@@ -42,22 +30,6 @@ class RunNames:
     seed: int
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits of the resolved configuration, seed included, less `NOT_HASHED`.
-
-    Of the resolved one and not of the overrides: editing a default makes another run.
-    """
-    kept = json.loads(json.dumps(config))
-    for key in NOT_HASHED:
-        *path, last = key.split(".")
-        section = kept
-        for part in path:
-            section = section.get(part, {})
-        section.pop(last, None)
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-
-
 def run_folder(root: Path, names: RunNames, digest: str) -> Path:
     """`root`/ptb/nah-paper-s0-<hash>: readable, and its own for every configuration."""
     data = "" if names.data == "real" else f"-{names.data}"
@@ -72,40 +44,29 @@ _held: dict[Path, tuple[int, int]] = {}
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
-    The kernel drops the lock with the process, so that a killed one blocks nobody. Both the folder
-    itself and the file `lock` in it are locked: the file can be deleted by mistake, and not every
-    network disk can lock a folder.
+    Both the folder itself and the file `lock` in it are locked: the file can be deleted by mistake.
+    See `noisyexp.locks` for what holds on which disk.
 
     Raises:
-        RunLockedError: another process holds it; the message gives its number.
+        RunLockedError: another process holds it; the message gives its number and host.
         OSError: the folder cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder.absolute()
     with contextlib.ExitStack() as stack:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _in_use(folder) from error
-        except OSError:  # a disk that cannot lock folders
-            pass
-        file = stack.enter_context((folder / "lock").open("a+"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise _in_use(folder) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            descriptor = stack.enter_context(hold_folder(folder))
+            stack.enter_context(hold(folder / "lock"))
+        except HeldError as error:
+            raise RunLockedError(
+                f"{folder} is in use by {error}: wait for it or stop it; this process changed "
+                "nothing"
+            ) from error
         _held[place] = _identity(os.fstat(descriptor))
         try:
             yield
         finally:
             del _held[place]
-            with contextlib.suppress(OSError):
-                file.truncate(0)
 
 
 def check_held(folder: Path) -> None:
@@ -131,14 +92,3 @@ def check_held(folder: Path) -> None:
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
-
-
-def _in_use(folder: Path) -> RunLockedError:
-    try:
-        holder = (folder / "lock").read_text("utf-8", "replace").strip() or "unknown"
-    except OSError:
-        holder = "unknown"
-    return RunLockedError(
-        f"{folder} is in use by process {holder}: wait for it or stop it; this process "
-        "changed nothing"
-    )

@@ -92,7 +92,12 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 def clip_factor(norm: Tensor, limit: float | None) -> float:
     """What `torch.nn.utils.clip_grad_norm_` multiplies gradients of this norm by, with its bits."""
-    return 1.0 if limit is None else float(torch.clamp(limit / (norm + 1e-6), max=1.0))
+    return 1.0 if limit is None else float(clip_tensor(norm, limit))
+
+
+def clip_tensor(norm: Tensor, limit: float) -> Tensor:
+    """`clip_factor` where the norm is, ()."""
+    return torch.clamp(limit / (norm + 1e-6), max=1.0)
 
 
 def scale_gradients(optimizer: torch.optim.Optimizer, factor: float) -> None:

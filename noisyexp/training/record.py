@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
+import os
 import platform
-import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -45,6 +47,7 @@ def start_record(
         "config": _without_places(config),
         "config_hash": digest,
         "command": command,
+        "job": describe_job(),
         "code": code_version(),
         "versions": {
             "python": platform.python_version(),
@@ -78,6 +81,14 @@ def describe_task(task: Task, model: nn.Module) -> dict[str, Any]:
     }
 
 
+def describe_job() -> dict[str, str | None]:
+    """Host, and the number of the job by which an engine knows this process."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:  # as squeue and sacct call it
+        number = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    return {"host": socket.gethostname(), "id": number or os.environ.get("RAY_JOB_ID")}
+
+
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Device, its name, threads and operating system."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
@@ -107,9 +118,16 @@ def code_version() -> dict[str, Any]:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory of this process so far, in MB: of the device for CUDA, else resident."""
+    """Largest memory of this process so far, in MB: of the device for CUDA, else resident.
+
+    NaN where the system does not say.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 

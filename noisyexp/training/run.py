@@ -7,7 +7,7 @@ import datetime
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from noisyexp.activations import (
 )
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
+from noisyexp.records.config_hash import config_hash
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint, plausible
 from noisyexp.training.callbacks import (
@@ -31,14 +32,12 @@ from noisyexp.training.callbacks import (
     EarlyStopping,
     Evaluate,
     FollowCurriculum,
-    Interrupted,
     LearningRate,
     NoiseAnnealing,
-    StopOnSignal,
 )
 from noisyexp.training.config import RunConfig
 from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import RunNames, check_held, config_hash, locked, run_folder
+from noisyexp.training.folder import RunNames, check_held, locked, run_folder
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
 from noisyexp.training.memory import is_out_of_memory, keep_freed_memory
 from noisyexp.training.older import load_model
@@ -51,6 +50,7 @@ from noisyexp.training.record import (
     start_record,
 )
 from noisyexp.training.sessions import Sessions
+from noisyexp.training.signals import Interrupted, StopOnSignal
 from noisyexp.training.trainer import Trainer
 
 
@@ -98,15 +98,19 @@ class Outcome:
     skipped: bool
 
 
-def execute(spec: RunSpec) -> Outcome:
+def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
     """Run `spec` to its end, from its checkpoint if it has one, or do nothing if it is finished.
+
+    Args:
+        spec: the run.
+        extra: callbacks beside its own, that look on.
 
     Raises:
         NoisyexpError: data, checkpoint or lock stand in the way; run.json says `failed`.
         Interrupted: a signal came; run.json says `interrupted`.
     """
     folder = spec.folder
-    with locked(folder):
+    with locked(folder), StopOnSignal() as stop:
         done = finished_record(folder, spec.digest)
         if done is not None:
             return Outcome(folder, _adopt(done, spec), skipped=True)
@@ -115,7 +119,7 @@ def execute(spec: RunSpec) -> Outcome:
         killed = {**record, "reason": "running, or ended without warning"}
         _write_quietly(folder, killed)
         try:
-            _train(spec, record)
+            _train(spec, record, extra, stop)
         except DivergedError as error:
             record.update(status="diverged", reason=str(error))
             record["diverged"] = {
@@ -126,7 +130,7 @@ def execute(spec: RunSpec) -> Outcome:
             }
         except BaseException as error:
             check_held(folder)
-            interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+            interrupted = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
             record["status"] = "interrupted" if interrupted else "failed"
             record["reason"] = str(error) or type(error).__name__
             _write_quietly(folder, record)
@@ -181,7 +185,9 @@ def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
         print(f"{path} could not be written: {explain(error)}", file=sys.stderr)
 
 
-def _train(spec: RunSpec, record: dict[str, Any]) -> None:
+def _train(
+    spec: RunSpec, record: dict[str, Any], extra: Sequence[Callback], stop: StopOnSignal
+) -> None:
     config, folder = spec.config, spec.folder
     device = setup_torch(config)
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
@@ -196,7 +202,7 @@ def _train(spec: RunSpec, record: dict[str, Any]) -> None:
         },
         record["data_files"],
     )
-    trainer = build_trainer(spec, task, device, [sessions])
+    trainer = build_trainer(spec, task, device, [sessions, *extra], [stop])
     record.update(describe_task(task, trainer.model))
     _restore(trainer, folder, spec.digest)
     try:
@@ -319,9 +325,21 @@ def setup_torch(config: RunConfig) -> torch.device:
 
 
 def build_trainer(
-    spec: RunSpec, task: Task, device: torch.device, extra: list[Callback]
+    spec: RunSpec,
+    task: Task,
+    device: torch.device,
+    extra: Sequence[Callback],
+    last: Sequence[Callback] = (),
 ) -> Trainer:
-    """Model, optimiser, noise and callbacks of a run; `task` has been prepared."""
+    """Model, optimiser, noise and callbacks of a run; `task` has been prepared.
+
+    Args:
+        spec: the run.
+        task: of the run.
+        device: where the model goes.
+        extra: callbacks before those of the configuration.
+        last: callbacks behind them.
+    """
     config = spec.config
     # Weights depend on the seed alone: every arm starts from the same ones.
     torch.manual_seed(derive_seed(config.seed, "init"))
@@ -335,7 +353,7 @@ def build_trainer(
         model,
         build_optimizer(model, config.training),
         config.training,
-        [*extra, *_callbacks(spec, task)],
+        [*extra, *_callbacks(spec, task), *last],
         noise=noise,
         device=device,
         precision=config.precision,
@@ -374,8 +392,5 @@ def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
         )
     made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
     save = config.checkpoint
-    made += [
-        checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest),
-        StopOnSignal(),
-    ]
+    made.append(checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest))
     return made

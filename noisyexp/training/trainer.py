@@ -14,9 +14,10 @@ from torch import nn
 from noisyexp.activations import NoiseSource, derive_seed
 from noisyexp.errors import DivergedError
 from noisyexp.kernels.precision import operand_dtype
-from noisyexp.tasks import Task
+from noisyexp.tasks import StepOutput, Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
+from noisyexp.training.graphs import UpdateGraphs
 from noisyexp.training.older import load_model, load_optimizer
 from noisyexp.training.optimizer import clip_factor, gradient_norm, scale_gradients, step
 
@@ -47,6 +48,7 @@ class Trainer:
         curve: rows of all finished epochs.
         stop: set by a callback to end after this epoch.
         train_seconds: time spent in steps, over all sessions of this run.
+        parameters: those that are trained.
     """
 
     def __init__(
@@ -76,7 +78,8 @@ class Trainer:
         self.grad_norm = math.nan
         self.skipped = 0
         self.save_checkpoint: Callable[[], None] = lambda: None
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._graphs = UpdateGraphs(self) if config.cuda_graph else None
         self._hooks = {
             name: [
                 getattr(callback, name)
@@ -137,29 +140,45 @@ class Trainer:
         # so for dropout between the layers of cuDNN's LSTM, which keeps a state of its own.)
         self.noise.set_step(self.step)
         self._seed(derive_seed(self.noise.seed, "step", self.step))
-        with self.autocast():
-            output = self.task.loss(self.model, self.step, self.device)
-        loss = float(output.loss.detach())
-        if not math.isfinite(loss):
-            raise DivergedError(self.step + 1, self.learning_rate, loss, None)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        norm = gradient_norm(self._parameters)
-        self.grad_norm = float(norm)
-        # A scaled loss may overflow now and then; the scaler then skips the update by itself.
-        finite = math.isfinite(self.grad_norm)
-        self.skipped = 0 if finite else self.skipped + 1
-        if not finite and (not self.scaler.is_enabled() or self.skipped > MAX_SKIPPED):
-            raise DivergedError(self.step + 1, self.learning_rate, loss, self.grad_norm)
-        self._update(clip_factor(norm, self.config.max_grad_norm))
+        output = self.update() if self._graphs is None else self._graphs.update(self)
         for name, value in output.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.step += 1
         self.train_seconds += time.perf_counter() - began
         self.emit("on_step_end", output)
 
-    def _update(self, factor: float) -> None:
+    def update(self) -> StepOutput:
+        """The update of `step`, one operation after another."""
+        with self.autocast():
+            output = self.task.loss(self.model, self.step, self.device)
+        loss = float(output.loss.detach())
+        self.check_finite(loss, None)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.parameters)
+        self.check_finite(loss, float(norm))
+        self._step(clip_factor(norm, self.config.max_grad_norm))
+        return output
+
+    def check_finite(self, loss: float, norm: float | None) -> None:
+        """Whether to go on with an update of this loss and, where it is known, gradient.
+
+        Raises:
+            DivergedError: not so.
+        """
+        if not math.isfinite(loss):
+            raise DivergedError(self.step + 1, self.learning_rate, loss, None)
+        if norm is None:
+            return
+        self.grad_norm = norm
+        # A scaled loss may overflow now and then; the scaler then skips the update by itself.
+        finite = math.isfinite(norm)
+        self.skipped = 0 if finite else self.skipped + 1
+        if not finite and (not self.scaler.is_enabled() or self.skipped > MAX_SKIPPED):
+            raise DivergedError(self.step + 1, self.learning_rate, loss, norm)
+
+    def _step(self, factor: float) -> None:
         """Change the weights by the gradients times `factor`."""
         if self.scaler.is_enabled():
             scale_gradients(self.optimizer, factor)
@@ -240,6 +259,8 @@ class Trainer:
         self.stop, self.sums = bool(state["stop"]), dict(state["sums"])
         self.curve = [dict(row) for row in state["curve"]]
         self.train_seconds = float(state["train_seconds"])
+        if self._graphs is not None:
+            self._graphs.forget()
         load_model(self.model, state["model"])
         load_optimizer(self.optimizer, state["optimizer"], self.model)
         self.scaler.load_state_dict(state["scaler"])

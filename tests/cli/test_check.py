@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from noisyexp.cli.compose import CONFIG_DIR, GROUPS, check, compose_config
 from noisyexp.errors import ConfigError
@@ -267,3 +268,27 @@ def test_tasks_without_files_have_no_stand_in(run: Run) -> None:
     assert run("task=unique_count", "data=generated").problems == [
         "data=generated: unique_count always makes its data; leave data out"
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=ptb"], r"training\.cuda_graph=true: needs a CUDA device"),
+        (["task=ptb", "device=cpu"], r"training\.cuda_graph=true: needs a CUDA device"),
+        (["task=nmt"], "tasks of one shape are europarl_lm, ptb, ptb_char"),
+        (["task=ptb", "precision=fp16"], r"training\.cuda_graph=true: precision=fp16"),
+        (["task=ptb", "anneal.schedule=interval"], r"use anneal\.schedule=none"),
+    ],
+)
+def test_where_updates_cannot_be_captured(
+    overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "CUDA" not in message)
+    with pytest.raises(ConfigError, match=message):
+        check([*overrides, "training.cuda_graph=true"])
+
+
+def test_a_captured_run_is_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    digests = {check([f"training.cuda_graph={flag}"])[0].digest for flag in ("true", "false")}
+    assert len(digests) == 1

@@ -11,7 +11,7 @@ import noisyexp.cli.reproduce as reproduce
 from noisyexp.cli.run import main as run_main
 from noisyexp.errors import RecordError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.results.rows import load_rows
+from noisyexp.records.row_files import load_rows
 
 ROWS = load_rows(CONFIG_DIR / "experiment" / "table2")
 

@@ -20,9 +20,9 @@ from noisyexp.cli.command import VERBS
 from noisyexp.cli.compose import check
 from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.run import spell_nan
+from noisyexp.records.run_record import load_records
+from noisyexp.report.pilot import TITLES, pilot_page
 from noisyexp.results.bench import attention_page, data_page, gpu_page, layers_page, tasks_page
-from noisyexp.results.pilot import TITLES, pilot_page
-from noisyexp.results.records import load_records
 from noisyexp.tasks import find_task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import noisyexp.cli.inspect as command
-import noisyexp.inspect.page as page_module
 import noisyexp.inspect.settings as settings_module
+import noisyexp.pictures.unit_pages as page_module
 from noisyexp.activations import variants
 from noisyexp.errors import ConfigError
 from noisyexp.inspect.equations import describe, equation

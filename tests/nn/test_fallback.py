@@ -16,6 +16,7 @@ from noisyexp.activations import NoiseSource, attach_noise
 from noisyexp.activations.variants import NAH
 from noisyexp.kernels import bindings, build, library
 from noisyexp.nn.equations import lstm_cell
+from noisyexp.places import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels")
@@ -38,7 +39,7 @@ def test_without_a_compiler_one_notice_and_the_same_numbers(
     source.set_step(1)
     fast = layer(x)[0]
     monkeypatch.setattr(bindings, "_state", {})
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
     source.set_step(1)
     with pytest.warns(RuntimeWarning, match="no C compiler found") as caught:
@@ -67,7 +68,7 @@ def test_a_compiler_that_fails_is_reported_and_leaves_nothing(
     compiler.write_text("#!/bin/sh\necho 'kernels.c:1: error: no good' >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     with pytest.warns(RuntimeWarning, match="error: no good"):
         assert library() is None
     assert list((tmp_path / "cache").iterdir()) == []
@@ -75,10 +76,12 @@ def test_a_compiler_that_fails_is_reported_and_leaves_nothing(
 
 @needs_kernels
 def test_first_use_compiles_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     code = "from noisyexp.kernels import library; assert library() is not None"
-    for _ in range(2):
-        subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+    command = [sys.executable, "-W", "error", "-c", code]
+    for lines in (1, 0):
+        done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+        assert done.stderr.count("compiling its kernels") == len(done.stderr.splitlines()) == lines
         (made,) = tmp_path.iterdir()
         stamp = made.stat().st_mtime_ns
     assert made.name.startswith("kernels-") and made.stat().st_mtime_ns == stamp
@@ -91,7 +94,7 @@ def test_other_instruction_sets(
     flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, no_library: None, tmp_path: Path
 ) -> None:
     """The same sources for older processors: without vector flags, and with AVX2."""
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr(build, "FLAG_SETS", ((*build._BASE, *flags),))
     layer, source = NoisyLSTM(3, 21, variant="nah", c=3.0), NoiseSource(4)
     attach_noise(layer, source)

@@ -23,6 +23,7 @@ from noisyexp.nn import fused
 from noisyexp.nn.half_products import HalfProducts
 from noisyexp.nn.persistent import PersistentProducts
 from noisyexp.nn.products import Products
+from noisyexp.places import CACHE_VARIABLE
 
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
 GPU = persistent.Limits(132, 232448)
@@ -270,7 +271,7 @@ def test_nvrtc_compiles_every_program(
         cuda._nvrtc()
     except build.BuildError as error:
         pytest.skip(str(error))
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     for lstm in (0, 1):
         for operands in persistent.OPERANDS.values():
             defines = (f"-DLSTM={lstm}", f"-DOPERANDS={operands}")

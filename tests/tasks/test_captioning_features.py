@@ -7,6 +7,7 @@ import io
 import os
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -246,14 +247,12 @@ def test_two_at_once_extract_once(
     threads[0].start()
     assert network.began.wait(10)
     said = threading.Event()
-    wait = module.fcntl.flock
+    real = module._wait_for
 
-    def flock(file: object, operation: int) -> None:
-        if operation == module.fcntl.LOCK_EX:
-            said.set()
-        wait(file, operation)  # type: ignore[arg-type]
+    def wait_for(name: str) -> Callable[[str], None]:
+        return lambda holder: (real(name)(holder), said.set())[0]
 
-    monkeypatch.setattr(module.fcntl, "flock", flock)
+    monkeypatch.setattr(module, "_wait_for", wait_for)
     threads[1].start()
     assert said.wait(10)
     network.go.set()

@@ -14,7 +14,7 @@ import torch
 from noisyexp.activations import ActivationSpec
 from noisyexp.cli.compose import CONFIG_DIR, check
 from noisyexp.errors import DataError, NoisyexpError
-from noisyexp.results.rows import load_row
+from noisyexp.records.row_files import load_row
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.captioning import Captioning, CaptioningConfig, scoring

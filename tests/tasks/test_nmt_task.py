@@ -13,7 +13,7 @@ import torch
 from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise
 from noisyexp.cli.compose import check
 from noisyexp.nn.beam import Hypothesis, beam_search
-from noisyexp.results.rows import load_rows
+from noisyexp.records.row_files import load_rows
 from noisyexp.tasks import find_task
 from noisyexp.tasks.nmt import NMT
 from noisyexp.tasks.nmt.batches import pad, take

@@ -1,4 +1,4 @@
-"""State in a run folder that is not the run's own: refused by name or made again, never believed."""
+"""State in a run folder that is not the run's own: refused by name or made again."""
 
 from __future__ import annotations
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from noisyexp import locks
 from noisyexp.cli.compose import check
 from noisyexp.errors import RunLockedError
+from noisyexp.locks import this_process
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training import RunSpec, execute
-from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
+from noisyexp.training.folder import RunNames, locked, run_folder
 
 # What may differ between two executions of one run: where, how fast, how shown.
 FREE = {
     "run_root", "device", "threads", "progress", "row", "data.root",
     "logger.every_steps", "logger.tensorboard", "logger.wandb", "logger.wandb_project",
-    "checkpoint.every_seconds", "checkpoint.every_steps",
+    "checkpoint.every_seconds", "checkpoint.every_steps", "training.cuda_graph",
 }  # fmt: skip
 
 
@@ -92,16 +97,54 @@ def test_an_experiment_and_the_same_choices_by_hand_are_one_run() -> None:
 
 def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     with locked(tmp_path):
-        assert (tmp_path / "lock").read_text() == str(os.getpid())
-        message = f"in use by process {os.getpid()}"
+        assert (tmp_path / "lock").read_text() == this_process()
+        message = f"in use by process {os.getpid()} on host {socket.gethostname()}: "
         with pytest.raises(RunLockedError, match=message), locked(tmp_path):
             raise AssertionError
-        assert (tmp_path / "lock").read_text() == str(os.getpid())
+        assert (tmp_path / "lock").read_text() == this_process()
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
         raise ZeroDivisionError
     (tmp_path / "lock").write_text("999999999")  # left by a process that was killed
     with locked(tmp_path):
-        assert (tmp_path / "lock").read_text() == str(os.getpid())
+        assert (tmp_path / "lock").read_text() == this_process()
+
+
+NO_FLOCK = {"Lustre without flock": errno.ENOSYS, "NFS without lockd": errno.ENOLCK}
+
+
+@pytest.mark.parametrize("number", NO_FLOCK.values(), ids=NO_FLOCK)
+def test_a_disk_without_flock_locks_by_a_file(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    mark = tmp_path / "lock.held"
+    with locked(tmp_path):
+        assert mark.read_text() == this_process()
+        assert f"cannot be locked ({os.strerror(number)})" in capsys.readouterr().err
+        with (
+            pytest.raises(RunLockedError, match=f"by process {os.getpid()} on host"),
+            locked(tmp_path),
+        ):
+            raise AssertionError
+    assert not mark.exists()
+    # Left by a process that was killed, or whose number another process has now: taken over.
+    host = socket.gethostname()
+    for left in (f"999999999 {host} 5", f"{os.getpid()} {host} 5"):
+        mark.write_text(left)
+        with locked(tmp_path):
+            assert mark.read_text() == this_process()
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    # Of another machine nobody here can tell.
+    mark.write_text("17 elsewhere 5")
+    with (
+        pytest.raises(RunLockedError, match=f"process 17 on host elsewhere .*delete {mark}"),
+        locked(tmp_path),
+    ):
+        raise AssertionError
+    assert mark.read_text() == "17 elsewhere 5"
 
 
 def test_a_finished_run_is_not_touched_again(

@@ -18,9 +18,10 @@ from noisyexp.tasks.base import StepOutput
 from noisyexp.tasks.ptb import PTB
 from noisyexp.training import RunSpec, Trainer, execute
 from noisyexp.training import run as run_module
-from noisyexp.training.callbacks import Callback, Interrupted, StopOnSignal
+from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
 from noisyexp.training.optimizer import build_optimizer
+from noisyexp.training.signals import Interrupted, StopOnSignal
 
 
 class Recorder(Callback):
@@ -282,9 +283,12 @@ def test_three_short_functions() -> None:
         assert len(inspect.getsource(function).splitlines()) < 45
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)],
+)
 def test_a_signal_is_answered_after_the_step(
-    signum: signal.Signals, toy_trainer: Callable[..., Trainer]
+    signum: signal.Signals, code: int, toy_trainer: Callable[..., Trainer]
 ) -> None:
     class Sender(Callback):
         def on_step_start(self, trainer: Trainer) -> None:
@@ -292,21 +296,34 @@ def test_a_signal_is_answered_after_the_step(
                 os.kill(os.getpid(), signum)
 
     saved: list[int] = []
-    trainer = toy_trainer(callbacks=[Sender(), StopOnSignal()], steps=5)
-    trainer.save_checkpoint = lambda: saved.append(trainer.step)
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(Interrupted) as stop:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(Interrupted) as stop, StopOnSignal() as watch:
+        trainer = toy_trainer(callbacks=[Sender(), watch], steps=5)
+        trainer.save_checkpoint = lambda: saved.append(trainer.step)
         trainer.fit()
     assert (stop.value.signum, str(stop.value)) == (signum, signum.name)
+    assert stop.value.exit_code == code
     assert saved == [3]
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_a_second_signal_does_not_wait(toy_trainer: Callable[..., Trainer]) -> None:
+@pytest.mark.parametrize(
+    ("second", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted)]
+)
+def test_a_second_ctrl_c_does_not_wait(
+    second: signal.Signals, error: type[BaseException], toy_trainer: Callable[..., Trainer]
+) -> None:
     class Sender(Callback):
         def on_step_start(self, trainer: Trainer) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), second)
 
-    with pytest.raises(KeyboardInterrupt):
-        toy_trainer(callbacks=[Sender(), StopOnSignal()]).fit()
+    with pytest.raises(error), StopOnSignal() as watch:
+        toy_trainer(callbacks=[Sender(), watch]).fit()
+
+
+def test_a_signal_outside_of_updates_stops_at_once(toy_trainer: Callable[..., Trainer]) -> None:
+    with pytest.raises(Interrupted, match="SIGUSR1"), StopOnSignal():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise AssertionError

@@ -18,6 +18,12 @@ typedef struct {
     float *d_bias, *d_bias_hh;     /* sums over rows (gates * hidden), or null; of a GRU both */
 } recurrence;
 
+/* Of layers.h, compiled beside this. */
+void lstm_forward_f(const layer *a, int64_t t, int64_t before);
+void lstm_backward_f(const layer *a, int64_t t, int64_t before);
+void gru_forward_f(const layer *a, int64_t t, int64_t before);
+void gru_backward_f(const layer *a, int64_t t, int64_t before);
+
 #define FLOATS(pointer, t, size) ((float *)(pointer) + (t) * (size))
 
 /* Step number s of a pass and the step before it, negative for none. */

@@ -38,7 +38,7 @@ static int64_t numbers_of_work(const memory_step *a) {
 }
 
 /* Size that memory.py compares with its own. */
-#if REALS & 1
+#if PART == 2
 int64_t memory_work(const memory_step *a) { return numbers_of_work(a); }
 int64_t memory_size(void) { return (int64_t)sizeof(memory_step); }
 #endif

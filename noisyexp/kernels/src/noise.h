@@ -94,8 +94,9 @@ INLINE void direction(uint32_t word, float *cosine, float *sine) {
 
 /* Draws of a tile: row-major (ROWS, LANES); the rows are 4 row_block + 0 ... 3. Never inlined:
    compilers vectorise it worse inside a larger function. */
-static __attribute__((noinline)) void normal_tile(noise_key key, uint32_t unit, uint32_t row_block, uint32_t t,
-                        float xi[TILE]) {
+static __attribute__((noinline, unused)) void normal_tile(noise_key key, uint32_t unit,
+                                                          uint32_t row_block, uint32_t t,
+                                                          float xi[TILE]) {
     words word[ROWS];
     philox(key, unit, row_block, t, word);
     for (int pair = 0; pair < 2; pair++)

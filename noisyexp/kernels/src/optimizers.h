@@ -37,7 +37,7 @@ typedef struct {
 } update_call;
 
 /* Sizes that optimizers.py compares with its own. */
-#if REALS & 1
+#if PART == 2
 void update_sizes(int64_t out[2]) {
     out[0] = (int64_t)sizeof(tensor_update);
     out[1] = (int64_t)sizeof(update_call);

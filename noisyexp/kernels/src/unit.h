@@ -158,23 +158,6 @@ typedef struct {
     int rows, units;
 } NAME(place);
 
-/* One row of a tile in whole registers: copies in halves of one stall the loads of the whole. */
-typedef REAL NAME(lanes) __attribute__((vector_size(LANES * sizeof(REAL))));
-typedef NAME(lanes) NAME(anywhere) __attribute__((aligned(sizeof(REAL)), may_alias));
-
-/* `count` numbers, then zeros. */
-INLINE NAME(lanes) NAME(load_row)(const REAL *from, int count) {
-    if (count == LANES) return *(const NAME(anywhere) *)from;
-    NAME(lanes) row;
-    NAME(load_part)(from, count, &row);
-    return row;
-}
-
-INLINE void NAME(store_row)(const NAME(anywhere) *row, REAL *to, int count) {
-    if (count == LANES) *(NAME(anywhere) *)to = *row;
-    else NAME(store_part)(row, to, count);
-}
-
 /* Rows of a (batch, hidden) slice into a padded tile and back. */
 INLINE void NAME(load)(const NAME(place) *at, const REAL *from, int64_t stride, REAL *tile) {
     NAME(anywhere) *to = (NAME(anywhere) *)tile;
@@ -217,8 +200,8 @@ INLINE void NAME(draw)(const site *s, const NAME(place) *at, REAL *xi) {
 }
 
 /* Value of a unit on a tile; with `grad` also its derivatives by x and by p. */
-INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
-                       REAL *dx, REAL *dp) {
+INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
+                          REAL *dx, REAL *dp) {
     REAL xi[TILE], p[TILE], near[TILE], unused_dx[TILE], unused_dp[TILE];
     int quiet = s->form == FORM_HARD;
     if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) quiet = !NAME(saturates)(s, x);
@@ -250,6 +233,25 @@ INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REA
             v[l] = v[l] < low ? low : (v[l] > high ? high : v[l]);
         }
     }
+}
+
+/* Two functions that all kernels call: put into each of them, they take a compiler three times as long,
+   and are no faster. */
+#define APART static __attribute__((noinline)) void
+APART NAME(unit_value)(const site *s, const NAME(place) *at, const REAL *x, REAL *v) {
+    NAME(compute)(s, at, 0, x, v, 0, 0);
+}
+
+APART NAME(unit_slopes)(const site *s, const NAME(place) *at, const REAL *x, REAL *v, REAL *dx,
+                        REAL *dp) {
+    NAME(compute)(s, at, 1, x, v, dx, dp);
+}
+#undef APART
+
+INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
+                       REAL *dx, REAL *dp) {
+    if (grad) NAME(unit_slopes)(s, at, x, v, dx, dp);
+    else NAME(unit_value)(s, at, x, v);
 }
 
 /* Add the tile's share of the gradient of p to the site's sum over rows. */

@@ -8,12 +8,11 @@ Its name is a hash of the images, the network, its weights and the preparation o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +24,8 @@ from noisyexp.data.flickr8k import ImageArchive
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError, NoisyexpError
 from noisyexp.fileio import read_json, sha256_file, write_json
-from noisyexp.kernels.build import cache_folder
+from noisyexp.locks import hold
+from noisyexp.places import cache_folder
 from noisyexp.tasks.captioning.extractors import (
     EXTRACTORS,
     PREPARATION,
@@ -79,7 +79,7 @@ def load_features(archive: ImageArchive, name: str, folder: Path | None = None) 
     if not _is_there(path):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _alone(path.with_suffix(".lock")):
+            with hold(path.with_suffix(".lock"), _wait_for(path.stem)):
                 if not _is_there(path):  # another process may have made it while we waited
                     _extract(archive, name, path)
         except OSError as error:
@@ -112,16 +112,13 @@ def _read(path: Path, rows: dict[str, int], shape: tuple[int, int, int]) -> Feat
     return found
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process extracts the same; the lock goes with its process."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process extracts {path.stem}: waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _wait_for(name: str) -> Callable[[str], None]:
+    """What to say when another process extracts the same."""
+
+    def say(holder: str) -> None:
+        print(f"another process extracts {name} ({holder}): waiting for it", file=sys.stderr)
+
+    return say
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.errors import DataError
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.captioning import data, generated
 from noisyexp.tasks.captioning.cost import caption_nll, training_cost
 from noisyexp.tasks.captioning.decoding import caption_all, spell

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.nn.language_model import LanguageModel, State, detach
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, StepOutput, Task
+from noisyexp.tasks.base import Look, StepOutput, Task
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, fill
 from noisyexp.tasks.lte.look import describe

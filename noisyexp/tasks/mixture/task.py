@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.mixture import data
 from noisyexp.tasks.mnist.data import Examples, batch_rows, steps_in
 from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss

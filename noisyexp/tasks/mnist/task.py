@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.data.mnist import CLASSES, PIXELS, TEST_SIZE, TRAIN_SIZE
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.mnist import data
 from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss
 from noisyexp.tasks.size import Size, linear

@@ -13,10 +13,11 @@ from torch import nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.data.europarl import CORPORA
 from noisyexp.errors import DataError
-from noisyexp.kernels.build import cache_folder
 from noisyexp.nn.beam import Hypothesis
+from noisyexp.places import cache_folder
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.nmt.batches import make_batches, shuffled, take
 from noisyexp.tasks.nmt.corpus import VALID_SETS, generate, load
 from noisyexp.tasks.nmt.decoders import DECODERS

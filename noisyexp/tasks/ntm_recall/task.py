@@ -14,8 +14,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.nn.memory import MEMORY_INITS
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.ntm_recall import data
 from noisyexp.tasks.ntm_recall.model import CONTROLLERS, NTM
 from noisyexp.tasks.size import Size, linear, recurrent

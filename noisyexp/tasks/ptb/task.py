@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +15,9 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, StepOutput, Task
+from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
 from noisyexp.tasks.ptb import generated
 from noisyexp.tasks.ptb.corpus import Corpus, load_ptb
 from noisyexp.tasks.ptb.look import WORDS, describe
@@ -59,7 +60,7 @@ class PTBConfig:
             )
 
 
-class PTB(Task):
+class PTB(FixedShapeTask):
     """The LSTM language model of Zaremba et al. (2014), code of 20 May 2015.
 
     Loss of a window: negative log-likelihood summed over its T steps and averaged over its B
@@ -142,8 +143,8 @@ class PTB(Task):
         """Windows in a pass: 2,323 on the real training text with B = T = 20."""
         return num_windows(len(self.train_streams), self.config.steps)
 
-    def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
-        """Negative log-likelihood of one window, summed over T and averaged over B."""
+    def batch(self, model: nn.Module, step: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Words and next words of one window, (T, B) each, and the state before it."""
         assert isinstance(model, LanguageModel)
         index = step % self.steps_per_epoch
         if index == 0 and (step == 0 or self.config.reset == "zero"):
@@ -151,11 +152,22 @@ class PTB(Task):
         if self._on_device is None or self._on_device[0] != device:
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
-        state = self._state or model.zero_state(inputs.shape[1])
-        found, state = model.loss(inputs, state, targets, 1.0 / targets.shape[1])
-        self._state = detach(state)
+        return inputs, targets, *(self._state or model.zero_state(inputs.shape[1]))
+
+    def loss_of_batch(
+        self, model: nn.Module, batch: Sequence[Tensor]
+    ) -> tuple[StepOutput, tuple[Tensor, ...]]:
+        """Negative log-likelihood of one window, summed over T and averaged over B."""
+        assert isinstance(model, LanguageModel)
+        inputs, targets, *state = batch
+        found, new = model.loss(inputs, tuple(state), targets, 1.0 / targets.shape[1])
         count = targets.numel()
-        return StepOutput(found.total, {"nll": found.costs.sum(), "tokens": count}, count)
+        sums: dict[str, Tensor | float] = {"nll": found.costs.sum(), "tokens": count}
+        return StepOutput(found.total, sums, count), detach(new)
+
+    def keep(self, state: tuple[Tensor, ...]) -> None:
+        """The state after the window."""
+        self._state = state
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Perplexity of the training text, noise and dropout on, while the weights move."""
@@ -231,8 +243,13 @@ def zaremba_perplexity(nll_per_stream: float, rows: int, steps: int) -> float:
         rows: tokens of a stream.
         steps: T.
     """
-    return math.exp(min(nll_per_stream / steps / ((rows - 1) / steps), 700.0))
+    return _exp(nll_per_stream / steps / ((rows - 1) / steps))
 
 
 def _perplexity(nll: float, count: float) -> float:
-    return math.exp(min(nll / max(count, 1), 700.0))
+    return _exp(nll / max(count, 1))
+
+
+def _exp(nats: float) -> float:
+    """Infinite beyond the largest number: a run that comes there has diverged."""
+    return math.inf if nats > 700.0 else math.exp(nats)

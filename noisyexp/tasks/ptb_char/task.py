@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +15,9 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, StepOutput, Task
+from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
 from noisyexp.tasks.ptb.corpus import Corpus
 from noisyexp.tasks.ptb.look import CHARACTERS, describe
 from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
@@ -56,7 +57,7 @@ class PTBCharConfig:
             )
 
 
-class PTBChar(Task):
+class PTBChar(FixedShapeTask):
     """A GRU that reads characters and predicts the next one.
 
     Loss of a window: mean negative log-likelihood of its characters in nats, so that clipping to
@@ -133,8 +134,8 @@ class PTBChar(Task):
         """Updates between two validations: 250, one pass, with 100 streams and 200 steps."""
         return self.config.epoch_steps or self.windows
 
-    def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
-        """Mean negative log-likelihood of one window in nats a character."""
+    def batch(self, model: nn.Module, step: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Characters and next characters of one window, (T, B) each, and the state before it."""
         assert isinstance(model, LanguageModel)
         index = step % self.windows
         if index == 0:
@@ -143,10 +144,22 @@ class PTBChar(Task):
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
         state = model.zero_state(inputs.shape[1]) if self._state is None else self._state
+        return inputs, targets, *state
+
+    def loss_of_batch(
+        self, model: nn.Module, batch: Sequence[Tensor]
+    ) -> tuple[StepOutput, tuple[Tensor, ...]]:
+        """Mean negative log-likelihood of one window in nats a character."""
+        assert isinstance(model, LanguageModel)
+        inputs, targets, *state = batch
         count = targets.numel()
-        found, state = model.loss(inputs, state, targets, 1.0 / count)
-        self._state = detach(state)
-        return StepOutput(found.total, {"nll": found.costs.sum(), "characters": count}, count)
+        found, new = model.loss(inputs, tuple(state), targets, 1.0 / count)
+        sums: dict[str, Tensor | float] = {"nll": found.costs.sum(), "characters": count}
+        return StepOutput(found.total, sums, count), detach(new)
+
+    def keep(self, state: tuple[Tensor, ...]) -> None:
+        """The state after the window."""
+        self._state = state
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Bits per character of the training text, noise on, while the weights move."""

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from noisyexp.activations import ActivationSpec, derive_seed
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.unique_count import data
 from noisyexp.tasks.unique_count.model import Counter

@@ -1,0 +1,1 @@
+"""Pictures: of units, of curves from run records, of attention."""

@@ -1,0 +1,163 @@
+"""Learning curves: the drawn numbers, and files that do not change from run to run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from noisyexp.errors import RecordError
+from noisyexp.pictures.curves import (
+    LINE_STYLES,
+    PALETTE,
+    _styles,
+    curve_band,
+    line_name,
+    plot_curves,
+    plot_panels,
+)
+from noisyexp.records.run_record import RunRecord, load_record
+
+
+def _records(make_record: Any) -> list[RunRecord]:
+    curves = {
+        ("nah", 0): [10.0, 6.0, 4.0],
+        ("nah", 1): [12.0, 8.0],
+        ("reference", 0): [11.0, 9.0, 8.0],
+    }
+    return [
+        load_record(
+            make_record(
+                act=act, seed=seed,
+                curve=[{"epoch": e + 1, "valid_ppl": v} for e, v in enumerate(values)],
+            )
+        )
+        for (act, seed), values in curves.items()
+    ]  # fmt: skip
+
+
+def test_band_is_over_common_points(make_record: Any) -> None:
+    nah = [record for record in _records(make_record) if record.act == "nah"]
+    positions, mean, low, high = curve_band(nah, "valid_ppl", "epoch")
+    assert positions == [1.0, 2.0]
+    assert (mean, low, high) == ([11.0, 7.0], [10.0, 6.0], [12.0, 8.0])
+
+
+def test_band_skips_points_without_a_value(make_record: Any) -> None:
+    curve = [{"epoch": 1, "valid_ppl": None}, {"epoch": 2}, {"epoch": 3, "valid_ppl": 5.0}]
+    record = load_record(make_record(curve=curve))
+    assert curve_band([record], "valid_ppl", "epoch")[:2] == ([3.0], [5.0])
+    assert curve_band([], "valid_ppl", "epoch") == ([], [], [], [])
+
+
+def test_files_are_written_and_the_svg_is_deterministic(
+    make_record: Any, tmp_path: Path, check_same_drawing: Any
+) -> None:
+    records = _records(make_record)
+    first = plot_curves(records, "valid_ppl", tmp_path / "a" / "curves", {"nah": 3.5})
+    second = plot_curves(records, "valid_ppl", tmp_path / "b" / "curves.png", {"nah": 3.5})
+    assert [path.name for path in first] == ["curves.svg", "curves.png"]
+    check_same_drawing(first[0], second[0])
+    assert first[1].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    svg = first[0].read_text()
+    assert "<dc:date>" not in svg
+    assert PALETTE[0].lower() in svg and PALETTE[3].lower() in svg
+
+
+def test_runs_of_different_kinds_are_not_drawn_together(make_record: Any, tmp_path: Path) -> None:
+    records = [load_record(make_record(scale=scale)) for scale in ("paper", "cpu")]
+    with pytest.raises(RecordError, match="one task, scale and data set"):
+        plot_curves(records, "valid_ppl", tmp_path / "x")
+
+
+def test_nothing_to_draw(make_record: Any, tmp_path: Path) -> None:
+    for records in ([], _records(make_record)):
+        with pytest.raises(RecordError, match="nothing to draw"):
+            plot_curves(records, "absent", tmp_path / "x")
+
+
+def test_rows_of_one_activation_have_lines_of_their_own(make_record: Any, tmp_path: Path) -> None:
+    """One colour, two line styles, two entries in the legend."""
+    curve = [{"epoch": e, "valid_ppl": 9.0 - e} for e in (1, 2)]
+    records = [
+        load_record(make_record(act="nah", experiment=f"table2/{row}", curve=curve))
+        for row in ("nah", "nah_released")
+    ]
+    assert [line_name(record) for record in records] == ["nah", "nah_released"]
+    styles = _styles({"nah": "nah", "nah_released": "nah", "mine": "my.Unit"})
+    assert styles["nah"][0] == styles["nah_released"][0] == PALETTE[3] != styles["mine"][0]
+    assert styles["nah"][1] != styles["nah_released"][1]
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x")
+    assert svg.read_text().count("row nah_released") == 1
+    ends = {"nah": 112.6, "nah_released": 112.6}  # one row of the paper in two settings
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x", ends)
+    assert svg.read_text().count("paper's end point -->") == 1
+
+
+def test_styles_are_distinct() -> None:
+    assert len(set(PALETTE)) == len(PALETTE) == len({str(style) for style in LINE_STYLES})
+
+
+def test_panels_and_levels(make_record: Any, tmp_path: Path) -> None:
+    """A panel for c below, none for a level that no run has; a line with its value."""
+    curve = [{"epoch": e, "valid_ppl": 9.0 - e, "c": 30.0 / e} for e in (1, 2)]
+    records = [load_record(make_record(act="nah", curve=curve))]
+    svg, _ = plot_curves(
+        records, ("valid_ppl", "c", "level"), tmp_path / "x",
+        levels={"valid_ppl": {"chance": 7.25}},
+    )  # fmt: skip
+    text = svg.read_text()
+    assert "<!-- c (noise) -->" in text and "<!-- chance, 7.25 -->" in text
+    assert "curriculum level" not in text and text.count('id="axes_') == 2
+    with pytest.raises(RecordError, match="nothing to draw"):
+        plot_curves(records, ("absent", "c"), tmp_path / "x")
+
+
+def test_matrices_are_drawn_one_above_the_other(tmp_path: Path) -> None:
+    panels = [("first", np.eye(3), "columns", "rows"), ("second", np.ones((2, 5)), "time", "bits")]
+    svg, png = plot_panels(panels, tmp_path / "look")
+    text = svg.read_text()
+    assert all(f"<!-- {word} -->" in text for word in ("first", "second", "time", "bits"))
+    assert text.count("<image") >= 2 and png.stat().st_size > 1000
+
+
+def test_single_runs_are_drawn_apart(make_record: Any, tmp_path: Path) -> None:
+    """Two runs of one unit: two lines and one entry in the legend, and no band."""
+    records = [record for record in _records(make_record) if record.act == "nah"]
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x", seeds=True)
+    text = svg.read_text()
+    assert text.count("<!-- NAH (2 seeds) -->") + text.count("<!-- nah (2 seeds) -->") == 1
+    assert "FillBetweenPolyCollection" not in text
+    band, _ = plot_curves(records, "valid_ppl", tmp_path / "y")
+    assert "FillBetweenPolyCollection" in band.read_text()
+
+
+def test_a_steep_beginning_is_cut_off(make_record: Any, tmp_path: Path) -> None:
+    """Ticks end at the top, unless all is above it or another metric is meant."""
+    curve = [{"epoch": e, "valid_ppl": v} for e, v in ((1, 900.0), (2, 20.0), (3, 10.0))]
+    records = [load_record(make_record(act="nah", curve=curve))]
+
+    def highest(top: float, metric: str = "valid_ppl") -> float:
+        svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x", tops={metric: top})
+        return max(map(float, re.findall(r"<!-- ([\d.]+) -->", svg.read_text())))
+
+    assert 20 < highest(30.0) <= 30
+    assert highest(5.0) >= 800 and highest(30.0, "train_ppl") >= 800
+
+
+@pytest.mark.parametrize(
+    ("c", "words"), [((0.5, 0.0, None), "NAH"), ((0.5, 0.0, 0.0), "NAH, c = 0")]
+)
+def test_a_unit_whose_noise_is_off_says_so(
+    c: tuple[float | None, ...], words: str, make_record: Any, tmp_path: Path
+) -> None:
+    """The scale of a kind of unit is its own, else the one of all."""
+    both, tanh, sigmoid = c
+    act = {"label": "NAH", "c": both, "tanh": {"c": tanh}, "sigmoid": {"c": sigmoid}}
+    curve = [{"epoch": e, "valid_ppl": 9.0 - e} for e in (1, 2)]
+    records = [load_record(make_record(act="nah", config={"act": act}, curve=curve))]
+    svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x")
+    assert f"<!-- {words} (1 seed) -->" in svg.read_text()
