@@ -20,6 +20,7 @@ from typing import IO
 from noisyexp.data.download import RemoteFile, Source, resolve
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
+from noisyexp.fileio import explain
 
 LANGUAGES = ("en", "fr")
 CORPORA = ("full", "any")
@@ -196,6 +197,10 @@ def europarl(root: Path, corpus: str, offline: bool | None = None) -> dict[str, 
     folder = root / "europarl"
     plain = {language: folder / f"europarl-v7.fr-en.{language}" for language in LANGUAGES}
     sample = {language: folder / f"europarl-v7.sample5.{language}.gz" for language in LANGUAGES}
+    try:
+        (folder / ARCHIVE.name).exists()
+    except OSError as error:  # a folder that may not be looked into
+        raise DataError(f"{folder}: cannot be read ({explain(error)})") from error
     if all(path.is_file() for path in plain.values()):
         return {k: _checked(root, path, UNPACKED[k]) for k, path in plain.items()}
     here = (root / ARCHIVE.name).is_file()

@@ -22,7 +22,7 @@ from typing import Any
 from noisyexp.data.europarl import TextFile
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.fileio import atomic_write_bytes, explain
 
 FORMAT = 1
 PIECE = 20_000
@@ -139,8 +139,8 @@ def _write(path: Path, content: bytes) -> None:
         atomic_write_bytes(path, content)
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot be written ({error}). Free some space there, or set the "
-            "environment variable NOISYEXP_CACHE to a folder that can be written."
+            f"{path.parent}: cannot be written ({explain(error)}). The environment variable "
+            "NOISYEXP_CACHE names another folder for caches."
         ) from error
 
 
