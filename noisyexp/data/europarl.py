@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class TextFile:
             with self._open() as file:
                 for line in islice(file, limit):
                     yield line.removesuffix(b"\n").decode("utf-8")
-        except (OSError, EOFError, KeyError, ValueError, tarfile.TarError) as error:
+        except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zlib.error) as error:
             raise DataError(f"{self.path}: cannot be read ({error}). Put the right file there.") \
                 from error  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import multiprocessing
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -71,7 +72,7 @@ def read_pieces(pieces: Iterable[Path], limit: int | None = None) -> Iterator[st
     for piece in pieces:
         try:
             lines = gzip.decompress(piece.read_bytes()).decode("utf-8").split("\n")
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(
                 f"{piece}: cannot be read ({error}). Delete it and run again: it is made again."
             ) from error
