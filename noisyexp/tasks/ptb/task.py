@@ -22,12 +22,17 @@ from noisyexp.tasks.ptb import generated
 from noisyexp.tasks.ptb.corpus import Corpus, load_ptb
 from noisyexp.tasks.ptb.look import WORDS, describe
 from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
+from noisyexp.tasks.size import Size, linear, recurrent
 
 TEST_CHUNK = 500
 """Steps of the one test stream that are scored at once; it changes memory, not the result."""
 
 WATCHED = 500
 """Rows of the validation streams on which saturation is measured: 10,000 words."""
+
+
+REAL_WORDS = 10_000
+"""Of the real text."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,20 @@ class PTB(FixedShapeTask):
         super().__init__(config, source, seed)
         self._state: State | None = None
         self._on_device: tuple[torch.device, Tensor] | None = None
+
+    @classmethod
+    def size(cls, config: PTBConfig, source: str) -> Size:
+        """Embedding, layers and output; gates, states and units of every step."""
+        h, layers = config.hidden_size, config.num_layers
+        words = REAL_WORDS if source == "real" else config.vocab_size
+        tokens = 1.1e6 if source == "real" else 1.2 * config.train_tokens
+        kept = tokens if config.max_tokens is None else min(tokens, 3.0 * config.max_tokens)
+        return Size(
+            words * h + recurrent(4, h, h, layers) + linear(h, words),
+            10.0 * config.batch_size * config.steps * layers * h,
+            8 * kept + (0.0 if source == "real" else 16.0 * words),
+            layers,
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Read the corpus and cut the training text into streams."""
