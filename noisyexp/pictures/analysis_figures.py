@@ -298,22 +298,18 @@ def plot_p(networks: Iterable[LearnedUnits], path: Path) -> tuple[Path, Path]:
         return save_figure(figure, path)
 
 
-def mixture_figures(
-    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
-    folder: Path,
-    figure: str,
-    suffix: str = "",
-) -> list[str]:
-    """Figure 6 of the lowest seed with the histograms of p over all seeds, or Figure 7.
+def plot_learned_units(
+    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], kind: str, path: Path
+) -> bool:
+    """Slopes of NAN's units or values of NAH's at the lowest seed, or p over all networks.
 
     Args:
         runs: findings and configuration of complete runs; those without learned units are skipped.
-        folder: results/figures.
-        figure: "fig6" or "fig7".
-        suffix: end of the names, "" or "-<scale>".
+        kind: "unit_slopes" (Figure 6), "unit_values" (Figure 7) or "p_histograms".
+        path: where to write, without or with a suffix.
 
     Returns:
-        Names of the pictures without suffix .svg and .png; empty when no run has learned units.
+        Whether some run has such units; without one nothing is drawn.
     """
     chosen = [
         (int(config["seed"]), learned_units(findings, config))
@@ -321,16 +317,15 @@ def mixture_figures(
         if findings and config["act"]["variant"] in ("nan", "nah")
     ]
     chosen.sort(key=lambda pair: (pair[1].variant != "nan", pair[0]))
-    variant, plot = {"fig6": ("nan", plot_slopes), "fig7": ("nah", plot_values)}[figure]
+    if kind == "p_histograms":
+        if chosen:
+            plot_p((units for _, units in chosen), path)
+        return bool(chosen)
+    variant, plot = {"unit_slopes": ("nan", plot_slopes), "unit_values": ("nah", plot_values)}[kind]
     first = next((units for _, units in chosen if units.variant == variant), None)
-    drawn: list[str] = []
     if first is not None:
-        plot(first, folder / f"{figure}{suffix}")
-        drawn.append(f"{figure}{suffix}")
-    if chosen and figure == "fig6":
-        plot_p((units for _, units in chosen), folder / f"{figure}-p{suffix}")
-        drawn.append(f"{figure}-p{suffix}")
-    return drawn
+        plot(first, path)
+    return first is not None
 
 
 def _new_figure(width: float, height: float) -> Any:

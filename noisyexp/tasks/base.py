@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, device, nn
@@ -109,8 +108,6 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     selection: ClassVar[str]
     """Metric that decides which weights are best; of validation data, never of test data."""
-    solved: ClassVar[Mapping[str, float]] = MappingProxyType({})
-    """Limits on validation metrics, all smaller is better: below all of them it is solved."""
     item: ClassVar[str] = "items"
     """What `StepOutput.items` counts."""
     makes_data: ClassVar[bool] = False
@@ -168,6 +165,15 @@ class Task(ABC):
         """What figures need of the final model beside metrics: numbers, texts, lists and dicts.
 
         It becomes part of the run record; the model is in evaluation mode.
+        """
+        return {}
+
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """What predictors that learned nothing of the task reach: value by metric and name.
+
+        Args:
+            config: an instance of `config_type`, or the settings of an older run as attributes.
         """
         return {}
 

@@ -200,14 +200,16 @@ class LTE(Task):
         """Test programs of the last level, the same for every seed and arm."""
         return held_out_programs(self.target, count)
 
-    def chance(self) -> dict[str, float]:
-        """Test accuracy of trivial predictors at the last level; see `trivial_accuracies`."""
-        return chance_accuracies(self.target)
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """The most frequent character at each place of the output, given the one before it."""
+        found = chance_accuracies((config.target_length, config.target_nesting))
+        return {"target_acc": {"place and last character": found["previous"]}}
 
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """Ten test programs of the last level with the model's answers, and chance."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.test_programs(10), self.chance(), device))
+        return Look(describe(model, self.test_programs(10), chance_accuracies(self.target), device))
 
     def state_dict(self) -> dict[str, Any]:
         """The carried hidden state; the curriculum has its own."""
