@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import itertools
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
+from noisyexp.cli.sweep_space import (
+    Sweeper,
+    check_direction,
+    jobs_of,
+    read_sweeper,
+    readable,
+    values_of,
+)
 from noisyexp.errors import ConfigError
 from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build, closest
@@ -35,8 +42,6 @@ from noisyexp.training.run import RunSpec
 ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
 """Groups of choices, in the order of the help."""
-
-MAX_JOBS = 10_000
 
 
 class Groups:
@@ -89,13 +94,19 @@ def check(overrides: list[str]) -> list[RunSpec]:
     """
     problems: list[str] = []
     with hydra_session() as loader:
-        parsed = _parse(overrides, loader, problems)
+        parsed = readable(_parse(overrides, loader, problems), problems)
         groups = Groups(loader, _searchpath(parsed))
         parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
+        sweeper = _sweeper(parsed, loader, problems)
+        if sweeper is None:
+            raise ConfigError(problems)
+        parsed += _known_choices(readable(sweeper.params, problems), groups, problems)
         specs = []
-        for job in _jobs(parsed, problems):
+        for job in jobs_of(parsed, sweeper, problems):
             spec = _check_job(job, groups, problems)
             specs += [] if spec is None else [spec]
+        if specs and not problems:
+            check_direction(sweeper, find_task(specs[0].task_config.name), problems)
     if problems:
         raise ConfigError(problems)
     return specs
@@ -115,9 +126,9 @@ def spec_from_config(
     problems += without_echoes(found)
     task = _task_section(plain.get("task"), problems)
     # Another launcher may start the run on a machine with other devices.
-    local = choices.get("hydra/launcher") in (None, "basic", "joblib")
+    local = choices.get("hydra/launcher") in (None, "basic", "local", "joblib")
     if run is not None:
-        problems += _cross_checks(run, local)
+        problems += cross_checks(run, local)
     if run is None or task is None:
         return None
     if run.training.cuda_graph:
@@ -172,7 +183,7 @@ def _task_section(values: Any, problems: list[str]) -> Any:
     return build(task.config_type, values, "task", problems)
 
 
-def _cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
+def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     """Problems that need more than one section, or the machine."""
     import torch
 
@@ -280,11 +291,7 @@ def _searchpath(parsed: list[Override]) -> list[str]:
 
 def _values(override: Override) -> list[str]:
     """Each value of an override as text without quotes; several in a sweep."""
-    if override.is_sweep_override():
-        texts = [str(value) for value in override.sweep_string_iterator()]
-    else:
-        texts = [str(override.get_value_element_as_str())]
-    return [re.sub(r"""^(['"])(.*)\1$""", r"\2", text) for text in texts]
+    return [re.sub(r"""^(['"])(.*)\1$""", r"\2", text) for text in values_of(override)]
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -300,22 +307,18 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _dotted(node, f"{name}.")
 
 
-def _jobs(parsed: list[Override], problems: list[str]) -> list[list[str]]:
-    """Overrides of every job, in the order in which Hydra's basic sweeper runs them."""
-    choices = []
-    for override in parsed:
-        if override.is_sweep_override() and override.is_hydra_override():
-            problems.append(f"{override.input_line}: Hydra's own keys cannot be swept over")
-        elif override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([str(override.input_line)])
-    jobs = list(itertools.islice(itertools.product(*choices), MAX_JOBS + 1))
-    if len(jobs) > MAX_JOBS:
-        problems.append(f"the sweep has more than {MAX_JOBS} runs; split it")
-        return []
-    return [list(job) for job in jobs]
+def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) -> Sweeper | None:
+    """The sweeper that the overrides of Hydra's own keys choose, None if they do not compose."""
+    own = [str(override.input_line) for override in parsed if override.is_hydra_override()]
+    if not own or problems:
+        return Sweeper()
+    try:
+        config = compose(ROOT_FILE, overrides=own, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        problems.append(_first_line(error))
+        return None
+    given = {override.key_or_group for override in parsed}
+    return read_sweeper(config.hydra, OverridesParser.create(loader), given, problems)
 
 
 def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:

@@ -1,21 +1,16 @@
-"""What a run and a sweep print at their end."""
+"""What a run prints at its end."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from noisyexp.cli.compose import compose_config
 from noisyexp.errors import NoisyexpError
-from noisyexp.fileio import read_json, write_json
 from noisyexp.places import CONFIG_DIR
 from noisyexp.records.agreement import disagreements
-from noisyexp.training.finished import FINISHED
-from noisyexp.training.folder import RunNames
 from noisyexp.training.progress import format_duration
-from noisyexp.training.run import Outcome, RunSpec
+from noisyexp.training.run import Outcome
 
 
 def show(value: float | None) -> str:
@@ -73,60 +68,3 @@ def _same_arm(record: dict[str, Any], experiment: str) -> bool:
     """Whether a run differs from a row in its training at most: several rows may have its units."""
     row = compose_config([f"experiment={experiment}", f"scale={record['scale']}"])
     return not disagreements(record.get("config") or {}, row, ("task", "act", "anneal"))
-
-
-def sweep_report(specs: list[RunSpec]) -> tuple[str, int]:
-    """A line for each run of a sweep and the failed ones with their reasons.
-
-    The runs are judged by their records on disk, which holds for every launcher. The list is also
-    written to `sweep.json` in the folder of the runs, in place of that of the sweep before.
-
-    Returns:
-        The text and the number of runs that are not complete.
-    """
-    lines, entries = [], []
-    # What tells the runs apart: the overrides that not all of them have.
-    shared = set.intersection(*(set(spec.command) for spec in specs))
-    for spec in specs:
-        record = _record(spec)
-        status = str(record["status"]) if record else "not run"
-        reason = (record or {}).get("reason")
-        entries.append(
-            {"run": str(spec.folder), "names": vars(spec.names), "status": status, "reason": reason}
-        )
-        if record is not None and status == "complete":
-            key = record["selection"]
-            text = f"{key} {show(record['final'][key])}"
-        else:
-            reason = reason or "no record was written; it may have been killed"
-            text = f"{status}: {reason.splitlines()[0]}"
-        own = " ".join(part for part in spec.command if part not in shared)
-        own = own.replace("nan_normal", "nan")
-        lines.append(f"  {own or _short(spec.names)}: {text}")
-    path = Path(specs[0].config.run_root) / "sweep.json"
-    try:
-        write_json(path, entries)
-        where = f"list in {path}"
-    except OSError as error:  # the runs' own messages say more
-        where = f"no list: {path}: {error.strerror or error}"
-    counts = Counter(entry["status"] for entry in entries)
-    failed = len(specs) - counts.pop("complete", 0)
-    head = f"{len(specs) - failed} of {len(specs)} runs complete"
-    head += "".join(f", {count} {status}" for status, count in counts.items())
-    if any(status not in FINISHED for status in counts):
-        head += "; the same command goes on with what is not finished"
-    return "\n".join([f"{head} ({where})", *lines]), failed
-
-
-def _record(spec: RunSpec) -> dict[str, Any] | None:
-    """The record of a run, None without a readable one that is its own."""
-    try:
-        record: dict[str, Any] = read_json(spec.folder / "run.json")
-    except (OSError, ValueError):
-        return None
-    own = isinstance(record, dict) and record.get("config_hash") == spec.digest
-    return record if own else None
-
-
-def _short(names: RunNames) -> str:
-    return f"{names.experiment or names.task} {names.act} seed {names.seed}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import re
 import signal
 import sys
@@ -10,17 +10,24 @@ import traceback
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from noisyexp.cli.attempt import attempt
 from noisyexp.cli.compose import ROOT_FILE, check, spec_from_config
+from noisyexp.cli.engines.jobs import RunFailedError, objective
+from noisyexp.cli.engines.plugins import register
+from noisyexp.cli.engines.report import sweep_report
+from noisyexp.cli.engines.sweep import Sweep, begin, complain, say
 from noisyexp.cli.help import key_texts, long_text, short_text
 from noisyexp.cli.named_sweeps import expand_sweeps
-from noisyexp.cli.outcome import run_line, sweep_report
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.training.run import RunSpec, execute
-from noisyexp.training.signals import Interrupted
+from noisyexp.training.finished import finished_record
+from noisyexp.training.run import RunSpec
+from noisyexp.training.signals import Interrupted, hand_on
 
 HYDRA_FLAGS = (
     "--cfg",
@@ -35,15 +42,12 @@ HYDRA_FLAGS = (
 SHOWS_RUN = {"--cfg", "-c", "--info", "-i"}
 """Flags that show a run: its overrides are checked. The others have words of their own."""
 
-DISK_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENOTDIR, errno.EEXIST,
-)  # fmt: skip
-"""Refusals of the machine; every other OSError is a bug of this code."""
-
 STARTS = ("task=", "experiment=")
 """A run needs one of them: the default task is the paper's and takes an hour."""
 EXAMPLE_START = "task=ptb, or a row of a table, experiment=table2/nah"
+
+EXPECTED = (NoisyexpError, HydraException, OmegaConfBaseException, ValueError, OSError)
+"""Errors of sweepers and launchers of which a line is enough."""
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
@@ -55,8 +59,8 @@ def main(argv: list[str]) -> int:
         argv: arguments without the program's name.
 
     Returns:
-        Exit code: 0 all runs finished, 1 a run failed, 2 a mistake in the configuration, 128 + n
-        ended by signal n.
+        Exit code: 0 all runs finished, 1 a run failed, 2 a mistake in the configuration, 75 a time
+        limit came near (SIGUSR1 or 2): put me back into the queue, 128 + n ended by signal n.
     """
     if not argv:
         print(short_text())
@@ -70,6 +74,7 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         print(spoken(error), file=sys.stderr)
         return error.exit_code
+    register()
     if any(argument in HYDRA_FLAGS for argument in argv):
         try:
             if SHOWS_RUN & set(argv):
@@ -103,7 +108,7 @@ def main(argv: list[str]) -> int:
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
         print(f"{name}: checkpoint written; the same command goes on from it", file=sys.stderr)
-        return 128 + stop.signum
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -129,41 +134,35 @@ def spell_nan(argument: str) -> str:
 
 def run_one(spec: RunSpec) -> int:
     """Run one job, print its result or the reason of its failure, and return its exit code."""
-    try:
-        outcome = execute(spec)
-        print(run_line(outcome), flush=True)
-    except NoisyexpError as error:
-        print(f"{spec.folder.name}: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception as error:
-        name = spec.folder.name
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            print(f"{name}: {error}; make room or choose another run_root", file=sys.stderr)
-        else:  # a bug: keep its traceback, and let the other jobs of a sweep run
-            print(f"{name} failed:", file=sys.stderr)
-            traceback.print_exc()
-        return 1
-    return 0 if outcome.record["status"] == "complete" else 1
+    return attempt(spec)[0]
 
 
-def run_job(config: DictConfig) -> int:
-    """One job of a sweep, called by Hydra in whatever process its launcher uses."""
+def run_job(config: DictConfig) -> float:
+    """One job of a sweep for a launcher that is not ours, in whatever process it uses.
+
+    Returns:
+        What the sweeper is told, see `objective`.
+
+    Raises:
+        RunFailedError: the run has no result; the launcher's engine sees a failed job.
+    """
     from hydra.core.hydra_config import HydraConfig
 
-    problems: list[str] = []
-    spec = spec_from_config(
-        config, HydraConfig.get().runtime.choices, ["run.py", *_overrides()], problems
-    )
-    if spec is None:
+    hydra_config, problems = HydraConfig.get(), []  # type: tuple[Any, list[str]]
+    command = ["run.py", *hydra_config.overrides.task]
+    spec = spec_from_config(config, hydra_config.runtime.choices, command, problems)
+    if spec is None or problems:
         raise ConfigError(problems)
-    with tied_to_sweep():
-        return run_one(spec)
-
-
-def _overrides() -> list[str]:
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task)
+    try:
+        with tied_to_sweep():
+            _, reason = attempt(spec)
+    except Interrupted as stop:
+        hand_on(stop)
+        sys.exit(stop.exit_code)
+    record = finished_record(spec.folder)
+    if record is None:
+        raise RunFailedError(f"{spec.folder.name}: {reason}")
+    return objective(record)
 
 
 def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
@@ -174,20 +173,30 @@ def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
     except OSError as error:
         print(f"run_root={root}: {error.strerror or error}; choose another", file=sys.stderr)
         return 1
-    sys.stdout.flush()
     announce_sweep()
+    sweep = Sweep(root, argv, specs)
+    begin(sweep)
     launched = True
     try:
         _hydra(argv)
-    except SystemExit:  # the launcher gave up, and Hydra has printed why
+    except ConfigError as error:  # refused by its launcher before anything began
+        complain(spoken(error))
+        return error.exit_code
+    except Exception as error:
         launched = False
-    text, failed = sweep_report(specs)
-    print(text)
+        if isinstance(error, EXPECTED):
+            complain(spoken(error).strip().splitlines()[0])
+        else:
+            traceback.print_exc()
+    text, failed = sweep_report(sweep)
+    say(text)
     return 1 if failed or not launched else 0
 
 
 def _hydra(argv: list[str]) -> None:
     before = sys.argv
+    # Errors come here; Hydra itself prints a traceback of most and ends the process.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # Flags last: Hydra cannot read one that stands between two overrides.
     sys.argv = ["run.py", *sorted(argv, key=lambda word: "=" not in word and word[:1] != "~")]
     try:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from noisyexp.process import is_alive
+
 SWEEP_PID = "NOISYEXP_SWEEP_PID"
 """Environment variable by which workers on the same machine know the command of their sweep."""
 
@@ -22,29 +24,44 @@ def announce_sweep() -> None:
 
 @contextmanager
 def tied_to_sweep() -> Iterator[None]:
-    """Around a job: SIGTERM comes when the sweep's command is gone, and the worker takes no other.
+    """`tied_to` the command of the sweep if that started this process itself.
 
     Without it joblib's workers outlive a command that was killed and go on with what they were
     given. Does nothing in the command's own process, nor in a job that another launcher carried
     to another machine.
     """
     parent = os.getppid()
-    if os.environ.get(SWEEP_PID) != str(parent):
+    with tied_to(parent if os.environ.get(SWEEP_PID) == str(parent) else None):
+        yield
+
+
+@contextmanager
+def tied_to(command: int | None) -> Iterator[None]:
+    """Around a job: SIGTERM comes when the command is gone, and the worker takes no other job.
+
+    Args:
+        command: process id on this machine, or None for a job on its own.
+    """
+    if command is None:
         yield
         return
     done = threading.Event()
-    threading.Thread(target=_watch, args=(parent, done), daemon=True).start()
+    threading.Thread(target=_watch, args=(command, done), daemon=True).start()
     try:
         yield
     finally:
         done.set()
-        if os.getppid() != parent:
+        if _gone(command):
             os._exit(128 + signal.SIGTERM)  # a return would take the next job from the queue
 
 
-def _watch(parent: int, done: threading.Event) -> None:
-    """Send this process SIGTERM, once, if `parent` goes before the job is done."""
+def _watch(command: int, done: threading.Event) -> None:
+    """Send this process SIGTERM, once, if the command goes before the job is done."""
     while not done.wait(LOOK_EVERY):
-        if os.getppid() != parent:
+        if _gone(command):
             os.kill(os.getpid(), signal.SIGTERM)
             return
+
+
+def _gone(command: int) -> bool:
+    return not is_alive(command)

@@ -28,11 +28,14 @@ from noisyexp.nn.products import (
 )
 
 
-def choose(x: Tensor, half: torch.dtype | None) -> Products:
-    """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`."""
+def choose(x: Tensor, half: torch.dtype | None, single: bool = False) -> Products:
+    """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`.
+
+    `single` is for one step of many calls, where there is nothing to keep from step to step.
+    """
     steps = Products() if half is None else HalfProducts(half)
     operands = half or x.dtype
-    use = P.enabled and operands in P.OPERANDS
+    use = P.enabled and operands in P.OPERANDS and not single
     limits = P.limits_of(x.device.index) if use else None
     return steps if limits is None else PersistentProducts(operands, steps, limits)
 

@@ -1,0 +1,44 @@
+"""One run from its checked specification to a line for the person who started it."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+
+from noisyexp.cli.outcome import run_line
+from noisyexp.errors import NoisyexpError
+from noisyexp.training.run import RunSpec, execute
+
+DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
+"""Refusals of the machine; every other OSError is a bug of this code."""
+
+
+def attempt(spec: RunSpec) -> tuple[int, str | None]:
+    """Do a run and print its result, or the reason of its failure.
+
+    Returns:
+        Exit code, and the reason if the run has no result.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    name = spec.folder.name
+    try:
+        outcome = execute(spec)
+    except NoisyexpError as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code, str(error)
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            print(f"{name}: {error}; make room or choose another run_root", file=sys.stderr)
+        else:  # a bug: keep its traceback, and let the other jobs of a sweep run
+            print(f"{name} failed:", file=sys.stderr)
+            traceback.print_exc()
+        return 1, reason
+    print(run_line(outcome), flush=True)
+    return (0 if outcome.record["status"] == "complete" else 1), None

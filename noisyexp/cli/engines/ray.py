@@ -1,0 +1,120 @@
+"""Ray, on this machine or an existing cluster: one task a run.
+
+A task whose worker was killed is tried again by Ray and goes on from its checkpoint; the tasks of a
+command that has died are ended by Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from noisyexp.cli.engines.jobs import Job
+from noisyexp.cli.engines.launcher import EngineLauncher
+from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.places import CHECKOUT
+
+LOOK_EVERY = 1.0
+"""Seconds that are waited for a task before signals are looked at."""
+
+
+class RayLauncher(EngineLauncher):
+    """Runs as tasks of Ray.
+
+    Args:
+        address: of a cluster; None starts Ray on this machine, "auto" takes the cluster of it.
+        num_cpus: processors of a run.
+        num_gpus: GPUs of a run, shares allowed.
+        max_retries: how often a run is tried again whose worker has died.
+        resources: further resources of a run by name.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        num_cpus: float,
+        num_gpus: float,
+        max_retries: int,
+        resources: dict[str, float],
+    ) -> None:
+        self.address, self.max_retries = address, max_retries
+        self.needs = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources)}
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Ray is here."""
+        try:
+            import ray  # noqa: F401
+        except ImportError:
+            raise ConfigError(["ray is not installed; run pip install -e '.[ray]'"]) from None
+
+    def where(self) -> str:
+        """Which cluster."""
+        return f", by Ray ({self.address or 'on this machine'})"
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Job, None, None]:
+        """See `EngineLauncher`."""
+        import ray
+
+        if not jobs:
+            return
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise NoisyexpError(f"no Ray at {self.address or 'this machine'}: {first}") from error
+        paths = [str(CHECKOUT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        task = ray.remote(max_retries=self.max_retries, **self.needs)(_carried())
+        running: dict[Any, Job] = {}
+        try:
+            for job in jobs:
+                handle = task.options(name=job.name).remote(paths, str(job.write()))
+                job.engine_id = handle.task_id().hex()
+                running[handle] = job
+            while running:
+                for handle in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
+                    job = running.pop(handle)
+                    try:
+                        ray.get(handle)
+                    except Exception as error:
+                        job.message = f"{type(error).__name__}: {first_line(error)}"
+                    yield job
+        finally:
+            for handle in running:  # as Ctrl-C: a checkpoint, then the end
+                with contextlib.suppress(Exception):
+                    ray.cancel(handle)
+            with contextlib.suppress(Exception):
+                ray.wait(list(running), num_returns=len(running), timeout=60)
+            ray.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _carried() -> Callable[[Sequence[str], str], None]:
+    """The task; a function within a function travels whole, whatever the worker can import."""
+
+    def carried(paths: Sequence[str], file: str) -> None:
+        sys.path[:0] = [path for path in paths if path and path not in sys.path]
+        from pathlib import Path
+
+        from noisyexp.process import settle
+
+        settle()
+        from noisyexp.cli.engines.jobs import RunFailedError, work
+
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(open(Path(file).with_suffix(".log"), "a", buffering=1))
+            stack.enter_context(contextlib.redirect_stdout(log))
+            stack.enter_context(contextlib.redirect_stderr(log))
+            code = work(Path(file))
+        if code:
+            raise RunFailedError(f"exit status {code}, see {log.name}")
+
+    return carried
+
+
+def first_line(error: Exception) -> str:
+    """What a person needs of an error that Ray brings from a worker: its last line is the cause."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,120 @@
+"""A sweep: its folder, its list of runs with what became of them, and what is printed meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from noisyexp.cli.engines.jobs import Job
+from noisyexp.fileio import read_json, write_json
+from noisyexp.training.run import RunSpec
+
+FOLDER = "sweeps"
+"""Below the folder of the runs: one folder a sweep, with `sweep.json`, logs and payloads."""
+
+
+class Sweep:
+    """The runs of one command.
+
+    Args:
+        run_root: folder of the run folders.
+        command: arguments of the command line.
+        given: its runs where they are known beforehand, for launchers that are not ours.
+    """
+
+    def __init__(self, run_root: Path, command: Sequence[str], given: Sequence[RunSpec]) -> None:
+        self.command = list(command)
+        self.started = datetime.datetime.now(datetime.timezone.utc)
+        name = f"{self.started:%Y%m%d-%H%M%S}-{os.getpid()}"
+        self.folder = (run_root / FOLDER / name).absolute()
+        self.given, self.jobs = list(given), []  # type: list[RunSpec], list[Job]
+
+    def add(self, overrides: Sequence[str], spec: RunSpec) -> Job:
+        """One run more."""
+        job = Job(len(self.jobs), list(overrides), spec, self.folder)
+        self.jobs.append(job)
+        return job
+
+    def list_jobs(self) -> list[Job]:
+        """The runs of our launchers, or what is known of those of another."""
+        given = [Job(n, spec.command[1:], spec, self.folder) for n, spec in enumerate(self.given)]
+        return self.jobs or given
+
+    def write(self) -> str:
+        """Write `sweep.json`; returns where it is or why it is not."""
+        path = self.folder / "sweep.json"
+        runs = [_entry(job) for job in self.list_jobs()]
+        whole = {
+            "command": self.command,
+            "started": self.started.isoformat(timespec="seconds"),
+            "runs": runs,
+        }
+        try:
+            write_json(path, whole)
+        except OSError as error:  # the runs' own messages say more
+            return f"no list: {path}: {error.strerror or error}"
+        return f"list in {path}"
+
+
+def _entry(job: Job) -> dict[str, Any]:
+    record = last_record(job)
+    complete = record is not None and record["status"] == "complete"
+    return {
+        "run": str(job.spec.folder),
+        "overrides": job.overrides,
+        "names": vars(job.spec.names),
+        "config_hash": job.spec.digest,
+        "job": job.engine_id,
+        "status": record["status"] if record else "not run",
+        "reason": reason_of(job, record),
+        "metrics": record["final"] if record is not None and complete else None,
+    }
+
+
+def last_record(job: Job) -> dict[str, Any] | None:
+    """The run's record, finished or not."""
+    try:
+        record: dict[str, Any] = read_json(job.spec.folder / "run.json")
+    except (OSError, ValueError):
+        return None
+    own = isinstance(record, dict) and record.get("config_hash") == job.spec.digest
+    return record if own else None
+
+
+def reason_of(job: Job, record: dict[str, Any] | None) -> str | None:
+    """Why a run has no result: what its record says, or else the job itself or its engine."""
+    if record is not None and record["status"] == "complete":
+        return None
+    if record is not None and record["status"] != "interrupted":
+        return str(record["reason"])
+    return job.message or (record or {}).get("reason")
+
+
+def say(text: str) -> None:
+    """Print a line at once; a reader that has gone does not end a sweep."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    """The same to the error output."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+_current: list[Sweep] = []
+
+
+def begin(sweep: Sweep) -> None:
+    """The sweep that launchers of this process add their runs to."""
+    _current[:] = [sweep]
+
+
+def current() -> Sweep:
+    """The sweep of this process."""
+    return _current[0]

@@ -1,0 +1,152 @@
+"""What a sweep asks for: its sweeper, its size, and whether the two fit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+MAX_JOBS = 10_000
+
+
+@dataclass(frozen=True)
+class Sweeper:
+    """The chosen sweeper.
+
+    Attributes:
+        lists: it runs every combination (Hydra's basic one); others choose trials as they go.
+        params: overrides from `hydra.sweeper.params`.
+        directions: what it makes of the objective: "minimize", "maximize".
+    """
+
+    lists: bool = True
+    params: list[Override] = field(default_factory=list)
+    directions: tuple[str, ...] = ()
+
+
+def read_sweeper(
+    hydra: Mapping[str, Any], parser: OverridesParser, given: set[str], problems: list[str]
+) -> Sweeper:
+    """The sweeper of a composed configuration.
+
+    Args:
+        hydra: its section `hydra`.
+        parser: reads overrides.
+        given: keys of the command line, which come before `hydra.sweeper.params`.
+        problems: a line is appended for each mistake.
+    """
+    if hydra["job"]["chdir"]:
+        problems.append("hydra.job.chdir=true: a run has a folder of its own; leave it out")
+    section = hydra["sweeper"]
+    params = []
+    for key, value in (section.get("params") or {}).items():
+        try:
+            override = parser.parse_overrides([f"{key}={value}"])[0]
+        except HydraException:
+            problems.append(
+                f"hydra.sweeper.params.{key}={value}: cannot be read as values of {key}"
+            )
+            continue
+        params += [] if override.key_or_group in given else [override]
+    direction = section.get("direction")
+    several = direction if type(direction).__name__ == "ListConfig" else [direction]
+    names = tuple(_name(one) for one in several if one is not None)
+    return Sweeper("BasicSweeper" in str(section["_target_"]), params, names)
+
+
+def _name(direction: Any) -> str:
+    return str(getattr(direction, "name", direction)).lower()
+
+
+def check_direction(sweeper: Sweeper, task: Any, problems: list[str]) -> None:
+    """A sweeper that looks for the wrong end of the task's selection metric is refused."""
+    if not sweeper.directions:
+        return
+    wanted = {"min": "minimize", "max": "maximize"}[task.metrics[task.selection].direction]
+    if sweeper.directions != (wanted,):
+        problems.append(
+            f"hydra.sweeper.direction={','.join(sweeper.directions)}: a run gives its sweeper "
+            f"{task.selection}, so use hydra.sweeper.direction={wanted}"
+        )
+
+
+def size_of(override: Override) -> int:
+    """Values of an override, counted and not listed; an interval has its two ends."""
+    if not override.is_sweep_override():
+        return 1
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return 2
+    if isinstance(value, RangeSweep):
+        start, stop, step = float(value.start or 0), float(value.stop or 0), float(value.step)
+        return max(math.ceil((stop - start) / step), 0) if step else MAX_JOBS + 1
+    return sum(1 for _ in override.sweep_string_iterator())
+
+
+def values_of(override: Override) -> list[str]:
+    """The values as text, as `key=` is followed by them."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [str(value.start), str(value.end)]
+    if override.is_sweep_override():
+        return [str(text) for text in override.sweep_string_iterator()]
+    return [str(override.get_value_element_as_str())]
+
+
+def readable(parsed: list[Override], problems: list[str]) -> list[Override]:
+    """The overrides that can be listed; those of Hydra's own keys and giants are reported."""
+    kept = []
+    for override in parsed:
+        line, key = override.input_line, override.key_or_group
+        if override.is_sweep_override() and override.is_hydra_override():
+            inside = ""
+            if key.startswith("hydra.sweeper.params."):
+                name, _, values = str(line).partition("=")
+                inside = f"; quote the values for its sweeper: '{name}=\"{values}\"'"
+            problems.append(f"{line}: Hydra's own keys cannot be swept over{inside}")
+        elif size_of(override) > MAX_JOBS:
+            problems.append(f"{line}: {size_of(override):,} runs; at most {MAX_JOBS:,} at a time")
+        else:
+            kept.append(override)
+    return kept
+
+
+def jobs_of(parsed: list[Override], sweeper: Sweeper, problems: list[str]) -> list[list[str]]:
+    """Overrides of the runs to check.
+
+    All of them, in the order in which Hydra's basic sweeper runs them. Of another sweeper, which
+    chooses as it goes: one with the first of all values, and one for every other value.
+    """
+    choices = []
+    for override in parsed:
+        if sweeper.lists and isinstance(override.value(), IntervalSweep):
+            problems.append(
+                f"{override.input_line}: an interval needs a sweeper that draws from it, as "
+                "hydra/sweeper=optuna; or list values: 0.1,0.3"
+            )
+        elif override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in values_of(override)])
+        else:
+            choices.append([str(override.input_line)])
+    if not sweeper.lists:
+        return list(_one_by_one(choices))
+    size = math.prod(len(values) for values in choices)
+    if size > MAX_JOBS:
+        problems.append(f"the sweep has {size:,} runs; at most {MAX_JOBS:,} at a time, split it")
+        return []
+    return [list(job) for job in itertools.product(*choices)]
+
+
+def _one_by_one(choices: list[list[str]]) -> Iterator[list[str]]:
+    first = [values[0] for values in choices]
+    yield first
+    for place, values in enumerate(choices):
+        for value in values[1:]:
+            yield [*first[:place], value, *first[place + 1 :]]
