@@ -174,17 +174,26 @@ def learned_units(findings: Mapping[str, Any], config: Mapping[str, Any]) -> Lea
         raise RecordError(
             f"Figures 6 and 7 show learned units of NAN and NAH; a run of {act['variant']} has none"
         )
-    x = torch.tensor(findings["pre_activations"], dtype=torch.float64)
+    try:
+        x, before, after = (
+            torch.tensor(findings[name], dtype=torch.float64)
+            for name in ("pre_activations", "p_before", "p_after")
+        )
+        alpha, c = (float(act["tanh"][name]) for name in ("alpha", "c"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"findings of seed {config['seed']} cannot be drawn: {error}") from error
+    if x.dim() != 3 or not x.shape[:2] == before.shape == after.shape or x.numel() == 0:
+        raise RecordError(f"findings of seed {config['seed']}: p and pre_activations do not fit")
     # The legacy generator: its stream is promised never to change.
     xi = torch.from_numpy(np.random.RandomState(0).standard_normal(tuple(x.shape)))
     return LearnedUnits(
         variant=act["variant"],
-        alpha=float(act["tanh"]["alpha"]),
-        c=float(act["tanh"]["c"]),
+        alpha=alpha,
+        c=c,
         title=f"{config['task']['name']}, {act['label']}, scale {config['scale']}, "
         f"seed {config['seed']}",
-        p_before=torch.tensor(findings["p_before"], dtype=torch.float64),
-        p_after=torch.tensor(findings["p_after"], dtype=torch.float64),
+        p_before=before,
+        p_after=after,
         x=x,
         xi=xi,
     )
