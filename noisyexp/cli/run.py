@@ -148,7 +148,8 @@ def run_job(config: DictConfig) -> float:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    hydra_config, problems = HydraConfig.get(), []  # type: tuple[Any, list[str]]
+    hydra_config = HydraConfig.get()
+    problems: list[str] = []
     command = ["run.py", *hydra_config.overrides.task]
     spec = spec_from_config(config, hydra_config.runtime.choices, command, problems)
     if spec is None or problems:

@@ -221,6 +221,10 @@ class FixedShapeTask(Task):
         return output
 
 
+SHARED = ("classification", "text")
+"""Folders beside those of the tasks: what several tasks use."""
+
+
 def find_task(name: str) -> type[Task]:
     """The task of folder noisyexp/tasks/<name>, or of the import path of another such package.
 
@@ -243,4 +247,6 @@ def find_task(name: str) -> type[Task]:
 def task_names() -> list[str]:
     """Names of the folders under noisyexp/tasks that hold a task."""
     here = Path(__file__).parent
-    return sorted(path.parent.name for path in here.glob("*/__init__.py"))
+    return sorted(
+        name for path in here.glob("*/__init__.py") if (name := path.parent.name) not in SHARED
+    )

@@ -17,8 +17,8 @@ from noisyexp.nn.language_model import LanguageModel
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.lte import LTE, LTEConfig
+from noisyexp.tasks.lte.answers import answer, marks
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, encode
-from noisyexp.tasks.lte.look import answer, marks
 from noisyexp.tasks.lte.programs import ALPHABET, Program, split_of
 from noisyexp.tasks.lte.scoring import chance_accuracies
 

@@ -15,9 +15,9 @@ from noisyexp.nn.language_model import LanguageModel, State, detach
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, StepOutput, Task
+from noisyexp.tasks.lte.answers import describe
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, fill
-from noisyexp.tasks.lte.look import describe
 from noisyexp.tasks.lte.programs import ALPHABET, STRATEGIES, Level, Program, programs
 from noisyexp.tasks.lte.scoring import (
     accuracy,
