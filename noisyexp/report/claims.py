@@ -19,7 +19,7 @@ from noisyexp.report.statistics import (
     paired_difference,
 )
 from noisyexp.report.table import Line, Section, Table
-from noisyexp.report.verdict import FEWEST_SEEDS, PAPER_SCALE, TOO_FEW
+from noisyexp.report.verdict import FEWEST_SEEDS, PAPER_SCALE, TOO_FEW, judge
 
 EVIDENCE = (PAPER_SCALE, "cpu")
 """Scales that say something about a claim; the others show that the code runs."""
@@ -38,7 +38,7 @@ class Finding:
         metric: its title, and the point of the curve; "" when there are no numbers.
         difference: with its interval.
         p: of the difference, None with fewer seeds than a verdict needs.
-        verdict: of `judge`.
+        verdict: of `verdict_on`.
         command: makes the table at this scale.
     """
 
@@ -119,12 +119,12 @@ def examine(claim: Claim, table: Table) -> Finding:
         metric=info.title + at,
         difference=shown,
         p=None if len(common) < FEWEST_SEEDS or difference is None else p_value(difference),
-        verdict=judge(difference, info.direction, section.where),
+        verdict=verdict_on(difference, info.direction, section.where),
         command=f"`{claim.command}{scale}`",
     )
 
 
-def judge(difference: Estimate | None, direction: str, where: str) -> str:
+def verdict_on(difference: Estimate | None, direction: str, where: str) -> str:
     """'holds' if the interval of row minus baseline lies on the better side of 0, and so on.
 
     Args:
@@ -134,10 +134,7 @@ def judge(difference: Estimate | None, direction: str, where: str) -> str:
     """
     if difference is None or difference.n < FEWEST_SEEDS:
         return TOO_FEW
-    if difference.contains(0.0):
-        word = "not shown"
-    else:
-        word = "holds" if (difference.mean < 0) == (direction == "min") else "reversed"
+    word = judge(difference, smaller=direction == "min")
     return f"{word} at {where}" if where else word
 
 

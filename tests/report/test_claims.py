@@ -16,9 +16,9 @@ from noisyexp.report.claims import (
     SHORT_HEADS,
     examine,
     headlines,
-    judge,
     show_p,
     summary,
+    verdict_on,
 )
 from noisyexp.report.sheet import Claim, Sheet
 from noisyexp.report.statistics import Estimate
@@ -110,9 +110,9 @@ def test_the_scale_with_most_seeds(table_root: Path, make_record: Any, compose: 
     ],
 )
 def test_verdicts(mean: float, direction: str, word: str) -> None:
-    assert judge(Estimate(mean, 1.0, 4), direction, "") == word
-    assert judge(Estimate(mean, 1.0, 4), direction, "scale cpu") == f"{word} at scale cpu"
-    assert judge(Estimate(mean, 1.0, 3), direction, "scale cpu") == "too few seeds"
+    assert verdict_on(Estimate(mean, 1.0, 4), direction, "") == word
+    assert verdict_on(Estimate(mean, 1.0, 4), direction, "scale cpu") == f"{word} at scale cpu"
+    assert verdict_on(Estimate(mean, 1.0, 3), direction, "scale cpu") == "too few seeds"
 
 
 def test_p_is_adjusted_for_the_claims_that_are_tested(
