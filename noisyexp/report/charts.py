@@ -114,6 +114,8 @@ def _figure(groups: Sequence[Group], sources: Sequence[Any], kinds: tuple[str, s
         tips = [("", group.name), (x if x == "step" else "at", "@x"), ("mean", "@mean{0.000}"),
                 ("95 %", "@low{0.000} to @high{0.000}")]  # fmt: skip
         plot.add_tools(HoverTool(renderers=[line], tooltips=tips, visible=False))
+    if kinds[1] == "log":  # an interval may reach below 0, which a logarithm cannot show
+        plot.y_range.renderers = [renderers[0] for _, renderers in items]
     legend = Legend(items=items, click_policy="hide", ncols=1, label_text_font_size="9pt")
     legend.label_text_color, legend.background_fill_alpha, legend.border_line_color = INK, 0.0, None
     legend.location, legend.padding = "bottom_left", 0

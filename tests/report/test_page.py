@@ -129,7 +129,7 @@ def test_the_page_in_a_browser(opened: Any) -> None:
         f"return xs.filter(x => x === '9,18,27').length === {len(VALUES)}",
     )
 
-    problems = [e for e in opened.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
+    problems = [e for e in opened.get_log("browser") if e["level"] == "SEVERE"]
     assert problems == []
 
 
