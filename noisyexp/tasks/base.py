@@ -14,6 +14,7 @@ from torch import Tensor, device, nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
+from noisyexp.tasks.size import Size
 
 
 @dataclass
@@ -136,6 +137,16 @@ class Task(ABC):
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """The model with units made by `spec`, initialised from torch's global generator."""
 
+    @classmethod
+    def size(cls, config: Any, source: str) -> Size:
+        """How much memory a run takes, about, from its configuration; zeros if nothing is known.
+
+        Args:
+            config: the section `task`.
+            source: "real" or "generated" data.
+        """
+        return Size()
+
     @property
     @abstractmethod
     def steps_per_epoch(self) -> int:
@@ -236,8 +247,13 @@ def find_task(name: str) -> type[Task]:
     known = task_names()
     path = f"noisyexp.tasks.{name}" if name in known else name
     try:
-        return importlib.import_module(path).TASK  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
+        found = importlib.import_module(path).TASK
+        if not (isinstance(found, type) and issubclass(found, Task)):
+            raise TypeError(f"TASK of {path} is no subclass of Task")
+        return found
+    except (Exception, SystemExit) as error:  # a package of somebody's own may raise anything
+        if name in known and not isinstance(error, ImportError):
+            raise
         raise ValueError(
             f"{name!r}: choose from {', '.join(known)}, or name a package on PYTHONPATH "
             f"({error}).{closest(name, known)}"

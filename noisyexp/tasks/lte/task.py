@@ -26,6 +26,7 @@ from noisyexp.tasks.lte.scoring import (
     held_out_programs,
     standard_error,
 )
+from noisyexp.tasks.size import Size, linear, recurrent
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,19 @@ class LTE(Task):
         )
         self._state: State | None = None
         self._kept: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
+
+    @classmethod
+    def size(cls, config: LTEConfig, source: str) -> Size:
+        """The model of Table 2 on characters; matrices of characters for each set."""
+        h, letters = config.hidden_size, len(ALPHABET)
+        rows = config.steps * max(config.epoch_steps, config.eval_windows)
+        columns = config.columns + 4.0 * config.eval_columns + config.large_columns
+        return Size(
+            letters * h + recurrent(4, h, h, config.num_layers) + linear(h, letters),
+            10.0 * config.columns * config.steps * config.num_layers * h,
+            8.0 * rows * columns,
+            config.num_layers,
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Nothing: there are no files, and sets are made when they are needed."""

@@ -19,6 +19,7 @@ from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.classification.examples import batch_rows, steps_in
 from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mnist import data
+from noisyexp.tasks.size import Size, linear
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ class MNISTTask(Task):
     }
     selection = "valid_nll"
     item = "images"
+
+    @classmethod
+    def size(cls, config: MNISTConfig, source: str) -> Size:
+        """The 70,000 images as bytes, those that are used as numbers."""
+        h = config.hidden_size
+        used = config.train_size + config.valid_size + config.test_size
+        return Size(
+            linear(PIXELS, h) + linear(h, CLASSES),
+            config.batch_size * (PIXELS + 4.0 * h),
+            PIXELS * (70_000.0 + 4 * used),
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Read MNIST, or draw the stand-in."""

@@ -19,6 +19,7 @@ from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.ntm_recall import data
 from noisyexp.tasks.ntm_recall.model import CONTROLLERS, NTM
+from noisyexp.tasks.size import Size, linear, recurrent
 
 CHUNK = 320
 """Episodes that are scored at once; it changes memory, not the result."""
@@ -92,6 +93,27 @@ class NTMRecall(Task):
     def __init__(self, config: NTMRecallConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
         self._sets: dict[str, data.Episodes] = {}
+
+    @classmethod
+    def size(cls, config: NTMRecallConfig, source: str) -> Size:
+        """Controller, heads and output; the memory of every step is kept."""
+        c, n, m = config.controller_size, config.memory_rows, config.memory_width
+        reads, inputs = config.read_heads * m, data.CHANNELS
+        heads = config.read_heads + config.write_heads
+        own = linear(inputs + reads, c)
+        if config.controller == "lstm":
+            own = recurrent(4, inputs + reads, c) + 2 * c
+        steps = (config.max_items + 1.0) * (data.VECTORS + 1) + data.VECTORS
+        kept = n * m * (1 + config.write_heads) + n * heads * 6 + 10 * c
+        return Size(
+            own
+            + linear(c, heads * (m + 6) + config.write_heads * 2 * m)
+            + heads * n
+            + reads
+            + linear(c + reads, data.BITS),
+            config.batch_size * steps * kept,
+            4.0 * steps * inputs * 3 * (config.valid_size + config.test_size),
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Draw the validation and test sets; there are no files."""

@@ -19,6 +19,7 @@ from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
+from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.text import generated
 from noisyexp.tasks.text.continuations import WORDS, describe
 from noisyexp.tasks.text.corpus import Corpus
@@ -29,6 +30,9 @@ TEST_CHUNK = 500
 
 WATCHED = 500
 """Rows of the validation streams on which saturation is measured: 10,000 words."""
+
+REAL_WORDS = 10_000
+"""Of the real text."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,20 @@ class WordLanguageModel(FixedShapeTask):
         Raises:
             DataError: a file is missing or wrong.
         """
+
+    @classmethod
+    def size(cls, config: WordModelConfig, source: str) -> Size:
+        """Embedding, layers and output; gates, states and units of every step."""
+        h, layers = config.hidden_size, config.num_layers
+        words = REAL_WORDS if source == "real" else config.vocab_size
+        tokens = 1.1e6 if source == "real" else 1.2 * config.train_tokens
+        kept = tokens if config.max_tokens is None else min(tokens, 3.0 * config.max_tokens)
+        return Size(
+            words * h + recurrent(4, h, h, layers) + linear(h, words),
+            10.0 * config.batch_size * config.steps * layers * h,
+            8 * kept + (0.0 if source == "real" else 16.0 * words),
+            layers,
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Read the corpus and cut the training text into streams."""

@@ -15,6 +15,7 @@ from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.unique_count import data
 from noisyexp.tasks.unique_count.model import Counter
 
@@ -72,6 +73,22 @@ class UniqueCount(Task):
     def __init__(self, config: UniqueCountConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
         self._sets: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def size(cls, config: UniqueCountConfig, source: str) -> Size:
+        """Embedding, LSTM, ReLU layer; the sequences of validation and test."""
+        h, mlp, values = config.hidden_size, config.mlp_size, config.num_values
+        scalar = config.encoding == "scalar"
+        inputs = 1 if scalar else config.embedding_size
+        outputs = values + 1 if config.target == "classification" else 1
+        return Size(
+            (0 if scalar else values * inputs)
+            + recurrent(4, inputs, h)
+            + linear(h, mlp)
+            + linear(mlp, outputs),
+            config.batch_size * (10.0 * config.length * h + mlp + outputs),
+            8.0 * config.length * (config.valid_size + config.test_size),
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Draw the validation and the test set; there are no files."""
