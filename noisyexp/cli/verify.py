@@ -12,6 +12,7 @@ Examples:
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,8 @@ def compose(record: RunRecord, folder: Path) -> RunSpec:
             code both know has another value now.
     """
     words = [word for word in record.command[1:] if not word.startswith(("run_root=", "logger"))]
-    threads = record.machine.get("threads")
+    recorded = record.machine.get("threads")
+    threads = min(recorded, os.cpu_count() or 1) if recorded else None
     own = [f"run_root={folder}", "progress=off", f"threads={threads or 'null'}"]
     specs = check([*words, *own])
     if len(specs) != 1:

@@ -82,6 +82,7 @@ def describe_task(task: Task, model: nn.Module) -> dict[str, Any]:
         },
         "selection": task.selection,
         "floor": task.floor(),
+        "chance": task.chance(task.config),
         "parameters": {"total": total, "noise": noise},
     }
 
