@@ -15,10 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
 
-import torch  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 TESTS = [f"tests/nn/test_{name}.py" for name in ("update_graphs", "persistent", "gpu")]
 SECONDS = 345
@@ -37,7 +36,9 @@ def run_tests(seconds: float) -> bool:
 
 def run_seeds(seconds: float) -> None:
     """Seeds of Table 2 that have no record, one after another until the time is over."""
-    command = [sys.executable, "scripts/reproduce.py", "table2", "device=cuda", "progress=off"]
+    command = [
+        sys.executable, "-m", "noisyexp", "reproduce", "table2", "device=cuda", "progress=off"
+    ]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         process.wait(seconds)
@@ -54,7 +55,7 @@ def main() -> int:
         return 1
     passed = run_tests(120)
     print(f"tests: {'passed' if passed else 'FAILED'}", flush=True)
-    from scripts.bench_gpu import measure
+    from benchmarks.gpu import measure
 
     measure(15, "make check-gpu")
     left = end - time.monotonic()

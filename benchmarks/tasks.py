@@ -12,20 +12,13 @@ import statistics
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
 
-import torch  # noqa: E402
-
-from noisyexp.cli.compose import check  # noqa: E402
-from noisyexp.errors import DataError  # noqa: E402
-from noisyexp.results.bench import tasks_page  # noqa: E402
-from noisyexp.tasks import find_task  # noqa: E402
-from noisyexp.training.run import build_trainer, setup_torch  # noqa: E402
-from noisyexp.training.trainer import Trainer  # noqa: E402
-from scripts.measuring import held_mib, write_result  # noqa: E402
+from benchmarks.measuring import held_mib, make_trainer, write_result
+from benchmarks.pages import tasks_page
+from noisyexp.errors import DataError
+from noisyexp.training.trainer import Trainer
 
 ARMS = ("reference", "hard", "nan_normal", "nah", "nani", "nanil")
 MODELS: dict[str, list[str]] = {
@@ -42,19 +35,6 @@ MODELS: dict[str, list[str]] = {
 }  # fmt: skip
 LONG = {"nmt": 3}
 """Rounds of models whose update takes seconds."""
-
-
-def make_trainer(overrides: list[str], act: str, folder: str) -> Trainer:
-    """One arm, one thread, ready for its first step."""
-    options = [f"act={act}", "threads=1", "progress=off", f"run_root={folder}/{act}"]
-    (spec,) = check([*overrides, *options])
-    device = setup_torch(spec.config)
-    task = find_task(spec.task_config.name)(spec.task_config, spec.config.data.source, 0)
-    task.prepare(Path(spec.config.data.root))
-    spec.folder.mkdir(parents=True)
-    trainer = build_trainer(spec, task, device, [])
-    trainer.model.train()
-    return trainer
 
 
 def held(trainer: Trainer) -> float:

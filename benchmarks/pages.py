@@ -88,7 +88,7 @@ def _ptb_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def layers_page(result: Mapping[str, Any]) -> str:
-    """The tables of `scripts/bench_layers.py` in Markdown."""
+    """The tables of `benchmarks/layers.py` in Markdown."""
     lines = [
         "# Speed and memory of the noisy layers",
         "",
@@ -146,7 +146,7 @@ def _gpu_cells(times: Mapping[str, float], arms: Sequence[str]) -> list[str]:
 
 
 def gpu_page(result: Mapping[str, Any]) -> str:
-    """The tables of `scripts/bench_gpu.py` in Markdown."""
+    """The tables of `benchmarks/gpu.py` in Markdown."""
     lines = [
         "# Speed of the noisy layers on a GPU",
         "",
@@ -179,7 +179,7 @@ def gpu_page(result: Mapping[str, Any]) -> str:
 
 
 def tasks_page(result: Mapping[str, Any]) -> str:
-    """The tables of `scripts/bench_tasks.py` in Markdown."""
+    """The tables of `benchmarks/tasks.py` in Markdown."""
     time_rows: list[list[str]] = []
     held_rows: list[list[str]] = []
     for name, found in result["models"].items():
@@ -210,7 +210,7 @@ def tasks_page(result: Mapping[str, Any]) -> str:
 
 
 def data_page(result: Mapping[str, Any]) -> str:
-    """The tables of `scripts/bench_data.py` in Markdown."""
+    """The tables of `benchmarks/data.py` in Markdown."""
     fed = [
         [
             name,
@@ -248,7 +248,7 @@ def _origin(result: Mapping[str, Any]) -> str:
 
 
 def attention_page(result: Mapping[str, Any]) -> str:
-    """The tables of `scripts/bench_attention.py` in Markdown."""
+    """The tables of `benchmarks/attention.py` in Markdown."""
     rounds, sizes = result["rounds"], result["sizes"]
     arms = list(next(iter(sizes.values()))["times"])
     time_rows, held_rows, shares = [], [], []
@@ -288,7 +288,7 @@ def draw_growth(result: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
     """Time against hidden size and against steps, as SVG and PNG.
 
     Args:
-        result: of `scripts/bench_layers.py`.
+        result: of `benchmarks/layers.py`.
         path: of the SVG.
 
     Returns:

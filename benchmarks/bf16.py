@@ -20,15 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from torch import Tensor, nn
 
-from noisyexp import NoisyGRU, NoisyLSTM  # noqa: E402
-from noisyexp.kernels import build, matmul  # noqa: E402
+from noisyexp import NoisyGRU, NoisyLSTM
+from noisyexp.kernels import build, matmul
 
 PRODUCTS = [
     (20, 200, 800), (20, 650, 2600), (100, 400, 1600), (64, 100, 400), (100, 1000, 3000),

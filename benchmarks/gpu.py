@@ -1,6 +1,6 @@
 """Measure the noisy layers on a GPU against cuDNN's and against the plain loop: `make bench-gpu`.
 
-As `bench_layers.py`, whose units these are: all take turns in one run, medians are quoted, and the
+As `layers.py`, whose units these are: all take turns in one run, medians are quoted, and the
 GPU has finished before a clock is read. Writes results/bench/gpu.{json,md}.
 """
 
@@ -13,21 +13,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
+from torch import Tensor, nn
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from noisyexp.activations import ActivationSpec  # noqa: E402
-from noisyexp.kernels import persistent  # noqa: E402
-from noisyexp.nn.language_model import LanguageModel  # noqa: E402
-from noisyexp.results.bench import gpu_page  # noqa: E402
-from scripts.bench_layers import SETTINGS, SIZES, make, take_turns  # noqa: E402
-from scripts.measuring import write_result  # noqa: E402
+from benchmarks.contestants import SETTINGS, SIZES, make, take_turns
+from benchmarks.measuring import write_result
+from benchmarks.pages import gpu_page
+from noisyexp.activations import ActivationSpec
+from noisyexp.kernels import persistent
+from noisyexp.nn.language_model import LanguageModel
 
 GPU = torch.device("cuda")
 PLAIN_ROUNDS = 2
@@ -156,7 +152,7 @@ def time_updates(rounds: int) -> dict[str, dict[str, float]]:
 
     found: dict[str, dict[str, float]] = {}
     try:
-        from scripts.bench_tasks import make_trainer
+        from benchmarks.measuring import make_trainer
     except ImportError as error:
         print(f"no updates by the trainer: {error}", file=sys.stderr)
         return found

@@ -11,21 +11,17 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from noisyexp.activations import ActivationSpec  # noqa: E402
-from noisyexp.nn.attention import AdditiveAttention  # noqa: E402
-from noisyexp.nn.shared import shared_weights  # noqa: E402
-from noisyexp.results.bench import attention_page  # noqa: E402
-from noisyexp.training.memory import keep_freed_memory  # noqa: E402
-from scripts.measuring import held_mib, write_result  # noqa: E402
+from benchmarks.measuring import held_mib, write_result
+from benchmarks.pages import attention_page
+from noisyexp.activations import ActivationSpec
+from noisyexp.nn.attention import AdditiveAttention
+from noisyexp.nn.shared import shared_weights
+from noisyexp.training.memory import keep_freed_memory
 
 SIZES = {
     "translation": {"batch": 32, "positions": 30, "units": 512, "steps": 30, "learned": True},

@@ -17,25 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from benchmarks.contestants import GAIN, SETTINGS, SIZES, make, take_turns
+from benchmarks.measuring import held_mib, write_result
+from benchmarks.pages import draw_growth, layers_page
+from noisyexp import NoisyGRUCell, NoisyLSTMCell
+from noisyexp.activations import ActivationSpec, make_activation
+from noisyexp.nn.language_model import LanguageModel
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from noisyexp import NoisyGRU, NoisyGRUCell, NoisyLSTM, NoisyLSTMCell  # noqa: E402
-from noisyexp.activations import ActivationSpec, make_activation  # noqa: E402
-from noisyexp.nn.language_model import LanguageModel  # noqa: E402
-from noisyexp.results.bench import draw_growth, layers_page  # noqa: E402
-from scripts.measuring import held_mib, write_result  # noqa: E402
-
-SIZES = [
-    (20, 20, 200, 2, "lstm"),
-    (20, 35, 650, 2, "lstm"),
-    (100, 50, 400, 2, "lstm"),
-    (64, 26, 100, 1, "lstm"),
-    (80, 200, 512, 1, "gru"),
-]
 CELLS = [
     ("lstm", 1, 64, 1),
     ("lstm", 1, 256, 1),
@@ -44,31 +37,8 @@ CELLS = [
     ("lstm", 64, 1024, 10),
 ]
 """Cell, batch, hidden size, steps."""
-UNIT_NUMBERS = 100_000
-SETTINGS = {"alpha": 1.15, "c": 0.5}
-GAIN = 6.0
-"""Weights are multiplied by this for the measurement with most units saturated."""
 HIDDEN, STEPS = (25, 50, 100, 200, 400, 800), (5, 10, 20, 40, 80, 160, 320)
-
-
-def make(kind: str, cell: str, hidden: int, layers: int) -> nn.Module:
-    """A layer as the contestant `kind`: torch, hard, nah, nah saturated or nah eager."""
-    torch.manual_seed(0)
-    noisy: Any = {"lstm": NoisyLSTM, "gru": NoisyGRU}[cell]
-    own: Any = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
-    if kind == "torch":
-        plain: nn.Module = own(hidden, hidden, layers)
-        return plain
-    layer: nn.Module = noisy(
-        hidden, hidden, layers, variant="hard" if kind == "hard" else "nah",
-        backend="eager" if kind == "nah eager" else "auto", **SETTINGS,
-    )  # fmt: skip
-    if kind == "nah saturated":
-        with torch.no_grad():
-            for name, weight in layer.named_parameters():
-                if name.startswith("weight"):
-                    weight.mul_(GAIN)
-    return layer
+UNIT_NUMBERS = 100_000
 
 
 def one_pass(layer: nn.Module, x: Tensor, d_output: Tensor) -> tuple[float, float]:
@@ -81,17 +51,6 @@ def one_pass(layer: nn.Module, x: Tensor, d_output: Tensor) -> tuple[float, floa
     output.backward(d_output)
     end = time.perf_counter()
     return 1000 * (middle - began), 1000 * (end - began)
-
-
-def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
-    """Call every contestant once a round, after one round to warm up."""
-    found: dict[str, list[Any]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, call in contestants.items():
-            value = call()
-            if turn:
-                found[name].append(value)
-    return found
 
 
 def time_layers(
@@ -123,7 +82,7 @@ def held_for_backward(size: tuple[int, int, int, int, str], kind: str) -> float:
 
 def peak_memory(size: tuple[int, int, int, int, str], kind: str) -> float:
     """MiB by which the highest use of a fresh process grows over three passes."""
-    command = [sys.executable, __file__, "--peak", json.dumps([*size, kind])]
+    command = [sys.executable, "-m", "benchmarks.layers", "--peak", json.dumps([*size, kind])]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return float(done.stdout)
 

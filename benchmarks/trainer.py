@@ -15,18 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from noisyexp.cli.compose import check
+from noisyexp.fileio import write_json
+from noisyexp.tasks import find_task
+from noisyexp.training.record import code_version, describe_machine
+from noisyexp.training.run import build_trainer, setup_torch
+from noisyexp.training.trainer import Trainer
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
-
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-
-from noisyexp.cli.compose import check  # noqa: E402
-from noisyexp.fileio import write_json  # noqa: E402
-from noisyexp.tasks import find_task  # noqa: E402
-from noisyexp.training.record import code_version, describe_machine  # noqa: E402
-from noisyexp.training.run import build_trainer, setup_torch  # noqa: E402
-from noisyexp.training.trainer import Trainer  # noqa: E402
 
 STEPS, ROUNDS, IMPORTS = 100, 15, 5
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: memory that a graph keeps, and the files of a result."""
+"""What the benchmarks share: a trainer, memory that a graph keeps, and the files of a result."""
 
 from __future__ import annotations
 
@@ -11,8 +11,27 @@ from torch import Tensor
 
 from noisyexp.fileio import atomic_write_text, write_json
 from noisyexp.training.record import code_version, describe_machine
+from noisyexp.training.trainer import Trainer
 
 BENCH = Path(__file__).resolve().parents[1] / "results" / "bench"
+
+
+def make_trainer(overrides: list[str], act: str, folder: str) -> Trainer:
+    """One arm, one thread, ready for its first step."""
+    options = [f"act={act}", "threads=1", "progress=off", f"run_root={folder}/{act}"]
+    # Updates alone need Hydra: layers are measured without it.
+    from noisyexp.cli.compose import check
+    from noisyexp.tasks import find_task
+    from noisyexp.training.run import build_trainer, setup_torch
+
+    (spec,) = check([*overrides, *options])
+    device = setup_torch(spec.config)
+    task = find_task(spec.task_config.name)(spec.task_config, spec.config.data.source, 0)
+    task.prepare(Path(spec.config.data.root))
+    spec.folder.mkdir(parents=True)
+    trainer = build_trainer(spec, task, device, [])
+    trainer.model.train()
+    return trainer
 
 
 def held_mib(forward: Callable[[], Any], known: Iterable[Tensor]) -> float:

@@ -15,23 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a checkout that is not installed
+import torch
 
-import torch  # noqa: E402
-
-from noisyexp.data.europarl import LANGUAGES, europarl  # noqa: E402
-from noisyexp.data.flickr8k import open_images  # noqa: E402
-from noisyexp.data.moses import tokenise  # noqa: E402
-from noisyexp.data.parallel import encode_lines  # noqa: E402
-from noisyexp.errors import NoisyexpError  # noqa: E402
-from noisyexp.results.bench import data_page  # noqa: E402
-from noisyexp.tasks.captioning import Captioning  # noqa: E402
-from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image  # noqa: E402
-from noisyexp.tasks.nmt import NMT  # noqa: E402
-from noisyexp.tasks.nmt.batches import take  # noqa: E402
-from scripts.bench_tasks import make_trainer  # noqa: E402
-from scripts.measuring import write_result  # noqa: E402
+from benchmarks.measuring import make_trainer, write_result
+from benchmarks.pages import data_page
+from noisyexp.data.europarl import LANGUAGES, europarl
+from noisyexp.data.flickr8k import open_images
+from noisyexp.data.moses import tokenise
+from noisyexp.data.parallel import encode_lines
+from noisyexp.errors import NoisyexpError
+from noisyexp.tasks.captioning import Captioning
+from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image
+from noisyexp.tasks.nmt import NMT
+from noisyexp.tasks.nmt.batches import take
 
 LINES, IMAGES, UPDATES = 20_000, 64, 20
 FEATURES = "efficientnet_lite0_7x7"
