@@ -40,9 +40,9 @@ from noisyexp.tasks.nmt import NMT
 from noisyexp.tasks.nmt.decoding import read
 from noisyexp.tasks.nmt.model import Translator
 from noisyexp.tasks.ptb import PTB
-from noisyexp.tasks.ptb.look import TEMPERATURE, write
-from noisyexp.tasks.ptb.look import WORDS as AMOUNTS
-from noisyexp.tasks.ptb.task import WATCHED
+from noisyexp.tasks.text.continuations import TEMPERATURE, write
+from noisyexp.tasks.text.continuations import WORDS as AMOUNTS
+from noisyexp.tasks.text.word_model import WATCHED
 from noisyexp.training.load import LoadedRun, load_run
 
 SENTENCES, WORDS = 10, 12

@@ -132,6 +132,9 @@ def table_root(tmp_path: Path) -> Path:
     }  # fmt: skip
     for name, values in rows.items():
         (folder / f"{name}.yaml").write_text(ROW.format(name=name, title=f"Row {name}.", **values))
+    sheet = tmp_path / "repo" / "configs" / "sheet" / "table9.yaml"
+    sheet.parent.mkdir()
+    sheet.write_text("order: 1\ntitle: Table 9\nrows: table9\ncommand: make it\n")
     return tmp_path / "repo"
 
 

@@ -27,6 +27,7 @@ from noisyexp.records.publish import publish
 from noisyexp.records.row_config import row_config
 from noisyexp.records.row_files import Row, load_rows
 from noisyexp.records.run_record import RunRecord, load_record, load_records
+from noisyexp.report.sheet import find_sheet, load_sheets
 from noisyexp.schema import option
 
 DEFAULTS = {"scale": "paper", "seeds": None}
@@ -36,7 +37,7 @@ DEFAULTS = {"scale": "paper", "seeds": None}
 class Arguments:
     """Of the command line."""
 
-    tables: list[str] = option("tables, as 2 or fig11")
+    tables: list[str] = option("tables or figures, as 2 or fig11")
     scale: str = option("paper, cpu or smoke")
     seeds: str | None = option("as 0,1,2; default: those of the row files")
 
@@ -104,9 +105,12 @@ def reproduce(arguments: Sequence[str], root: Path) -> int:
         seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
     except ValueError:
         raise ConfigError([f"seeds={given.seeds}: expected whole numbers, as 0,1,2"]) from None
+    sheets = load_sheets(CONFIG_DIR.parent)
     failed: list[str] = []
     for name in map(folder_name, given.tables):
-        todo = missing_runs(load_rows(CONFIG_DIR / "experiment" / name), given.scale, seeds, root)
+        sheet = find_sheet(sheets, name)
+        rows = load_rows(CONFIG_DIR / "experiment" / sheet.rows)
+        todo = missing_runs(rows, given.scale, seeds, root)
         print(f"{name} at scale {given.scale}: {len(todo)} runs to do")
         for row, seed in todo:
             command = [f"experiment={row.experiment}", f"scale={given.scale}", f"seed={seed}"]
@@ -122,7 +126,7 @@ def reproduce(arguments: Sequence[str], root: Path) -> int:
                     failed.append(str(error))
         for reason in failed:
             print(f"not in the table: {reason}", file=sys.stderr)
-        code = make_table([name], root)
+        code = make_table([sheet.name], root)
         if code:
             return code
     return 1 if failed else 0

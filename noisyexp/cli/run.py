@@ -172,7 +172,8 @@ def run_job(config: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     settle_output(lossy=True)  # a worker has a standard output of its own
-    hydra_config, problems = HydraConfig.get(), list[str]()
+    hydra_config = HydraConfig.get()
+    problems: list[str] = []
     command = ["run.py", *hydra_config.overrides.task]
     spec = spec_from_config(config, hydra_config.runtime.choices, command, problems)
     if spec is None or problems:

@@ -33,7 +33,7 @@ from noisyexp.records.schema import FINISHED
 from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
 from noisyexp.training.callbacks import Callback
-from noisyexp.training.record import ARITHMETIC, describe_machine, describe_task
+from noisyexp.training.record import ARITHMETIC_OF_TASKS, describe_machine, describe_task
 from noisyexp.training.run import RunSpec, build_trainer, execute, setup_torch
 from noisyexp.training.trainer import Trainer
 
@@ -110,12 +110,16 @@ def retrain(spec: RunSpec, task: Task, epochs: int) -> dict[str, Any]:
 
 
 def moved(record: RunRecord, device: torch.device) -> list[str]:
-    """Reasons against equal bits: another machine, number of threads, torch or rounding."""
+    """Reasons against equal bits: another machine, number of threads, torch, or order of sums."""
     now = describe_machine(device)
     pairs = [(key, record.machine.get(key), now.get(key)) for key in ("device", "name", "threads")]
     pairs.append(("torch", record.versions.get("torch"), torch.__version__))
-    pairs.append(("arithmetic", record.versions.get("arithmetic", "1"), str(ARITHMETIC)))
-    return [f"{key} was {old}, is {new}" for key, old, new in pairs if old != new]
+    reasons = [f"{key} was {old}, is {new}" for key, old, new in pairs if old != new]
+    made = int(record.versions.get("arithmetic", "1"))
+    now_made = ARITHMETIC_OF_TASKS.get(record.task, 1)
+    if made < now_made:
+        reasons.append(f"arithmetic was {made}, is {now_made}")
+    return reasons
 
 
 def verify(path: Path, epochs: int, tolerance: float | None) -> int:

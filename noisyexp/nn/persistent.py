@@ -70,7 +70,7 @@ class PersistentProducts(Products):
 
     def _fits(self, plan: Plan, batch: int, hidden: int) -> bool:
         """Whether both passes of such a layer can be planned and pay; it sets `cuts`."""
-        gates = 4 if plan.cell.adds else 3
+        gates = plan.cell.gates
         self.cuts = P.plans(gates, batch, hidden, P.OPERANDS[self.operands], self.limits)
         return bool(self.cuts)
 

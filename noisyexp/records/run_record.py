@@ -98,7 +98,11 @@ def read_run_json(path: Path, name: str) -> Any:
         RecordError: it cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
+        if "\\ud" in text.lower():  # halves of characters, which no file can hold
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
+        return raw
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, RecursionError):

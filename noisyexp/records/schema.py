@@ -27,17 +27,26 @@ MOST_PROBLEMS = 6
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: whether it fits, its name in messages, and the kind of what it holds."""
+    """A kind of value: whether it fits, its name in messages, and the kinds of what it holds.
+
+    Attributes:
+        fits: whether a value is of this kind, whatever it holds.
+        words: the kind in messages.
+        each: kind of every entry of a list or object.
+        fields: entries that an object must have.
+        optional: entries that it may have, which are not of the kind `each`.
+    """
 
     fits: Callable[[Any], bool]
     words: str
     each: Kind | None = None
     fields: Mapping[str, Kind] | None = None
+    optional: Mapping[str, Kind] | None = None
 
     @property
     def leaf(self) -> bool:
         """Whether nothing inside a value has to be checked."""
-        return self.each is None and self.fields is None
+        return self.each is None and self.fields is None and self.optional is None
 
 
 def is_number(value: Any) -> bool:
@@ -56,11 +65,15 @@ def _whole(lowest: int) -> Kind:
 
 def _or_null(kind: Kind) -> Kind:
     return Kind(lambda v: v is None or kind.fits(v), f"{kind.words} or null", kind.each,
-                kind.fields)  # fmt: skip
+                kind.fields, kind.optional)  # fmt: skip
 
 
-def _object(each: Kind | None = None, fields: Mapping[str, Kind] | None = None) -> Kind:
-    return Kind(lambda v: isinstance(v, dict), "an object", each, fields)
+def _object(
+    each: Kind | None = None,
+    fields: Mapping[str, Kind] | None = None,
+    optional: Mapping[str, Kind] | None = None,
+) -> Kind:
+    return Kind(lambda v: isinstance(v, dict), "an object", each, fields, optional)
 
 
 def _list(each: Kind) -> Kind:
@@ -81,6 +94,16 @@ METRIC = _object(fields={"label": NAME, "unit": NAME, "direction": DIRECTION})
 POINT = _object(NUMBER_OR_NULL, {"step": COUNT, "epoch": COUNT})
 CODE = _object(ANY, {"commit": _or_null(TEXT), "dirty": _or_null(TRUTH)})
 MACHINE = _object(ANY, {"device": TEXT, "name": NAME, "threads": _whole(1)})
+
+PER_UNIT = _list(_list(NUMBER))
+IMAGE = _object(ANY, {"nll": NUMBER, "bleu_counts": Kind(
+    lambda v: isinstance(v, list) and len(v) == 10 and all(map(is_number, v)), "ten numbers",
+)})  # fmt: skip
+FINDINGS = _object(ANY, optional={
+    "p_before": PER_UNIT, "p_after": PER_UNIT, "pre_activations": _list(PER_UNIT),
+    "test": _object(IMAGE),
+})  # fmt: skip
+"""What pages and figures read of the findings; a task may keep more."""
 
 FIELDS: dict[str, Kind] = {
     "schema": Kind(lambda v: v == SCHEMA and v is not True, str(SCHEMA)),
@@ -103,7 +126,7 @@ MEASURED: dict[str, Kind] = {
 }  # fmt: skip
 """A run that failed early lacks these; `final` is also missing where a run diverged."""
 ADDED: dict[str, Kind] = {
-    "data_files": _object(NAME), "floor": _object(NUMBER_OR_NULL), "findings": _object(ANY),
+    "data_files": _object(NAME), "floor": _object(NUMBER_OR_NULL), "findings": FINDINGS,
     "environments": _list(CODE), "chance": _object(_object(NUMBER)),
     "progress": _object(COUNT), "diverged": _object(ANY),
 }  # fmt: skip
@@ -140,8 +163,8 @@ def _check(value: Any, kind: Kind, path: str, found: list[str]) -> None:
         found.append(f"{path} is {_shown(value)}, expected {kind.words}")
         return
     if isinstance(value, dict):
-        fields = kind.fields or {}
-        found += [f"{path}.{key} is missing" for key in fields if key not in value]
+        fields = {**(kind.optional or {}), **(kind.fields or {})}
+        found += [f"{path}.{key} is missing" for key in kind.fields or () if key not in value]
         for key, item in value.items():
             inner = fields.get(key, kind.each)
             # Most values are numbers that fit: no path is put together for them.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from noisyexp.errors import RecordError
 from noisyexp.records.row_files import Row
 from noisyexp.records.run_record import RunRecord
 from noisyexp.report.render import grid
@@ -38,6 +39,7 @@ def image_blocks(rows: Sequence[Row], records: Sequence[RunRecord]) -> list[str]
             seeds = sorted(runs.get(row.experiment, {}).keys() & runs.get(row.baseline or "", {}))
             if seeds:
                 pairs = [(runs[row.experiment][s], runs[row.baseline or ""][s]) for s in seeds]
+                _check_same_images([record for pair in pairs for record in pair])
                 cells.append([row.label, str(len(seeds)), *compare(pairs)])
         if cells:
             heads = ["row, against its baseline", "seeds", "NLL [nats a caption]", "BLEU-4 [%]"]
@@ -48,6 +50,19 @@ def image_blocks(rows: Sequence[Row], records: Sequence[RunRecord]) -> list[str]
                 grid(heads, cells),
             ]
     return blocks
+
+
+def _check_same_images(records: Sequence[RunRecord]) -> None:
+    """Whether all runs were tested on the same images.
+
+    Raises:
+        RecordError: one has none, or others than the first.
+    """
+    first = records[0]
+    for record in records:
+        images = record.findings["test"].keys()
+        if not images or images != first.findings["test"].keys():
+            raise RecordError(f"{record.name}: findings.test has other images than {first.name}")
 
 
 def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str]:

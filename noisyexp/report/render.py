@@ -27,7 +27,7 @@ CSV_COLUMNS = (
 
 def to_markdown(table: Table, more: Sequence[str] = ()) -> str:
     """The table with one section a scale, `more`, then the rules, sources, gaps and deviations."""
-    blocks = [f"# {_title(table.name)}: the paper's numbers and ours"]
+    blocks = [f"# {table.title}: the paper's numbers and ours"]
     blocks.append(f"Made by `{table.command}` from the run records in `results/records/`.")
     for section in table.sections:
         blocks += _section(table, section)
@@ -70,11 +70,6 @@ def to_csv(table: Table) -> str:
                     _rounded(line.hours),
                 ])  # fmt: skip
     return out.getvalue()
-
-
-def _title(name: str) -> str:
-    """Name for people: Table 2 of table2, Figure 11 of fig11."""
-    return name.replace("table", "Table ").replace("fig", "Figure ")
 
 
 def _section(table: Table, section: Section) -> list[str]:

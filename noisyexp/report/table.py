@@ -78,6 +78,7 @@ class Table:
     """
 
     name: str
+    title: str
     command: str
     metrics: Mapping[str, Metric]
     sections: tuple[Section, ...]
@@ -94,6 +95,7 @@ def build_table(
     deviations: Mapping[str, tuple[Deviation, ...]],
     command: str,
     limits: Mapping[str, float] | None = None,
+    title: str = "",
 ) -> Table:
     """Compute table `name`.
 
@@ -106,6 +108,7 @@ def build_table(
         deviations: ledger by task.
         command: what the reader types to make the table again.
         limits: the task counts as solved when metrics of the curve are below these.
+        title: as people call it, "Table 2"; default `name`.
 
     Raises:
         RecordError: two records of one row have the same scale, data and seed, or two records
@@ -123,7 +126,9 @@ def build_table(
         _section(rows, used, infos, scale, data, off_paper(scale, data, paper_data))
         for scale, data in order
     )
-    return Table(name, command, infos, sections, tuple(left_out), deviations, limits or {})
+    return Table(
+        name, title or name, command, infos, sections, tuple(left_out), deviations, limits or {}
+    )
 
 
 def _select(

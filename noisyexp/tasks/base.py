@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, device, nn
@@ -110,8 +109,6 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     selection: ClassVar[str]
     """Metric that decides which weights are best; of validation data, never of test data."""
-    solved: ClassVar[Mapping[str, float]] = MappingProxyType({})
-    """Limits on validation metrics, all smaller is better: below all of them it is solved."""
     item: ClassVar[str] = "items"
     """What `StepOutput.items` counts."""
     makes_data: ClassVar[bool] = False
@@ -182,6 +179,15 @@ class Task(ABC):
         """
         return {}
 
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """What predictors that learned nothing of the task reach: value by metric and name.
+
+        Args:
+            config: an instance of `config_type`, or the settings of an older run as attributes.
+        """
+        return {}
+
     def floor(self) -> dict[str, float]:
         """Best value that any model can reach, by metric, where it is known (generated data)."""
         return {}
@@ -226,6 +232,10 @@ class FixedShapeTask(Task):
         return output
 
 
+SHARED = ("classification", "text")
+"""Folders beside those of the tasks: what several tasks use."""
+
+
 def find_task(name: str) -> type[Task]:
     """The task of folder noisyexp/tasks/<name>, or of the import path of another such package.
 
@@ -253,4 +263,6 @@ def find_task(name: str) -> type[Task]:
 def task_names() -> list[str]:
     """Names of the folders under noisyexp/tasks that hold a task."""
     here = Path(__file__).parent
-    return sorted(path.parent.name for path in here.glob("*/__init__.py"))
+    return sorted(
+        name for path in here.glob("*/__init__.py") if (name := path.parent.name) not in SHARED
+    )

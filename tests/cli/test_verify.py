@@ -13,6 +13,8 @@ from noisyexp.cli.run import main as run
 from noisyexp.cli.verify import TOLERANCE, main
 from noisyexp.records.comparison import Comparison, compare_curves, compare_results
 from noisyexp.records.config_hash import config_hash
+from noisyexp.tasks import find_task
+from noisyexp.training.record import ARITHMETIC, ARITHMETIC_OF_TASKS
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +82,29 @@ def test_elsewhere_a_small_difference_is(
     assert "name was another, is " in out and f"{'beyond' if code else 'within'} 2 %" in out
 
 
-def test_a_record_from_before_a_change_of_rounding(
-    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_record_from_before_a_change_of_the_order_of_sums(
+    record: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It may differ in last bits if the change concerned its task, and not at all otherwise."""
+
     def change(content: Any) -> None:
         del content["versions"]["arithmetic"]
         scale_first_loss(content, 1 + 1e-6)
 
-    assert main([str(changed(record, tmp_path, change))]) == 0
+    path = str(changed(record, tmp_path, change))
+    assert main([path]) == 1
+    assert "beyond 0 %" in capsys.readouterr().out
+    monkeypatch.setitem(ARITHMETIC_OF_TASKS, "unique_count", 2)
+    assert main([path]) == 0
     assert "arithmetic was 1, is 2" in capsys.readouterr().out
+
+
+def test_every_task_whose_sums_moved_is_one() -> None:
+    assert all(find_task(name) for name in ARITHMETIC_OF_TASKS)
+    assert set(ARITHMETIC_OF_TASKS.values()) <= set(range(2, ARITHMETIC + 1))
 
 
 def _drop_metrics(content: Any) -> None:

@@ -15,9 +15,9 @@ from noisyexp.nn.language_model import LanguageModel, State, detach
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, StepOutput, Task
+from noisyexp.tasks.lte.answers import describe
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, fill
-from noisyexp.tasks.lte.look import describe
 from noisyexp.tasks.lte.programs import ALPHABET, STRATEGIES, Level, Program, programs
 from noisyexp.tasks.lte.scoring import (
     accuracy,
@@ -214,14 +214,16 @@ class LTE(Task):
         """Test programs of the last level, the same for every seed and arm."""
         return held_out_programs(self.target, count)
 
-    def chance(self) -> dict[str, float]:
-        """Test accuracy of trivial predictors at the last level; see `trivial_accuracies`."""
-        return chance_accuracies(self.target)
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """The most frequent character at each place of the output, given the one before it."""
+        found = chance_accuracies((config.target_length, config.target_nesting))
+        return {"target_acc": {"place and last character": found["previous"]}}
 
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """Ten test programs of the last level with the model's answers, and chance."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.test_programs(10), self.chance(), device))
+        return Look(describe(model, self.test_programs(10), chance_accuracies(self.target), device))
 
     def state_dict(self) -> dict[str, Any]:
         """The carried hidden state; the curriculum has its own."""

@@ -15,9 +15,9 @@ from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.classification.examples import Examples, batch_rows, steps_in
+from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mixture import data
-from noisyexp.tasks.mnist.data import Examples, batch_rows, steps_in
-from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss
 from noisyexp.tasks.size import Size, linear
 
 SHOWN = 200

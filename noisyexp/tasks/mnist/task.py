@@ -16,8 +16,9 @@ from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.classification.examples import batch_rows, steps_in
+from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mnist import data
-from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss
 from noisyexp.tasks.size import Size, linear
 
 
@@ -91,12 +92,12 @@ class MNISTTask(Task):
     @property
     def steps_per_epoch(self) -> int:
         """Updates of a pass over the training images."""
-        return data.steps_in(self.config.train_size, self.config.batch_size)
+        return steps_in(self.config.train_size, self.config.batch_size)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Pixels (B, 784) and digits (B,) of update `step`."""
         config = self.config
-        rows = data.batch_rows(config.train_size, config.batch_size, self.seed, step)
+        rows = batch_rows(config.train_size, config.batch_size, self.seed, step)
         return self.splits.train.take(rows)
 
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,6 @@ class NTMRecall(Task):
     config: NTMRecallConfig
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
     selection = "valid_nats_mix"
-    solved: ClassVar[Mapping[str, float]] = {"valid_nats_max": 0.12, "valid_wrong_max": 0.1}
     item = "sequences"
     makes_data = True
 
@@ -207,6 +206,19 @@ class NTMRecall(Task):
             one, other = score(model, episodes.part(start, start + CHUNK).to(device))
             nats, wrong = nats + float(one), wrong + float(other)
         return {f"{split}_nats_{role}": nats / size, f"{split}_wrong_{role}": wrong / size}
+
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """Chance, and the best of a machine that knows the list and ignores the query."""
+        low, high = config.min_items, config.max_items
+        blind = {
+            "max": data.query_blind_nats(high), "mix": data.query_blind_mean(low, high),
+            "min": data.query_blind_nats(low),
+        }  # fmt: skip
+        return {
+            f"valid_nats_{role}": {"chance": data.chance_nats(), "query ignored": value}
+            for role, value in blind.items()
+        }
 
     @torch.no_grad()
     def look(self, model: nn.Module, device: torch.device) -> Look:

@@ -18,11 +18,11 @@ from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
-from noisyexp.tasks.ptb.corpus import Corpus
-from noisyexp.tasks.ptb.look import CHARACTERS, describe
-from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
 from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.text.continuations import CHARACTERS, describe
+from noisyexp.tasks.text.corpus import Corpus
+from noisyexp.tasks.text.streams import num_windows, to_streams, window
 
 CHUNK = 500
 """Steps that are scored at once; it changes memory, not the result."""
