@@ -24,8 +24,9 @@ from torch import nn  # noqa: E402
 from noisyexp.cli.compose import check  # noqa: E402
 from noisyexp.fileio import write_json  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
+from noisyexp.training.device import setup_torch  # noqa: E402
 from noisyexp.training.record import code_version, describe_machine  # noqa: E402
-from noisyexp.training.run import build_trainer, setup_torch  # noqa: E402
+from noisyexp.training.run import build_trainer  # noqa: E402
 from noisyexp.training.trainer import Trainer  # noqa: E402
 
 STEPS, ROUNDS, IMPORTS = 100, 15, 5

@@ -23,7 +23,8 @@ from noisyexp.cli.compose import check  # noqa: E402
 from noisyexp.errors import DataError  # noqa: E402
 from noisyexp.results.bench import tasks_page  # noqa: E402
 from noisyexp.tasks import find_task  # noqa: E402
-from noisyexp.training.run import build_trainer, setup_torch  # noqa: E402
+from noisyexp.training.device import setup_torch  # noqa: E402
+from noisyexp.training.run import build_trainer  # noqa: E402
 from noisyexp.training.trainer import Trainer  # noqa: E402
 from scripts.measuring import held_mib, write_result  # noqa: E402
 

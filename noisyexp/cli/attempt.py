@@ -8,7 +8,8 @@ import traceback
 
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import NoisyexpError
-from noisyexp.training.run import RunSpec, execute
+from noisyexp.training.processes import join
+from noisyexp.training.run import RunSpec, execute, follow
 
 DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
@@ -27,8 +28,12 @@ def attempt(spec: RunSpec) -> tuple[int, str | None]:
         Interrupted: a signal came.
     """
     name = spec.folder.name
+    processes = join(spec.config.device)
     try:
-        outcome = execute(spec)
+        if processes.rank > 0:
+            follow(spec, processes)
+            return 0, None
+        outcome = execute(spec, processes=processes)
     except NoisyexpError as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         return error.exit_code, str(error)
@@ -40,5 +45,7 @@ def attempt(spec: RunSpec) -> tuple[int, str | None]:
             print(f"{name} failed:", file=sys.stderr)
             traceback.print_exc()
         return 1, reason
+    finally:
+        processes.leave()
     print(run_line(outcome), flush=True)
     return (0 if outcome.record["status"] == "complete" else 1), None

@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.errors import HydraException
@@ -27,6 +26,7 @@ from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CONFIG_DIR
 from noisyexp.training.finished import finished_record
+from noisyexp.training.processes import torchrun_size
 from noisyexp.training.run import RunSpec
 from noisyexp.training.signals import Interrupted, hand_on
 
@@ -97,6 +97,8 @@ def main(argv: list[str]) -> int:
                 [f"{flag}: no such option; see noisyexp run --help" for flag in unknown]
             )
         specs = check(overrides)
+        if multirun and torchrun_size() > 1:
+            raise ConfigError(["torchrun does one run with all of its processes: leave out -m"])
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
         if not any(word.lstrip("+").startswith(STARTS) for word in overrides):
@@ -149,7 +151,7 @@ def run_job(config: DictConfig) -> float:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    hydra_config, problems = HydraConfig.get(), []  # type: tuple[Any, list[str]]
+    hydra_config, problems = HydraConfig.get(), list[str]()
     command = ["run.py", *hydra_config.overrides.task]
     spec = spec_from_config(config, hydra_config.runtime.choices, command, problems)
     if spec is None or problems:

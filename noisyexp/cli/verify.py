@@ -31,9 +31,10 @@ from noisyexp.records.run_record import Record, load_record
 from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
 from noisyexp.training.callbacks import Callback
+from noisyexp.training.device import setup_torch
 from noisyexp.training.folder import config_hash
 from noisyexp.training.record import ARITHMETIC, describe_machine
-from noisyexp.training.run import RunSpec, build_trainer, execute, setup_torch
+from noisyexp.training.run import RunSpec, build_trainer, execute
 from noisyexp.training.trainer import Trainer
 
 TOLERANCE = 0.02

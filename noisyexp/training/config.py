@@ -49,6 +49,7 @@ class TrainingConfig:
     stopping: str = option("which validations are in vain", choices=("in_a_row", "history"))
     evaluate_every: int = option("epochs between validations", low=1)
     use_weights: str = option("weights of the final evaluation", choices=("last", "best"))
+    accumulate: int = option("passes that share a batch, for memory; their gradients add up", low=1)
     cuda_graph: bool = option(
         "replay whole updates as CUDA graphs: the same numbers, without the processor's time"
     )

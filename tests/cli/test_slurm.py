@@ -20,7 +20,7 @@ from tests.cli import slurm_loopback
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
-LONG = ("task=ptb", "act=nah", "training.epochs=1500", "checkpoint.every_steps=20")
+LONG = ("task=ptb", "act=nah", "training.epochs=200", "checkpoint.every_steps=20")
 """Some seconds of updates."""
 
 
