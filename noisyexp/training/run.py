@@ -38,7 +38,7 @@ from noisyexp.training.config import RunConfig
 from noisyexp.training.device import setup_torch
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import RunNames, check_held, config_hash, locked, run_folder
-from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
+from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
 from noisyexp.training.memory import is_out_of_memory
 from noisyexp.training.older import load_model
 from noisyexp.training.optimizer import build_optimizer
@@ -53,6 +53,7 @@ from noisyexp.training.record import (
 from noisyexp.training.sessions import Sessions
 from noisyexp.training.signals import Interrupted, StopOnSignal
 from noisyexp.training.trainer import Trainer
+from noisyexp.training.wandb_logger import WandbLogger, in_sweep
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
     with processes.first_decides() as go, locked(folder), StopOnSignal() as stop:
         done = finished_record(folder, spec.digest)
         if done is not None:
+            if spec.config.logger.wandb != "off" and in_sweep():
+                _wandb(spec).tell(done)
             return Outcome(folder, _adopt(done, spec), skipped=True)
         go()
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
@@ -380,18 +383,12 @@ def _callbacks(spec: RunSpec, task: Task, shown: bool) -> list[Callback]:
     if log.tensorboard:
         made.append(TensorBoardLogger(folder / "tensorboard", log.every_steps))
     if log.wandb != "off":
-        made.append(
-            WandbLogger(
-                folder,
-                log.every_steps,
-                mode=log.wandb,
-                project=log.wandb_project,
-                run_id=spec.digest,
-                names=vars(spec.names),
-                config=spec.plain,
-            )
-        )
+        made.append(_wandb(spec))
     made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
     save = config.checkpoint
     made.append(checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest))
     return made
+
+
+def _wandb(spec: RunSpec) -> WandbLogger:
+    return WandbLogger(spec.folder, spec.config.logger, spec.digest, spec.names, spec.plain)

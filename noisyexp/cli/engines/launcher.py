@@ -18,7 +18,7 @@ from omegaconf import DictConfig, open_dict
 
 from noisyexp.cli.compose import spec_from_config
 from noisyexp.cli.engines.jobs import Job, RunFailedError, objective
-from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say
+from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say, short
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import ConfigError
 from noisyexp.tasks import find_task
@@ -134,7 +134,7 @@ def ending(job: Job, total: int, left: int) -> str:
     else:
         status = record["status"] if record else "not run"
         reason = reason_of(job, record) or "no record was written"
-        text = f"{job.name}: {status}: {reason.splitlines()[0]}"
+        text = f"{job.name}: {status}: {short(reason)}"
     return f"{total - left}/{total} {text}"
 
 
