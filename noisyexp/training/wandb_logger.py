@@ -92,6 +92,8 @@ class WandbLogger(StepLogger):
             id=None if in_sweep() else self.run_id,
             name=f"{names.act}-s{names.seed}",
             group=self.config.wandb_group or group,
+            job_type=names.task,
+            config=dict(self.plain),
             dir=str(self.folder),
             mode=mode,  # type: ignore[arg-type]
             resume="allow",

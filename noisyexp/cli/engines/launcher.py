@@ -8,6 +8,7 @@ import signal
 import threading
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -65,6 +66,8 @@ class EngineLauncher(Launcher):
     ) -> list[JobReturn]:
         """All runs of a batch; one run that fails does not stop the others."""
         sweep = current()
+        # Sweepers write there at their end.
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = [sweep.add(overrides, self._spec(overrides)) for overrides in job_overrides]
         # Two trials of a sweeper may be one run, which then is done once.
         todo = list({j.spec.folder: j for j in jobs if j.record() is None}.values())
