@@ -87,13 +87,8 @@ figure-2: setup  ## gradient descent with and without noise: measure (half a min
 	$(BIN)/python scripts/escape.py
 	$(NOISYEXP) figure 2
 
-# Where the series of a figure are, if not in a folder of its own.
-figure-7: ROWS := fig6
-figure-9: ROWS := table2
-figure-10: ROWS := table1
-
 figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
-	$(NOISYEXP) reproduce $(or $(ROWS),fig$*) scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))
+	$(NOISYEXP) reproduce fig$* scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))
 	$(NOISYEXP) figure fig$*
 
 queue: setup  ## do the runs of results/queue.yaml that have no record, two at a time (days)

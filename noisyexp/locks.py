@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from noisyexp.fileio import check_regular
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -89,6 +91,8 @@ def hold_folder(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
+    with contextlib.suppress(FileNotFoundError):
+        check_regular(path)
     with path.open("a+", encoding="utf-8") as file:
         try:
             if fcntl is None:

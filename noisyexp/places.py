@@ -6,6 +6,7 @@ And where it keeps what it makes once a machine.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -31,8 +32,13 @@ CACHE_VARIABLE = "NOISYEXP_CACHE"
 
 
 def cache_folder() -> Path:
-    """$NOISYEXP_CACHE, else the noisyexp folder of the user's cache."""
+    """$NOISYEXP_CACHE, else the noisyexp folder of the user's cache.
+
+    Without a home, as in a container, it is a folder of this user's in the one for temporary files.
+    """
     if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache") / "noisyexp"
+        return Path(os.path.expanduser(os.environ[CACHE_VARIABLE]))
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):
+        return Path(tempfile.gettempdir()) / f"noisyexp-{os.getuid()}"
+    return Path(base) / "noisyexp"

@@ -5,9 +5,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
+from collections.abc import Set
 from pathlib import Path
+from typing import Any
+
+NOBODY_READS = frozenset({errno.EPIPE})
+LOST = NOBODY_READS | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF}
+"""Errors of an output with which a run goes on: its results are in its folder."""
 
 
 def settle() -> None:
@@ -18,10 +26,60 @@ def settle() -> None:
     torch is imported.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # A command whose output is closed (`>&-`): a file opened later would get its place.
-    for stream in (sys.stdout, sys.stderr):
-        if stream is None:
-            os.open(os.devnull, os.O_RDWR)
+
+
+class _Output(io.FileIO):
+    """An output that takes everything when the system does not: what is written to it is lost."""
+
+    lost: Set[int] = frozenset()
+
+    def write(self, data: Any) -> int:
+        """Write `data`; returns how many bytes were taken."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in self.lost:
+                raise
+            return len(memoryview(data).cast("B"))
+
+
+def settle_output(lossy: bool = False) -> None:
+    """Make printing safe: no reader, a full log or an old encoding must not end the work.
+
+    A character that the encoding lacks is written as an escape, and so are the bytes of a file's
+    name that could not be decoded. Where nobody reads any more, output is dropped. Streams that
+    are not those of the system, as in tests, stay as they are.
+
+    Args:
+        lossy: standard output only tells of the work, so that a full disk there is no failure
+            either. It never is for standard error.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before the start: the next file would get its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            continue
+        buffer = getattr(stream, "buffer", None)
+        raw = getattr(buffer, "raw", buffer)
+        if type(stream) is not io.TextIOWrapper or not isinstance(raw, io.FileIO):
+            continue
+        lost = LOST if lossy or name == "stderr" else NOBODY_READS
+        if isinstance(raw, _Output):
+            raw.lost = lost
+            continue
+        output = _Output(raw.fileno(), "w", closefd=False)
+        output.lost = lost
+        setattr(
+            sys,
+            name,
+            io.TextIOWrapper(
+                io.BufferedWriter(output),
+                encoding=stream.encoding,
+                errors="backslashreplace",
+                line_buffering=stream.line_buffering or name == "stderr",
+                write_through=stream.write_through,
+            ),
+        )
 
 
 def is_alive(process: int) -> bool:

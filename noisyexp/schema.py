@@ -38,6 +38,19 @@ def option(
     return dataclasses.field(metadata={"help": help, **limits})
 
 
+LARGEST = 1e38
+"""Of a number with a point: what is twice as large is no float32."""
+
+
+def shown(value: Any, length: int = 100) -> str:
+    """`value` as in Python, cut if it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits
+        text = f"a {type(value).__name__} that is too long to print"
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def closest(word: str, names: Iterable[str]) -> str:
     """' Did you mean X?' for the nearest of `names`, or '' when none is near."""
     names = list(names)
@@ -63,7 +76,7 @@ def build(cls: type[Section], values: Any, path: str, problems: list[str]) -> Se
         The section, or None when it has a mistake.
     """
     if not isinstance(values, Mapping):
-        problems.append(f"{path}={values!r}: expected a section with keys")
+        problems.append(f"{path}={shown(values)}: expected a section with keys")
         return None
     before = len(problems)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -72,7 +85,7 @@ def build(cls: type[Section], values: Any, path: str, problems: list[str]) -> Se
     for key in values:
         if key not in fields:
             problems.append(
-                f"{prefix}{key}={values[key]!r}: no such key.{closest(str(key), fields)}"
+                f"{prefix}{key}={shown(values[key])}: no such key.{closest(str(key), fields)}"
                 f" Keys here: {', '.join(fields)}"
             )
     made = {}
@@ -99,29 +112,49 @@ def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems
         return build(typing.cast(type, hint), value, path, problems)
     plain = typing.get_origin(hint) or hint
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else math.inf
     wrong_type = plain is not Any and (
         not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool)
     )
-    if wrong_type:
-        problems.append(f"{path}={value!r}: expected {describe(plain, limits)}")
-        return None
+    if plain is list and not wrong_type:
+        (kind,) = typing.get_args(hint) or (Any,)
+        kinds = (int, float) if kind is float else (kind,)
+        wrong_type = kind is not Any and any(type(item) not in kinds for item in value)
     choices = limits.get("choices")
+    if wrong_type or (value == "" and choices is None) or not _printable(value):
+        problems.append(f"{path}={shown(value)}: expected {describe(hint, limits)}")
+        return None
     if choices is not None and value not in choices:
         allowed = ", ".join(str(choice) for choice in choices)
         hint_text = closest(str(value), [str(choice) for choice in choices])
-        problems.append(f"{path}={value!r}: choose from {allowed}.{hint_text}")
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
-        outside = (
-            not math.isfinite(value)
-            or (low is not None and value < low)
-            or (high is not None and value > high)
-            or (above is not None and value <= above)
-        )
-        if outside:
-            problems.append(f"{path}={value!r}: expected {describe(plain, limits)}")
+        problems.append(f"{path}={shown(value)}: choose from {allowed}.{hint_text}")
+    elif isinstance(value, int | float) and not isinstance(value, bool) and _outside(value, limits):
+        most = "" if _fits(value) else ", and no larger than the machine's numbers"
+        problems.append(f"{path}={shown(value)}: expected {describe(plain, limits)}{most}")
     return value
+
+
+def _fits(value: int | float) -> bool:
+    """Whether a number can be one of torch's: 64 bits, or a float32."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return not math.isfinite(value) or abs(value) <= LARGEST
+
+
+def _outside(value: int | float, limits: Mapping[str, Any]) -> bool:
+    low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
+    return (
+        not _fits(value)
+        or not math.isfinite(value)
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+        or (above is not None and value <= above)
+    )
+
+
+def _printable(value: Any) -> bool:
+    """Whether a text has no line ends or zero bytes, with which no file can be named."""
+    return not isinstance(value, str) or not any(c in value for c in "\0\n\r")
 
 
 def describe(hint: Any, limits: Mapping[str, Any]) -> str:
@@ -137,6 +170,8 @@ def describe(hint: Any, limits: Mapping[str, Any]) -> str:
     plain = typing.get_origin(hint) or hint
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     text = names.get(plain, {dict: "a mapping", list: "a list"}.get(plain, str(plain)))
+    if plain is list and typing.get_args(hint):
+        text = f"a list of {names.get(typing.get_args(hint)[0], 'values').removeprefix('a ')}s"
     bounds = [
         f"{word} {limits[key]:g}"
         for key, word in (("above", "above"), ("low", "at least"), ("high", "at most"))

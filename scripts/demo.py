@@ -13,7 +13,7 @@ from noisyexp.places import CHECKOUT
 
 # Others are imported where they are used: they take seconds, and the first line shall not wait.
 if TYPE_CHECKING:
-    from noisyexp.records.run_record import Record
+    from noisyexp.records.run_record import RunRecord
 
 ACTS = ("reference", "nan_normal", "nah")
 SETTING = ["task=ptb", "data=generated", "scale=demo"]
@@ -23,7 +23,7 @@ FIRST_LINE = (
 )
 
 
-def show(records: list[Record], floor: float) -> None:
+def show(records: list[RunRecord], floor: float) -> None:
     """Print the end points as a table, the best possible value beside them."""
     from rich.console import Console
     from rich.table import Table

@@ -30,7 +30,8 @@ from noisyexp.nn.language_model import LanguageModel
 from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.pictures.curves import line_name
 from noisyexp.places import CHECKOUT
-from noisyexp.records.run_record import Record, load_record, record_path
+from noisyexp.records.publish import record_path
+from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.tasks.captioning import Captioning
 from noisyexp.tasks.captioning.decoding import caption_all, spell
 from noisyexp.tasks.captioning.extractors import prepare_image
@@ -39,9 +40,9 @@ from noisyexp.tasks.nmt import NMT
 from noisyexp.tasks.nmt.decoding import read
 from noisyexp.tasks.nmt.model import Translator
 from noisyexp.tasks.ptb import PTB
-from noisyexp.tasks.ptb.look import TEMPERATURE, write
-from noisyexp.tasks.ptb.look import WORDS as AMOUNTS
-from noisyexp.tasks.ptb.task import WATCHED
+from noisyexp.tasks.text.continuations import TEMPERATURE, write
+from noisyexp.tasks.text.continuations import WORDS as AMOUNTS
+from noisyexp.tasks.text.word_model import WATCHED
 from noisyexp.training.load import LoadedRun, load_run
 
 SENTENCES, WORDS = 10, 12
@@ -51,7 +52,7 @@ IMAGES = 6
 CPU = torch.device("cpu")
 
 
-def published(folder: Path, results: Path) -> Record:
+def published(folder: Path, results: Path) -> RunRecord:
     """The record of a run folder, which has to be the published one.
 
     Raises:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from noisyexp.records.config_hash import config_hash
+
 METRICS = {
     "test_ppl": {"unit": "perplexity", "direction": "min", "label": "test perplexity"},
     "valid_ppl": {"unit": "perplexity", "direction": "min", "label": "validation perplexity"},
@@ -22,6 +24,9 @@ CONFIG = {
     "anneal": None,
     "precision": "float32",
     "row": None,
+    "data": {"source": "real"},
+    "scale": "paper",
+    "seed": 0,
 }
 RECORD: dict[str, Any] = {
     "schema": 1, "status": "complete", "reason": None, "experiment": "table9/nah", "task": "ptb",
@@ -31,7 +36,8 @@ RECORD: dict[str, Any] = {
     "versions": {"python": "3.11.7", "torch": "2.13.0+cpu", "noisyexp": "0.1.0"},
     "machine": {"device": "cpu", "name": "Test Processor", "threads": 2, "platform": "Linux"},
     "data_files": {}, "parameters": {"total": 4653200, "noise": 0}, "metrics": METRICS,
-    "selection": "valid_ppl", "curve": [], "best": {"step": 2, "valid_ppl": 101.0},
+    "selection": "valid_ppl",
+    "curve": [{"step": 2, "epoch": 1, "valid_ppl": 101.0}], "best": {"step": 2, "valid_ppl": 101.0},
     "final": {"step": 2, "valid_ppl": 101.0, "test_ppl": 100.0},
     "progress": {"step": 2, "total_steps": 2},
     "cost": {"wall_s": 1800.0, "train_s": 1700.0, "s_per_step": 0.1},
@@ -43,7 +49,6 @@ ROW = """\
 # time:    3 minutes on a
 #          quick machine
 # expect:  valid_ppl about 180 after epoch 1
-# seeds:   0,1,2
 defaults:
   - override /task: ptb
   - override /act: {name}
@@ -53,6 +58,7 @@ row:
   label: "{name}"
   source: {source}
   baseline: {baseline}
+  seeds: [0, 1, 2]
   paper: {paper}
 """
 
@@ -63,14 +69,47 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 RecordMaker = Callable[..., Path]
 
 
+def make_consistent(raw: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Let what was not `given` of a record follow from what was."""
+    if "act" not in given and raw["experiment"]:
+        raw["act"] = raw["experiment"].rpartition("/")[2]
+    config = raw["config"] = copy.deepcopy(raw["config"])
+    for key in ("training", "act", "task"):
+        config.setdefault(key, {})
+    config["task"].setdefault("name", raw["task"])
+    config.update(seed=raw["seed"], scale=raw["scale"], data={"source": raw["data"]})
+    if "config_hash" not in given:
+        raw["config_hash"] = config_hash(config)
+    raw["curve"] = [
+        {"epoch": n + 1, "step": point.get("epoch", n + 1), **point}
+        for n, point in enumerate(raw["curve"])
+    ]
+    if "curve" in given and "final" not in given:
+        raw["final"] = {**raw["final"], **(raw["curve"][-1] if raw["curve"] else {})}
+    if raw["final"] and raw["final"].get("step") not in [p["step"] for p in raw["curve"]]:
+        at = {"step": 2, "epoch": 1, **raw["final"]}
+        raw["final"] = {"step": at["step"], **raw["final"]}
+        shared = {k: v for k, v in at.items() if not k.startswith("test")}
+        raw["curve"] = [p for p in raw["curve"] if p["step"] < at["step"]] + [shared]
+    if "best" not in given:
+        raw["best"] = {}
+    if "selection" not in given and raw["selection"] not in raw["metrics"]:
+        raw["selection"] = next(iter(raw["metrics"]), None)
+
+
 @pytest.fixture
 def make_record(tmp_path: Path) -> RecordMaker:
-    """Write a record with top-level fields replaced; `test_ppl` sets the final value."""
+    """Write a record with top-level fields replaced; `test_ppl` sets the final value.
+
+    What follows from the fields follows them: the curve at the end of `final`, `best` where it is
+    not given, seed, scale, data and hash of the configuration.
+    """
 
     def make(path: Path | None = None, test_ppl: float | None = None, **fields: Any) -> Path:
         raw = {**copy.deepcopy(RECORD), **fields}
         if test_ppl is not None:
             raw["final"] = {**raw["final"], "test_ppl": test_ppl}
+        make_consistent(raw, fields)
         path = path or tmp_path / "run.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(raw), encoding="utf-8")
@@ -93,6 +132,9 @@ def table_root(tmp_path: Path) -> Path:
     }  # fmt: skip
     for name, values in rows.items():
         (folder / f"{name}.yaml").write_text(ROW.format(name=name, title=f"Row {name}.", **values))
+    sheet = tmp_path / "repo" / "configs" / "sheet" / "table9.yaml"
+    sheet.parent.mkdir()
+    sheet.write_text("order: 1\ntitle: Table 9\nrows: table9\ncommand: make it\n")
     return tmp_path / "repo"
 
 

@@ -27,8 +27,10 @@ def find_variant(name: str) -> type[Activation]:
     if module:
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # a module of somebody's own may raise anything
             raise ValueError(f"variant {name!r} cannot be imported: {error}") from error
+        if found is Activation:
+            raise ValueError(f"variant {name!r} is the base of all units and no unit itself")
         if isinstance(found, type) and issubclass(found, Activation):
             return found
         raise ValueError(f"variant {name!r} is not a subclass of noisyexp.activations.Activation")

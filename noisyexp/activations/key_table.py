@@ -1,4 +1,4 @@
-"""Keys of a captured pass: kernels of a GPU read them when they run, so each replay has its own."""
+"""Keys of a captured pass: a GPU's kernels read them when they run, so every replay has its own."""
 
 from __future__ import annotations
 

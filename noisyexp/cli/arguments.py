@@ -101,8 +101,10 @@ def _value(hint: Any, text: str) -> Any:
         return {"true": True, "false": False}.get(text.lower(), text)
     for kind in (int, float):
         if kind in kinds:
+            # int and float also read digits of other scripts, blanks and 1_000.
+            plain = text.isascii() and not any(c in text for c in " _\t\n")
             try:
-                return kind(text)
+                return kind(text) if plain else text
             except ValueError:
                 return text
     return text

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import NoisyexpError
+from noisyexp.fileio import ADVICE, explain
 from noisyexp.training.processes import join
 from noisyexp.training.run import RunSpec, execute, follow
-
-DISK_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENOTDIR, errno.EEXIST,
-)  # fmt: skip
-"""Refusals of the machine; every other OSError is a bug of this code."""
 
 
 def attempt(spec: RunSpec) -> tuple[int, str | None]:
@@ -39,8 +33,9 @@ def attempt(spec: RunSpec) -> tuple[int, str | None]:
         return error.exit_code, str(error)
     except Exception as error:
         reason = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            print(f"{name}: {error}; make room or choose another run_root", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in ADVICE:
+            where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+            print(f"{name}: {where}{explain(error)}", file=sys.stderr)
         else:  # a bug: keep its traceback, and let the other jobs of a sweep run
             print(f"{name} failed:", file=sys.stderr)
             traceback.print_exc()

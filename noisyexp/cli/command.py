@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from noisyexp import __version__
 from noisyexp.cli.completion import complete
-from noisyexp.process import settle
+from noisyexp.process import settle, settle_output
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ VERBS = {
     "caption": Verb("noisyexp.cli.caption", "describe pictures with a trained model"),
     "inspect": Verb("noisyexp.cli.inspect", "draw a unit: value, spread, gradient, equation"),
 }
+
+TELL_ONLY = [VERBS[name] for name in ("run", "reproduce", "queue")]
+"""Verbs whose results are files: what they print may be lost."""
 
 EXAMPLES = """\
 \b
@@ -79,6 +82,7 @@ class Words(click.Command):
 def run_verb(verb: Verb, words: Sequence[str]) -> int:
     """Import the verb's module and hand it its words; returns its exit code."""
     settle()
+    settle_output(verb in TELL_ONLY)
     try:
         module = importlib.import_module(verb.module)
     except ModuleNotFoundError as error:
@@ -107,6 +111,7 @@ def command() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code: 2 for a word that is no verb."""
+    settle_output()
     try:
         code = command.main(list(arguments), prog_name="noisyexp", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
+from noisyexp.cli.overrides import given_twice, parse
 from noisyexp.cli.sweep_space import (
     Sweeper,
     check_direction,
@@ -32,16 +34,25 @@ from noisyexp.cli.sweep_space import (
 )
 from noisyexp.errors import ConfigError
 from noisyexp.places import CONFIG_DIR
-from noisyexp.schema import build, closest
+from noisyexp.schema import build, closest, shown
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
+from noisyexp.training.device import chosen_device
+from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
 from noisyexp.training.run import RunSpec
 
 ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
 """Groups of choices, in the order of the help."""
+
+
+NOT_COMPOSED = (
+    HydraException, OmegaConfBaseException, YAMLError, RecursionError, AssertionError, OSError,
+    TypeError, AttributeError, KeyError,
+)  # fmt: skip
+"""What Hydra raises for words that it cannot make a configuration of."""
 
 
 class Groups:
@@ -86,21 +97,28 @@ def compose_config(overrides: list[str]) -> dict[str, Any]:
     return dict(check([*overrides])[0].plain)
 
 
-def check(overrides: list[str]) -> list[RunSpec]:
+def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
     """All runs that `overrides` ask for: one, or the product of a sweep.
+
+    Args:
+        overrides: of the command line.
+        once: whether a key that is given twice is a mistake; else the last one counts.
 
     Raises:
         ConfigError: with every mistake of every run.
     """
-    problems: list[str] = []
+    problems: list[str] = list(given_twice(overrides)) if once else []
     with hydra_session() as loader:
-        parsed = readable(_parse(overrides, loader, problems), problems)
+        parsed = readable(parse(overrides, loader, problems), problems)
         groups = Groups(loader, _searchpath(parsed))
-        parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
-        sweeper = _sweeper(parsed, loader, problems)
-        if sweeper is None:
-            raise ConfigError(problems)
-        parsed += _known_choices(readable(sweeper.params, problems), groups, problems)
+        try:
+            parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
+            sweeper = _sweeper(parsed, loader, problems)
+            if sweeper is None:
+                raise ConfigError(problems)
+            parsed += _known_choices(readable(sweeper.params, problems), groups, problems)
+        except (*NOT_COMPOSED, ValueError) as error:  # a search path that leads nowhere
+            raise ConfigError([*problems, _first_line(error)]) from error
         specs = []
         for job in jobs_of(parsed, sweeper, problems):
             spec = _check_job(job, groups, problems)
@@ -122,6 +140,7 @@ def spec_from_config(
         problems.append(_first_line(error))
         return None
     found: list[str] = []
+    _expand_homes(plain, found)
     run = build(RunConfig, plain, "", found)
     problems += without_echoes(found)
     task = _task_section(plain.get("task"), problems)
@@ -133,6 +152,9 @@ def spec_from_config(
         return None
     if run.training.cuda_graph:
         problems += _graph_checks(run, find_task(task.name), local)
+    needed = estimate(task, run.training, run.data.source)
+    if local and (excess := too_large(needed, chosen_device(run.device))):
+        problems.append(excess)
     if run.data.source == "generated" and find_task(task.name).makes_data:
         problems.append(f"data=generated: {task.name} always makes its data; leave data out")
     # From the typed sections: 1 and 1.0 are one learning rate, and one run.
@@ -148,6 +170,17 @@ def spec_from_config(
     if names.experiment is None:
         plain["row"] = None
     return RunSpec(run, task, plain, names, command)
+
+
+def _expand_homes(plain: dict[str, Any], problems: list[str]) -> None:
+    """Folders that begin with ~, which no shell has expanded."""
+    data: Any = plain.get("data")
+    for section, key, name in ((plain, "run_root", "run_root"), (data, "root", "data.root")):
+        text = section.get(key) if isinstance(section, dict) else None
+        if isinstance(text, str) and text.startswith("~"):
+            section[key] = os.path.expanduser(text)
+            if section[key].startswith("~"):
+                problems.append(f"{name}={text}: there is no such home folder")
 
 
 def without_echoes(problems: list[str]) -> list[str]:
@@ -189,6 +222,9 @@ def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
 
     if run.device == "cuda" and local and not torch.cuda.is_available():
         yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
+    cores = os.cpu_count() or 1
+    if run.threads is not None and run.threads > cores and local:
+        yield f"threads={run.threads}: this machine has {cores}"
     if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()) and local:
         yield "precision='fp16': needs a CUDA device; use bf16 or fp32"
     for extra, wanted in (
@@ -219,36 +255,20 @@ def _graph_checks(run: RunConfig, task: type[Task], local: bool) -> Iterator[str
         yield f"{graphs.KEY}: c is part of what is captured; use anneal.schedule=none"
 
 
-def _parse(overrides: list[str], loader: ConfigLoader, problems: list[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=loader)
-    parsed = []
-    for text in overrides:
-        try:
-            if text.startswith("="):
-                raise HydraException("no key")
-            parsed += parser.parse_overrides([text])
-        except HydraException:
-            problems.append(
-                f"{text!r}: cannot be read as key=value; quote values with blanks, commas or "
-                "brackets twice: \"key='a, b'\""
-            )
-    return parsed
-
-
 def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:
     """The overrides but those that choose a file which does not exist; these are reported."""
     kept = []
     for override in parsed:
-        key, values = override.key_or_group, _values(override)
+        key, wanted = override.key_or_group, _values(override)
         options = groups.options(key)
         allowed = ", ".join(options)
         if options and override.is_delete():
             problems.append(f"~{key}: a run needs one; choose from {allowed}")
             continue
-        if not values:
+        if not wanted:
             problems.append(f"{override.input_line}: a sweep over no value")
             continue
-        wrong = [value for value in values if options and value not in options]
+        wrong = [value for value in wanted if options and value not in options]
         for value in wrong:
             problems.append(f"{key}={value}: choose from {allowed}.{closest(value, options)}")
         kept += [] if wrong else [override]
@@ -266,7 +286,7 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         config = compose(
             ROOT_FILE, overrides=[*groups.searchpath, *choices], return_hydra_config=True
         )
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return []
     names = list(_dotted(config))
@@ -314,7 +334,7 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
         return Sweeper()
     try:
         config = compose(ROOT_FILE, overrides=own, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return None
     given = {override.key_or_group for override in parsed}
@@ -324,10 +344,20 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
 def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:
     try:
         config = compose(ROOT_FILE, overrides=job, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return None
-    choices = dict(config.hydra.runtime.choices)
+    try:
+        choices = dict(config.hydra.runtime.choices)
+        for word in job:  # Hydra would read these only when it starts the runs
+            key = word.partition("=")[0].lstrip("+~")
+            if key.startswith("hydra."):
+                OmegaConf.to_container(
+                    OmegaConf.create([OmegaConf.select(config, key)]), resolve=True
+                )
+    except (*NOT_COMPOSED, ValueError) as error:
+        problems.append(f"{shown(word)}: {_first_line(error)}")
+        return None
     with open_dict(config):
         del config["hydra"]
     task, scale = choices.get("task"), choices.get("scale")
@@ -342,4 +372,6 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
     key = getattr(error, "full_key", None)
-    return (f"{key}: " if key else "") + str(error).strip().splitlines()[0]
+    said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
+    lines = said.splitlines()
+    return (f"{key}: " if key else "") + lines[0]

@@ -16,7 +16,13 @@ from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError
 from noisyexp.fileio import atomic_write_text
-from noisyexp.pictures.catalogue import FIGURES, Picture, page, remove_stale
+from noisyexp.pictures.catalogue import (
+    Picture,
+    captions_page,
+    draw_figure,
+    figure_names,
+    remove_stale,
+)
 from noisyexp.places import project_root
 from noisyexp.schema import closest, option
 
@@ -36,24 +42,22 @@ def draw(arguments: Sequence[str], root: Path) -> None:
     """
     given = read_pairs(Arguments, arguments, {"names": []}, about=__doc__ or "", words="names")
     chosen = [f"fig{name}" if name.isdigit() else name for name in given.names]
-    unknown = [name for name in chosen if name not in FIGURES]
+    names = figure_names(root)
+    unknown = [name for name in chosen if name not in names]
     if unknown:
         raise ConfigError(
-            [
-                f"{name}: choose from {', '.join(FIGURES)}.{closest(name, FIGURES)}"
-                for name in unknown
-            ]
+            [f"{name}: choose from {', '.join(names)}.{closest(name, names)}" for name in unknown]
         )
     folder = root / "results" / "figures"
     drawn: dict[str, list[Picture]] = {}
-    for name in chosen or FIGURES:
-        drawn[name] = FIGURES[name](name, root)
+    for name in chosen or names:
+        drawn[name] = draw_figure(name, root)
         for picture in drawn[name]:
             print(f"wrote results/figures/{picture.stem}.svg and .png")
         for path in remove_stale(name, drawn[name], folder):
             print(f"removed {path.relative_to(root)}: no record has it any more")
     if not chosen:
-        atomic_write_text(folder / "README.md", page(drawn))
+        atomic_write_text(folder / "README.md", captions_page(drawn))
         print("wrote results/figures/README.md")
 
 

@@ -20,7 +20,8 @@ from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes
 from noisyexp.places import project_root
-from noisyexp.records.run_record import load_record, publish
+from noisyexp.records.publish import publish
+from noisyexp.records.run_record import load_record
 from noisyexp.report.pilot import TITLES, check_arms
 from noisyexp.schema import option
 

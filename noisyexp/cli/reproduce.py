@@ -23,9 +23,11 @@ from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError
 from noisyexp.places import CONFIG_DIR, project_root
 from noisyexp.records.agreement import mismatches
+from noisyexp.records.publish import publish
 from noisyexp.records.row_config import row_config
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import Record, load_record, load_records, publish
+from noisyexp.records.run_record import RunRecord, load_record, load_records
+from noisyexp.report.sheet import find_sheet, load_sheets
 from noisyexp.schema import option
 
 DEFAULTS = {"scale": "paper", "seeds": None}
@@ -35,15 +37,16 @@ DEFAULTS = {"scale": "paper", "seeds": None}
 class Arguments:
     """Of the command line."""
 
-    tables: list[str] = option("tables, as 2 or fig11")
+    tables: list[str] = option("tables or figures, as 2 or fig11")
     scale: str = option("paper, cpu or smoke")
     seeds: str | None = option("as 0,1,2; default: those of the row files")
 
 
-def _fits(record: Record) -> bool:
-    """Whether a record was made with the settings that its row file has now."""
-    assert record.experiment is not None
-    return not mismatches(record, row_config(record.experiment, record.scale))
+def _fits(record: RunRecord, row: Row) -> bool:
+    """Whether a record is a run of the row with the settings that its file has now."""
+    return record.experiment == row.experiment and not mismatches(
+        record, row, row_config(row.experiment, record.scale)
+    )
 
 
 def publish_run(run: Path, row: Row, root: Path) -> Path:
@@ -53,7 +56,7 @@ def publish_run(run: Path, row: Row, root: Path) -> Path:
         RecordError: it is a run of something else, or with other settings than the row's.
     """
     record = load_record(run, str(run))
-    if record.experiment != row.experiment or not _fits(record):
+    if not _fits(record, row):
         raise RecordError(f"{run} is not a run of {row.experiment} with the settings of its file")
     return publish(run, root / "results", replace=True)
 
@@ -71,13 +74,15 @@ def missing_runs(
     """
     # Runs on a stand-in for the row's data are no runs of the row.
     source = row_config(rows[0].experiment, scale)["data"]["source"]
+    by_name = {row.experiment: row for row in rows}
+    folders = {name.split("/")[0] for name in by_name}
     done = {
         (record.experiment, record.seed)
-        for record in load_records(root / "results" / "records")
-        if record.experiment in {row.experiment for row in rows}
+        for record in load_records(root / "results" / "records", folders)
+        if record.experiment in by_name
         and record.scale == scale
         and record.data == source
-        and _fits(record)
+        and _fits(record, by_name[record.experiment])
     }
     wanted = [(row, seed) for row in rows for seed in (row.seeds if seeds is None else seeds)]
     # Seed by seed: after an interruption the rows have seeds in common, which can be compared.
@@ -100,9 +105,12 @@ def reproduce(arguments: Sequence[str], root: Path) -> int:
         seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
     except ValueError:
         raise ConfigError([f"seeds={given.seeds}: expected whole numbers, as 0,1,2"]) from None
+    sheets = load_sheets(CONFIG_DIR.parent)
     failed: list[str] = []
     for name in map(folder_name, given.tables):
-        todo = missing_runs(load_rows(CONFIG_DIR / "experiment" / name), given.scale, seeds, root)
+        sheet = find_sheet(sheets, name)
+        rows = load_rows(CONFIG_DIR / "experiment" / sheet.rows)
+        todo = missing_runs(rows, given.scale, seeds, root)
         print(f"{name} at scale {given.scale}: {len(todo)} runs to do")
         for row, seed in todo:
             command = [f"experiment={row.experiment}", f"scale={given.scale}", f"seed={seed}"]
@@ -118,7 +126,7 @@ def reproduce(arguments: Sequence[str], root: Path) -> int:
                     failed.append(str(error))
         for reason in failed:
             print(f"not in the table: {reason}", file=sys.stderr)
-        code = make_table([name], root)
+        code = make_table([sheet.name], root)
         if code:
             return code
     return 1 if failed else 0

@@ -24,7 +24,9 @@ from noisyexp.cli.help import key_texts, long_text, short_text
 from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.fileio import explain
 from noisyexp.places import CONFIG_DIR
+from noisyexp.process import settle_output
 from noisyexp.training.finished import finished_record
 from noisyexp.training.processes import torchrun_size
 from noisyexp.training.run import RunSpec
@@ -42,6 +44,12 @@ HYDRA_FLAGS = (
 )
 SHOWS_RUN = {"--cfg", "-c", "--info", "-i"}
 """Flags that show a run: its overrides are checked. The others have words of their own."""
+
+WITH_WORD = {
+    "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--package", "-p", "--config-name",
+    "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--experimental-rerun",
+}  # fmt: skip
+"""Hydra's flags whose value may be the next word."""
 
 STARTS = ("task=", "experiment=")
 """A run needs one of them: the default task is the paper's and takes an hour."""
@@ -67,7 +75,7 @@ def main(argv: list[str]) -> int:
         print(short_text())
         return 0
     try:
-        argv = [spell_nan(argument) for argument in expand_sweeps(argv)]
+        argv = [spell_home(spell_nan(argument)) for argument in expand_sweeps(argv)]
         asked = [word for word in argv if not word.startswith("-")]
         if "--help" in argv or "-h" in argv:
             print(key_texts(asked) if asked else long_text())
@@ -79,11 +87,13 @@ def main(argv: list[str]) -> int:
     if any(argument in HYDRA_FLAGS for argument in argv):
         try:
             if SHOWS_RUN & set(argv):
-                check([word for word in argv if "=" in word and not word.startswith("-")])
+                check(_overrides_among(argv), once=True)
             _hydra(argv)
         except NoisyexpError as error:
             print(spoken(error), file=sys.stderr)
             return error.exit_code
+        except SystemExit as stop:  # Hydra has printed why
+            return 2 if stop.code else 0
         except ValueError as error:  # two flags that exclude each other, or act=null
             print(error, file=sys.stderr)
             return 2
@@ -96,7 +106,7 @@ def main(argv: list[str]) -> int:
             raise ConfigError(
                 [f"{flag}: no such option; see noisyexp run --help" for flag in unknown]
             )
-        specs = check(overrides)
+        specs = check(overrides, once=True)
         if multirun and torchrun_size() > 1:
             raise ConfigError(["torchrun does one run with all of its processes: leave out -m"])
         if len(specs) > 1 and not multirun:
@@ -117,6 +127,12 @@ def main(argv: list[str]) -> int:
         return 128 + signal.SIGINT
 
 
+def _overrides_among(argv: list[str]) -> list[str]:
+    """The words that are neither flags of Hydra nor values of them."""
+    pairs = zip(["", *argv], argv, strict=False)
+    return [word for before, word in pairs if word[:1] != "-" and before not in WITH_WORD]
+
+
 def spoken(error: Exception) -> str:
     """The message in the words that a person types, see `spell_nan`."""
     return str(error).replace("nan_normal", "nan")
@@ -135,6 +151,13 @@ def spell_nan(argument: str) -> str:
     return f"{key}=" + re.sub(r"(?i)(?<![\w.*/-])nan(?![\w.*/-])", "nan_normal", values)
 
 
+def spell_home(argument: str) -> str:
+    """`run_root=~/runs` and `data.root=~/data` with the home folder: no shell does it there."""
+    key, _, value = argument.partition("=")
+    homes = key.lstrip("+") in ("run_root", "data.root") and value.startswith("~")
+    return f"{key}={os.path.expanduser(value)}" if homes else argument
+
+
 def run_one(spec: RunSpec) -> int:
     """Run one job, print its result or the reason of its failure, and return its exit code."""
     return attempt(spec)[0]
@@ -151,7 +174,9 @@ def run_job(config: DictConfig) -> float:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    hydra_config, problems = HydraConfig.get(), list[str]()
+    settle_output(lossy=True)  # a worker has a standard output of its own
+    hydra_config = HydraConfig.get()
+    problems: list[str] = []
     command = ["run.py", *hydra_config.overrides.task]
     spec = spec_from_config(config, hydra_config.runtime.choices, command, problems)
     if spec is None or problems:
@@ -174,7 +199,7 @@ def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(f"run_root={root}: {error.strerror or error}; choose another", file=sys.stderr)
+        print(f"run_root={root}: {explain(error)}", file=sys.stderr)
         return 1
     announce_sweep()
     sweep = Sweep(root, argv, specs)

@@ -9,8 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+)
+from hydra.core.override_parser.types import (
+    Sweep as Values,
+)
 from hydra.errors import HydraException
+
+from noisyexp.schema import shown
 
 MAX_JOBS = 10_000
 
@@ -77,15 +87,27 @@ def check_direction(sweeper: Sweeper, task: Any, problems: list[str]) -> None:
 
 
 def size_of(override: Override) -> int:
-    """Values of an override, counted and not listed; an interval has its two ends."""
+    """Values of an override, counted and not listed; an interval has its two ends.
+
+    Raises:
+        ValueError: it is no sweep that can be counted.
+    """
+    value = override._value
     if not override.is_sweep_override():
         return 1
-    value = override.value()
     if isinstance(value, IntervalSweep):
         return 2
+    if isinstance(value, ChoiceSweep):
+        if any(isinstance(item, Values) for item in value.list):
+            raise ValueError("one sweep inside another")
+        return len(value.list)
     if isinstance(value, RangeSweep):
-        start, stop, step = float(value.start or 0), float(value.stop or 0), float(value.step)
-        return max(math.ceil((stop - start) / step), 0) if step else MAX_JOBS + 1
+        start, stop, step = value.start or 0, value.stop or 0, value.step
+        if not step or not all(math.isfinite(number) for number in (start, stop, step)):
+            raise ValueError("a range needs finite ends and a step that is not 0")
+        if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+            return max(0, -((start - stop) // step))
+        return max(0, math.ceil((float(stop) - float(start)) / float(step)))
     return sum(1 for _ in override.sweep_string_iterator())
 
 
@@ -110,10 +132,16 @@ def readable(parsed: list[Override], problems: list[str]) -> list[Override]:
                 name, _, values = str(line).partition("=")
                 inside = f"; quote the values for its sweeper: '{name}=\"{values}\"'"
             problems.append(f"{line}: Hydra's own keys cannot be swept over{inside}")
-        elif size_of(override) > MAX_JOBS:
-            problems.append(f"{line}: {size_of(override):,} runs; at most {MAX_JOBS:,} at a time")
         else:
-            kept.append(override)
+            try:
+                size = size_of(override)
+            except (ValueError, OverflowError) as error:
+                problems.append(f"{shown(line)}: no such sweep ({error})")
+                continue
+            if size > MAX_JOBS:
+                problems.append(f"{line}: {size:,} runs; at most {MAX_JOBS:,} at a time")
+            else:
+                kept.append(override)
     return kept
 
 

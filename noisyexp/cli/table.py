@@ -6,7 +6,7 @@ Examples:
     noisyexp table                    # all that have records
     noisyexp table 2
     noisyexp table 2 compare=true       # exit 1 if the files on disk differ
-    noisyexp table summary            # the claims of results/claims.yaml
+    noisyexp table summary            # the claims of all sheets
     noisyexp table grid_ptb_char      # the runs that chose sigma
 """
 
@@ -25,21 +25,21 @@ from noisyexp.records.deviations import load_deviations
 from noisyexp.records.row_config import row_config
 from noisyexp.records.row_files import Row, load_rows
 from noisyexp.records.run_record import load_records
-from noisyexp.report.claims import headlines, load_claims, summary
+from noisyexp.report.claims import headlines, summary
 from noisyexp.report.image_bootstrap import image_blocks
-from noisyexp.report.learning_points import LEARNING, learning_blocks
+from noisyexp.report.learning_points import learning_blocks
 from noisyexp.report.pilot import TITLES, pilot_page
 from noisyexp.report.readme_marks import between_marks, with_summary
 from noisyexp.report.render import to_csv, to_markdown
+from noisyexp.report.sheet import Sheet, find_sheet, load_sheets
 from noisyexp.report.table import Compose, Section, Table, build_table
 from noisyexp.report.verdict import FEWEST_SEEDS, TOO_FEW
-from noisyexp.schema import closest, option
-from noisyexp.tasks import find_task
+from noisyexp.schema import option
 
 SUMMARY = "summary"
 SUMMARY_RULE = (
-    "Made by `noisyexp table summary` from `results/claims.yaml` and the run "
-    "records. Each line is at the paper's scale where both rows have two seeds there, else at the "
+    "Made by `noisyexp table summary` from the claims of `configs/sheet` and the run records. "
+    "Each line is at the paper's scale where both rows have two seeds there, else at the "
     "scale with most seeds. 'holds' if the 95 % interval of the difference over common seeds lies "
     "on the side of the claim, 'reversed' if on the other, 'not shown' if it contains 0, and "
     f"'{TOO_FEW}' if fewer than {FEWEST_SEEDS} are common. The verdict is that of one line alone; "
@@ -50,35 +50,31 @@ SUMMARY_RULE = (
 )
 
 
-def table_names(root: Path) -> list[str]:
-    """Folders of row files, "table2" or "fig11"."""
-    return sorted(path.name for path in (root / "configs" / "experiment").iterdir())
-
-
 def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     """The files of table `name` and their contents; nothing is written.
 
     Args:
-        name: folder below `configs/experiment`, "table2".
+        name: of the sheet, "table2".
         root: the repository.
         compose: resolved config of an experiment at a scale.
 
     Raises:
-        RecordError: no such table, or a row file, record or ledger that cannot be used.
+        RecordError: no such table, or a sheet, row file, record or ledger that cannot be used.
     """
     if name == SUMMARY:
         return make_summary(root, compose)
     kind, _, task = name.partition("_")
     if kind in TITLES and task:
         return make_pilot(kind, task, root / "results")
-    table, rows = compute(name, root, compose)
+    sheet = find_sheet(load_sheets(root), name)
+    table, rows = compute(sheet, root, compose)
     results = root / "results"
     used = [r for section in table.sections for line in section.lines for r in line.records]
-    more = learning_blocks(LEARNING[name], rows, used) if name in LEARNING else []
+    more = learning_blocks(sheet.learning, rows, used) if sheet.learning else []
     more += image_blocks(rows, used)
     text = to_markdown(table, more)
     files = {results / f"{name}.md": text, results / f"{name}.csv": to_csv(table)}
-    readme = root / "results" / "README.md"
+    readme = results / "README.md"
     if readme.exists():
         run = [shown_lines(s) for s in table.sections if any(line.records for line in s.lines)]
         shown = to_markdown(replace(table, sections=tuple(run) or table.sections), more)
@@ -94,10 +90,9 @@ def shown_lines(section: Section) -> Section:
 
 def make_summary(root: Path, compose: Compose) -> dict[Path, str]:
     """results/summary.md, and the headline claims in the README, from all claims and records."""
-    claims = load_claims(root / "results" / "claims.yaml")
-    names = dict.fromkeys(claim.row.split("/")[0] for claim in claims)
-    tables = {name: compute(name, root, compose)[0] for name in names}
-    shown, short = summary(claims, tables), headlines(claims, tables)
+    sheets = [sheet for sheet in load_sheets(root).values() if sheet.claims]
+    pairs = [(sheet, compute(sheet, root, compose)[0]) for sheet in sheets]
+    shown, short = summary(pairs), headlines(pairs)
     page = f"# What the paper claims and what we found\n\n{SUMMARY_RULE}\n\n{shown}\n"
     readme = root / "README.md"
     text = between_marks(readme.read_text(encoding="utf-8"), SUMMARY, short + "\n")
@@ -114,25 +109,19 @@ def make_pilot(kind: str, task: str, results: Path) -> dict[Path, str]:
     records = load_records(results / "records" / name)
     if not records:
         raise RecordError(f"{name}: no records in results/records/{name}")
-    selection = find_task(task).selection
+    selection = records[0].selection or ""
     return {
         results / f"{name}.md": pilot_page(kind, task, records, selection, f"noisyexp table {name}")
     }
 
 
-def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
-    """Table `name` and its rows, from the records.
+def compute(sheet: Sheet, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
+    """The table of a sheet and its rows, from the records of these rows alone.
 
     Raises:
         RecordError: as `make_table`.
     """
-    experiments = root / "configs" / "experiment"
-    if not (experiments / name).is_dir():
-        known = table_names(root)
-        raise RecordError(
-            f"no table {name!r}; there are {', '.join(known) or 'none'}.{closest(name, known)}"
-        )
-    rows = load_rows(experiments / name)
+    rows = load_rows(root / "configs" / "experiment" / sheet.rows)
     # A configuration file such as ptb_medium may belong to the folder of another name.
     firsts = {row.task: row.experiment for row in reversed(rows)}
     tasks = {
@@ -143,11 +132,9 @@ def compute(name: str, root: Path, compose: Compose) -> tuple[Table, list[Row]]:
         task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
         for task, folder in tasks.items()
     }
-    records = load_records(root / "results" / "records")
     table = build_table(
-        name, rows, records, compose, ledgers,
-        command=f"noisyexp table {name}",
-        limits=find_task(next(iter(tasks.values()))).solved,
+        sheet.name, rows, load_records(root / "results" / "records", [sheet.rows]), compose,
+        ledgers, command=f"noisyexp table {sheet.name}", limits=sheet.solved, title=sheet.title,
     )  # fmt: skip
     return table, rows
 
@@ -167,9 +154,10 @@ def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
     )
     code = 0
     records = root / "results" / "records"
-    run = [name for name in table_names(root) if (records / name).is_dir()]
+    sheets = load_sheets(root)
+    run = [name for name, sheet in sheets.items() if (records / sheet.rows).is_dir()]
     run += sorted(path.name for kind in TITLES for path in records.glob(f"{kind}_*"))
-    if (root / "results" / "claims.yaml").exists():
+    if any(sheet.claims for sheet in sheets.values()):
         run.append(SUMMARY)
     for name in given.names or run:
         for path, text in make_table(folder_name(name), root, compose).items():
@@ -186,7 +174,7 @@ def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
 
 
 def folder_name(name: str) -> str:
-    """The folder of row files that a person means: 2 is table2."""
+    """The sheet that a person means: 2 is table2."""
     return f"table{name}" if name.isdigit() else name
 
 

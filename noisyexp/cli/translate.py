@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from noisyexp.cli.arguments import read_pairs
-from noisyexp.cli.verb import check_task, exit_code_of, writing
+from noisyexp.cli.verb import check_task, exit_code_of, print_text, writing
 from noisyexp.data.moses import detokenise, tokenise
 from noisyexp.data.parallel import EOS, UNK
 from noisyexp.errors import RecordError
@@ -59,7 +59,7 @@ def read_lines(path: str | None) -> list[str]:
     """
     try:
         content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # a mark at the beginning is no word
     except (OSError, UnicodeDecodeError) as error:
         name = "standard input" if path is None else f"input={path}"
         raise RecordError(f"{name}: cannot be read as UTF-8 text ({error})") from error
@@ -69,12 +69,17 @@ def read_lines(path: str | None) -> list[str]:
 def translate(
     task: NMT, model: Translator, lines: Iterable[str], beam: int | None
 ) -> tuple[list[list[str]], list[Hypothesis]]:
-    """Source words and best hypothesis of each line."""
+    """Source words and best hypothesis of each line; that of a line without words is empty."""
     sources = [tokenise(line, "en").split() for line in lines]
     vocab, config = task.corpus.source.vocab, task.config
     ids = [vocab.lookup_indices(words) for words in sources]
-    best = search(model, ids, beam or config.beam, config.decode_words, torch.device("cpu"))
-    return sources, best
+    filled = [line for line in ids if line]
+    found = iter(
+        search(model, filled, beam or config.beam, config.decode_words, torch.device("cpu"))
+        if filled
+        else []
+    )
+    return sources, [next(found) if line else Hypothesis([], 0.0, True) for line in ids]
 
 
 def warn(task: NMT, best: Sequence[Hypothesis], texts: Sequence[str]) -> None:
@@ -118,14 +123,17 @@ def run(arguments: Sequence[str]) -> None:
     written = "".join(f"{text}\n" for text in shown)
     with writing("standard output" if given.output is None else f"output={given.output}"):
         if given.output is None:
-            print(written, end="", flush=True)
+            print_text(written)
         else:
             Path(given.output).write_text(written, "utf-8")
     warn(loaded.task, best, texts)
-    if given.attention is not None and best:
+    if given.attention is not None and best and best[0].attention is not None:
         draw(sources[0], texts[0], best[0], Path(given.attention))
     elif given.attention is not None:
-        print("attention: no sentence was given, so there is no picture", file=sys.stderr)
+        print(
+            "attention: no sentence was given in the first line, so there is no picture",
+            file=sys.stderr,
+        )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from noisyexp.errors import NoisyexpError, RecordError
-from noisyexp.fileio import read_json
+from noisyexp.fileio import ADVICE, explain, read_json
 
 
 def exit_code_of(function: Callable[[], int | None]) -> int:
@@ -22,6 +22,23 @@ def exit_code_of(function: Callable[[], int | None]) -> int:
     except NoisyexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        print(f"error: {where}{explain(error)}", file=sys.stderr)
+        return 1
+
+
+def print_text(text: str) -> None:
+    """Print a result as UTF-8, as its input was read, whatever the locale says."""
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:  # somebody's own stream of text
+        sys.stdout.write(text)
+    else:
+        buffer.write(text.encode("utf-8"))
+    sys.stdout.flush()
 
 
 def check_task(folder: Path, name: str) -> None:
@@ -46,4 +63,4 @@ def writing(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecordError(f"{what}: cannot be written ({error})") from error
+        raise RecordError(f"{what}: cannot be written ({explain(error)})") from error

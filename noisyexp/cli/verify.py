@@ -2,7 +2,8 @@
 
 The record's command is composed again, its names, configuration and data are compared with the
 recorded ones, and the first epochs (up to a validation each) are trained in a temporary folder.
-With as many epochs as the record has, the final numbers are compared, too.
+With as many epochs as the record has, the final numbers are compared, too; with fewer, the command
+says what it did not compare.
 
 Examples:
     noisyexp verify results/records/table5/reference-cpu-seed0.json
@@ -11,10 +12,10 @@ Examples:
 
 from __future__ import annotations
 
-import math
+import os
 import sys
 import tempfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,15 @@ from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.compose import check
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import NoisyexpError, RecordError
-from noisyexp.fileio import read_json
 from noisyexp.records.agreement import disagreements
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.comparison import BLOCKS, Comparison, compare_curves, compare_results
+from noisyexp.records.run_record import RunRecord, load_record, read_run_json
+from noisyexp.records.schema import FINISHED
 from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.device import setup_torch
-from noisyexp.training.folder import config_hash
-from noisyexp.training.record import ARITHMETIC, describe_machine
+from noisyexp.training.record import ARITHMETIC_OF_TASKS, describe_machine, describe_task
 from noisyexp.training.run import RunSpec, build_trainer, execute
 from noisyexp.training.trainer import Trainer
 
@@ -53,17 +54,16 @@ class StopAfter(Callback):
         trainer.stop = trainer.stop or trainer.epoch >= self.epochs
 
 
-def compose(record: Record, folder: Path) -> RunSpec:
+def compose(record: RunRecord, folder: Path) -> RunSpec:
     """The run of `record` as this version of the code would do it, in `folder`.
 
     Raises:
-        RecordError: the record's hash or names are not those of its own configuration or command,
-            or a setting that record and code both know has another value now.
+        RecordError: the record's names are not those of its command, or a setting that record and
+            code both know has another value now.
     """
-    if config_hash(record.config) != record.config_hash:
-        raise RecordError(f"{record.name}: config and config_hash do not belong together")
     words = [word for word in record.command[1:] if not word.startswith(("run_root=", "logger"))]
-    threads = record.machine.get("threads")
+    recorded = record.machine.get("threads")
+    threads = min(recorded, os.cpu_count() or 1) if recorded else None
     own = [f"run_root={folder}", "progress=off", f"threads={threads or 'null'}"]
     specs = check([*words, *own])
     if len(specs) != 1:
@@ -102,86 +102,83 @@ def check_data(spec: RunSpec, recorded: Mapping[str, str]) -> Task:
     return task
 
 
-def retrain(spec: RunSpec, task: Task, epochs: int) -> list[dict[str, Any]]:
-    """Curve of the first epochs."""
+def retrain(spec: RunSpec, task: Task, epochs: int) -> dict[str, Any]:
+    """Size of the model and curve of the first epochs, as a record has them."""
     spec.folder.mkdir(parents=True)
     trainer = build_trainer(spec, task, setup_torch(spec.config), [StopAfter(epochs)])
     trainer.fit()
-    return trainer.curve
+    return {**describe_task(task, trainer.model), "curve": trainer.curve}
 
 
-def differences(
-    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], metrics: Container[str]
-) -> tuple[float, list[str]]:
-    """Largest relative difference of two curves, and a line for every number that is not equal.
-
-    A number of one side alone, or that is finite on one side alone, is infinitely far. What the
-    code measures now and did not when the record was made is no difference, unless it is one of
-    `metrics`.
-
-    Args:
-        old: the record's entries.
-        new: those of the new run.
-        metrics: names that the record says it has.
-    """
-    if len(old) != len(new):
-        return math.inf, [f"{len(old)} entries recorded, {len(new)} now"]
-    largest, lines = 0.0, []
-    for before, after in zip(old, new, strict=True):
-        for key in [*before, *(k for k in after if k in metrics and k not in before)]:
-            a, b = (_number(side.get(key)) for side in (before, after))
-            if a == b and key in before and key in after:
-                continue
-            apart = math.inf if a is None or b is None else abs(a - b) / max(abs(a), abs(b))
-            largest = max(largest, apart)
-            lines.append(f"{key} after update {before.get('step', 0):,}: {a} recorded, {b} now")
-    return largest, lines
-
-
-def _number(value: Any) -> float | None:
-    """The value as records have it: null if it is not finite."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def moved(record: Record, device: torch.device) -> list[str]:
-    """Reasons against equal bits: another machine, number of threads, torch or rounding."""
+def moved(record: RunRecord, device: torch.device) -> list[str]:
+    """Reasons against equal bits: another machine, number of threads, torch, or order of sums."""
     now = describe_machine(device)
     pairs = [(key, record.machine.get(key), now.get(key)) for key in ("device", "name", "threads")]
     pairs.append(("torch", record.versions.get("torch"), torch.__version__))
-    pairs.append(("arithmetic", record.versions.get("arithmetic", "1"), str(ARITHMETIC)))
-    return [f"{key} was {old}, is {new}" for key, old, new in pairs if old != new]
+    reasons = [f"{key} was {old}, is {new}" for key, old, new in pairs if old != new]
+    made = int(record.versions.get("arithmetic", "1"))
+    now_made = ARITHMETIC_OF_TASKS.get(record.task, 1)
+    if made < now_made:
+        reasons.append(f"arithmetic was {made}, is {now_made}")
+    return reasons
 
 
 def verify(path: Path, epochs: int, tolerance: float | None) -> int:
-    """Repeat the beginning, or all, of one record and print the verdict; returns the exit code."""
-    record = load_record(path, str(path))
+    """Repeat the beginning, or all, of one record and print the verdict; returns the exit code.
+
+    Raises:
+        RecordError: it is no record, or of a run that did not end, or cannot be repeated here.
+    """
+    record = load_record(path)
+    if record.status not in FINISHED:
+        raise RecordError(f"{path}: status is {record.status}; only a run that ended is repeated")
     whole = epochs >= len(record.curve)
     with tempfile.TemporaryDirectory() as folder:
         spec = compose(record, Path(folder))
-        task = check_data(spec, read_json(path).get("data_files") or {})
-        if whole:
-            again = execute(spec).record
-            curve, old = [*again["curve"], again.get("final") or {}], [*record.curve, record.final]
-        else:
-            curve, old = retrain(spec, task, epochs), [*record.curve[:epochs]]
+        task = check_data(spec, record.data_files)
+        again = execute(spec).record if whole else retrain(spec, task, epochs)
         places = moved(record, setup_torch(spec.config))
-    largest, lines = differences(old, curve, record.metrics)
-    if whole and again["status"] != record.status:
-        largest, lines = math.inf, [*lines, f"{record.status} recorded, {again['status']} now"]
-    trained = f"{len(curve) - whole} of {len(record.curve)} validations"
-    rest = " and the final numbers" if whole else ""
-    if not whole:
-        trained += f"; the final numbers need epochs={len(record.curve)}"
-    if not lines:
-        print(f"{path}: equal bit for bit over {trained}{rest}")
+    recorded = read_run_json(path, str(path))
+    found = compare_curves(recorded["curve"][: None if whole else epochs], again["curve"],
+                           record.metrics)  # fmt: skip
+    compared = ["status", *BLOCKS] if whole else ["parameters"]
+    compare_results(found, recorded, again, compared)
+    return report(str(path), record, found, places, tolerance, _scope(record, epochs, found))
+
+
+def _scope(record: RunRecord, epochs: int, found: Comparison) -> str:
+    """What was trained and compared, and what was not."""
+    entries = len(record.curve)
+    text = f"{found.numbers:,} values, {min(epochs, entries)} of {entries} validations"
+    if epochs >= entries:
+        return f"{text} and the final numbers"
+    left = [key for key in ("best", "final", "findings") if getattr(record, key)]
+    return (
+        f"{text}; not compared: the later validations, {', '.join(left)}, "
+        f"which need epochs={entries}"
+    )
+
+
+def report(
+    name: str,
+    record: RunRecord,
+    found: Comparison,
+    places: Sequence[str],
+    tolerance: float | None,
+    scope: str,
+) -> int:
+    """Print the verdict on what was compared; returns the exit code."""
+    if not found.lines:
+        print(f"{name}: equal bit for bit over {scope}")
         return 0
-    print("\n".join(lines))
+    print("\n".join(found.lines))
     code = str(record.code.get("commit"))[:12]
     print("; ".join(places) or f"machine, threads and torch are the same; the code was {code}")
     # On the same machine a tolerance would hide that the code now does something else.
     limit = tolerance if tolerance is not None else TOLERANCE if places else 0.0
+    largest = found.largest
     word = "within" if largest <= limit else "beyond"
-    print(f"{path}: apart by up to {100 * largest:.3g} %, {word} {100 * limit:g} %, over {trained}")
+    print(f"{name}: apart by up to {100 * largest:.3g} %, {word} {100 * limit:g} %, over {scope}")
     if word == "within":
         print(
             "Units differ by as little in their first epochs: this shows that the code trains as it"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisyexp.errors import DataError
-from noisyexp.fileio import sha256_file
+from noisyexp.fileio import explain, sha256_file
 
 _BLOCK = 1 << 16
 _OFFLINE_VARIABLES = ("NOISYEXP_OFFLINE", "HF_HUB_OFFLINE")
@@ -99,7 +99,7 @@ def resolve(
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise DataError(f"{target}: cannot be read ({_reason(error)})") from error
+        raise DataError(f"{target}: cannot be read ({explain(error)})") from error
     else:
         if found != (found[0] if file.size is None else file.size, file.sha256):
             raise DataError(_wrong_file(file, target, *found))
@@ -123,6 +123,7 @@ def download(
         DataError: no mirror gave the right content, or the folder cannot be written.
     """
     failures = []
+    missing = [folder for folder in target.parents if not folder.exists()]
     for mirror in file.mirrors:
         try:
             _download_from(mirror, file, target, timeout_s, progress)
@@ -130,12 +131,21 @@ def download(
         except _MirrorFailedError as failure:
             failures.append(f"  {_where(mirror)}: {failure}")
         except OSError as error:
+            _remove_empty(missing)
             raise DataError(
-                f"{target}: cannot be written ({_reason(error)}). Free some space there, or set "
-                "the environment variable NOISYEXP_DATA to a folder that can be written."
+                f"{target}: cannot be written ({explain(error)}). The environment variable "
+                "NOISYEXP_DATA names another folder for data."
             ) from error
+    _remove_empty(missing)
     tried = "\n".join(failures) or "  (no mirror is known)"
     raise DataError(f"{target}: no mirror gave the file.\n{tried}\n{_advice(file)}")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Take away the folders that were made for nothing, as after a mistyped data.root."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _download_from(

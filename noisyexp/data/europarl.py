@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import IO
 from noisyexp.data.download import RemoteFile, Source, resolve
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
+from noisyexp.fileio import explain
 
 LANGUAGES = ("en", "fr")
 CORPORA = ("full", "any")
@@ -54,7 +56,7 @@ class TextFile:
             with self._open() as file:
                 for line in islice(file, limit):
                     yield line.removesuffix(b"\n").decode("utf-8")
-        except (OSError, EOFError, KeyError, ValueError, tarfile.TarError) as error:
+        except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zlib.error) as error:
             raise DataError(f"{self.path}: cannot be read ({error}). Put the right file there.") \
                 from error  # fmt: skip
 
@@ -196,6 +198,10 @@ def europarl(root: Path, corpus: str, offline: bool | None = None) -> dict[str, 
     folder = root / "europarl"
     plain = {language: folder / f"europarl-v7.fr-en.{language}" for language in LANGUAGES}
     sample = {language: folder / f"europarl-v7.sample5.{language}.gz" for language in LANGUAGES}
+    try:
+        (folder / ARCHIVE.name).exists()
+    except OSError as error:  # a folder that may not be looked into
+        raise DataError(f"{folder}: cannot be read ({explain(error)})") from error
     if all(path.is_file() for path in plain.values()):
         return {k: _checked(root, path, UNPACKED[k]) for k, path in plain.items()}
     here = (root / ARCHIVE.name).is_file()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 from noisyexp.data.download import RemoteFile, Source, download, is_offline, resolve
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
-from noisyexp.fileio import sha256_file
+from noisyexp.fileio import check_regular, explain, sha256_file
 
 ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 ARCHIVE = "flickr8k/Flickr8k_Dataset.zip"
@@ -140,8 +139,11 @@ class ImageArchive:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return [archive.read(self.members[name]) for name in names]
-        except (OSError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{self.path}: {error}; delete it and run again") from error
+        except Exception as error:  # damaged, encrypted, packed by another method: almost anything
+            raise DataError(
+                f"{self.path}: images cannot be unpacked ({error}); it was left as it is.\n"
+                f"{_advice()}"
+            ) from error
 
 
 def open_images(root: Path, offline: bool | None = None) -> ImageArchive:
@@ -155,14 +157,20 @@ def open_images(root: Path, offline: bool | None = None) -> ImageArchive:
         DataError: missing and not to be had, damaged, or without some of the 8,091 images.
     """
     path = root / ARCHIVE
-    if not path.is_file():
+    try:
+        check_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
         if is_offline() if offline is None else offline:
-            raise DataError(f"{path}: the file is missing and downloads are off.\n{_advice()}")
+            raise DataError(
+                f"{path}: the file is missing and downloads are off.\n{_advice()}"
+            ) from None
         _download(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({explain(error)})") from error
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise DataError(f"{path}: {error}; it was left as it is.\n{_advice()}") from error
     members = {
         entry.rsplit("/", 1)[-1]: entry

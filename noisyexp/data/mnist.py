@@ -23,6 +23,7 @@ from torch import Tensor
 
 from noisyexp.data.download import RemoteFile, Source, resolve
 from noisyexp.errors import DataError
+from noisyexp.fileio import check_regular, explain
 
 ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist"
 HUB_ID = "ylecun/mnist"
@@ -147,9 +148,14 @@ def _content(file: RemoteFile, root: Path, offline: bool | None) -> bytes:
     packed = root / f"{file.name}.gz"
     advice = "It was left as it is: delete it and run again, or put the right file there."
     try:
-        content = gzip.decompress(packed.read_bytes())
+        check_regular(packed)
+        bytes_there = packed.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return resolve(file, root, offline=offline).read_bytes()
+    except OSError as error:
+        raise DataError(f"{packed}: cannot be read ({explain(error)})") from error
+    try:
+        content = gzip.decompress(bytes_there)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{packed}: cannot be unpacked ({error}). {advice}") from error
     sha256 = hashlib.sha256(content).hexdigest()

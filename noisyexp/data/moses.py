@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import multiprocessing
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -22,7 +23,7 @@ from typing import Any
 from noisyexp.data.europarl import TextFile
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.fileio import atomic_write_bytes, explain
 
 FORMAT = 1
 PIECE = 20_000
@@ -71,7 +72,7 @@ def read_pieces(pieces: Iterable[Path], limit: int | None = None) -> Iterator[st
     for piece in pieces:
         try:
             lines = gzip.decompress(piece.read_bytes()).decode("utf-8").split("\n")
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(
                 f"{piece}: cannot be read ({error}). Delete it and run again: it is made again."
             ) from error
@@ -139,8 +140,8 @@ def _write(path: Path, content: bytes) -> None:
         atomic_write_bytes(path, content)
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot be written ({error}). Free some space there, or set the "
-            "environment variable NOISYEXP_CACHE to a folder that can be written."
+            f"{path.parent}: cannot be written ({explain(error)}). The environment variable "
+            "NOISYEXP_CACHE names another folder for caches."
         ) from error
 
 

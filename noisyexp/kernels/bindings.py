@@ -155,6 +155,13 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
+def _load() -> ctypes.CDLL:
+    try:
+        return _declare(ctypes.CDLL(str(build())))
+    except (OSError, AttributeError):  # of another C library, or of another version of this code
+        return _declare(ctypes.CDLL(str(build(again=True))))
+
+
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None with one warning a process when they cannot be had.
 
@@ -164,7 +171,7 @@ def library() -> ctypes.CDLL | None:
         return None
     if "library" not in _state:
         try:
-            _state["library"] = _declare(ctypes.CDLL(str(build())))
+            _state["library"] = _load()
         except (BuildError, OSError) as error:
             _state["library"] = None
             notice(str(error))

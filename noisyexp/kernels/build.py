@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from noisyexp.places import cache_folder
+from noisyexp.kernels.kept import find_or_make, say
 
 SOURCES = Path(__file__).parent / "src"
 
@@ -48,10 +47,20 @@ class BuildError(RuntimeError):
     """No compiler, or none of the flag sets works; the message says what was tried."""
 
 
+def compiler_command() -> list[str] | None:
+    """The C compiler as words of a command: $CC, as in CC="ccache gcc", else cc, gcc or clang."""
+    given = os.environ.get("CC", "").strip()
+    for words in [shlex.split(given)] if given else [["cc"], ["gcc"], ["clang"]]:
+        path = shutil.which(words[0])
+        if path:
+            return [path, *words[1:]]
+    return None
+
+
 def find_compiler() -> str | None:
-    """Path of the C compiler: $CC, else cc, gcc or clang on the path."""
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
-    return next((path for name in names if (path := shutil.which(name))), None)
+    """Path of the program that `compiler_command` calls."""
+    command = compiler_command()
+    return command[0] if command else None
 
 
 def _processor() -> str:
@@ -63,16 +72,17 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def library_name(compiler: str) -> str:
-    """File name of the library that `compiler` makes of these sources on this machine."""
+def library_name(command: Sequence[str]) -> str:
+    """File name of the library that the compiler makes of these sources on this machine."""
     digest = hashlib.blake2b(digest_size=12)
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
-    resolved = Path(compiler).resolve()
+    programs = [Path(path).resolve() for word in command if (path := shutil.which(word))]
     parts = (
         FLAG_SETS,
         sorted(PARTS.items()),
-        (str(resolved), resolved.stat().st_mtime_ns),
+        list(command),
+        [(str(program), program.stat().st_mtime_ns) for program in programs],
         _processor(),
         platform.system(),
     )
@@ -80,60 +90,49 @@ def library_name(compiler: str) -> str:
     return f"kernels-{digest.hexdigest()}.so"
 
 
-def build() -> Path:
-    """Path of the compiled library; compiles when it is not in the cache.
+def build(again: bool = False) -> Path:
+    """Path of the compiled library; compiles when it is not in the cache, or not whole there.
+
+    Args:
+        again: compile in any case: what is there cannot be loaded.
 
     Raises:
         BuildError: no compiler was found, or it failed with every set of flags.
     """
-    compiler = find_compiler()
-    if compiler is None:
-        raise BuildError("no C compiler found (looked for $CC, cc, gcc, clang)")
-    name = library_name(compiler)
-    try:
-        path = cache_folder() / name
-        if path.is_file():
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=path.parent)
-    except (OSError, RuntimeError):  # a read-only home, or none: keep it for this process only
-        folder = tempfile.mkdtemp(prefix="noisyexp-")
-        path = Path(folder) / name
-    fresh = Path(folder) / f"new-{name}"
-    print(
-        "noisyexp: compiling its kernels for this processor, once; about 10 seconds on two cores",
-        file=sys.stderr,
-    )
-    try:
-        _compile(compiler, fresh)
-        os.replace(fresh, path)
-    finally:
-        if path.parent != Path(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-    return path
+    command = compiler_command()
+    if command is None:
+        raise BuildError(
+            f"no C compiler found (looked for {os.environ.get('CC') or 'cc, gcc, clang'})"
+        )
+
+    def compile(target: Path) -> None:
+        say("compiling the kernels for this processor, once; about 10 seconds on two cores")
+        _compile(command, target)
+
+    return find_or_make(library_name(command), _processor(), compile, again)
 
 
-def _compile(compiler: str, target: Path) -> None:
+def _compile(compiler: Sequence[str], target: Path) -> None:
     errors = []
     for flags in FLAG_SETS:
         error = _try(compiler, flags, target)
         if error is None:
             return
         errors.append(error)
-    raise BuildError(f"{compiler} failed: {errors[-1].strip()[-500:]}")
+    raise BuildError(f"{' '.join(compiler)} failed: {errors[-1].strip()[-500:]}")
 
 
-def _try(compiler: str, flags: Sequence[str], target: Path) -> str | None:
+def _try(compiler: Sequence[str], flags: Sequence[str], target: Path) -> str | None:
     """Compile with one set of flags, all parts side by side; None, or what the compiler said."""
     objects = {part: target.with_name(f"{target.name}-{part}.o") for part in PARTS}
     source = str(SOURCES / "kernels.c")
     errors = _run(
-        [compiler, *flags, *PARTS[part], f"-DPART={part}", "-c", source, "-o", str(path)]
+        [*compiler, *flags, *PARTS[part], f"-DPART={part}", "-c", source, "-o", str(path)]
         for part, path in objects.items()
     )
     if errors is None:
         linked = map(str, objects.values())
-        errors = _run([[compiler, *flags, "-o", str(target), *linked, "-lm"]])
+        errors = _run([[*compiler, *flags, "-o", str(target), *linked, "-lm"]])
     for path in objects.values():
         path.unlink(missing_ok=True)
     return errors

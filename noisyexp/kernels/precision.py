@@ -57,15 +57,15 @@ def to_float(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
-def result_dtype(half: torch.dtype, state: Tensor, like: str) -> torch.dtype:
+def result_dtype(half: torch.dtype, state: Tensor, always: bool) -> torch.dtype:
     """The dtype of what torch's own layer or cell returns.
 
     Args:
         half: see `half_dtype`.
         state: the first state, c of an LSTM.
-        like: "lstm" or "gru" for layers, "cell" for both cells.
+        always: whether on a processor it is `half` whatever the state, as of an LSTM layer.
     """
-    if state.device.type != "cpu" or like == "lstm":
+    if state.device.type != "cpu" or always:
         return half
     # Of products in half precision and states in theirs, one after the other.
     return torch.promote_types(half, state.dtype)

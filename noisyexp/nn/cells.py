@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
-from noisyexp.nn.equations import SITES, State, gru_cell, lstm_cell
+from noisyexp.nn.equations import GRU, LSTM, State
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
 from noisyexp.nn.shared import shared_linear, sharing
@@ -36,7 +36,7 @@ class _NoisyCell(NoisyModule):
             return tuple(part[0] for part in self._step(x[None], rows))
         shape = (len(x), self.hidden_size)
         if state is None:
-            state = (x.new_zeros(shape),) * (2 if self.cell_name == "lstm" else 1)
+            state = (x.new_zeros(shape),) * self.kernel.states
         for part in state:
             if tuple(part.shape) != shape:
                 raise ValueError(f"state of shape {tuple(part.shape)}: expected {shape}")
@@ -47,7 +47,7 @@ class _NoisyCell(NoisyModule):
         half = half_dtype(x, self.weight_ih)
         if half is None or self._backend != "auto":
             return self._compute(units, x, state, weights, None)
-        dtype = result_dtype(half, state[-1], "cell")
+        dtype = result_dtype(half, state[-1], False)
         with torch.autocast(x.device.type, enabled=False):
             state = tuple(part.float() for part in state)
             given = [None if weight is None else weight.float() for weight in weights]
@@ -63,7 +63,7 @@ class _NoisyCell(NoisyModule):
         if way:
             operands = None if half is None else operand_dtype(half, x.device)
             return run_fused(
-                way, self.cell_name, units, x[None], state, None, weights, operands=operands
+                way, self.kernel, units, x[None], state, None, weights, operands=operands
             )[1]
         shape = (len(x), self.hidden_size)
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
@@ -77,9 +77,9 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
     Constructor, call and state-dict names are torch's; p is `units.<site>.p`.
     """
 
-    cell_name = "lstm"
-    sites = SITES["lstm"]
-    cell = staticmethod(lstm_cell)
+    kernel = LSTM
+    sites = LSTM.sites
+    cell = staticmethod(LSTM.step)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> Any:
         """One step with fresh noise in training.
@@ -105,9 +105,9 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
     Constructor, call and state-dict names are torch's; p is `units.<site>.p`.
     """
 
-    cell_name = "gru"
-    sites = SITES["gru"]
-    cell = staticmethod(gru_cell)
+    kernel = GRU
+    sites = GRU.sites
+    cell = staticmethod(GRU.step)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step with fresh noise in training.

@@ -6,6 +6,7 @@ These functions are the truth that the compiled kernels are compared with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -69,11 +70,48 @@ def gru_cell(
     return ((1.0 - z) * n + z * h,)
 
 
-SITES: dict[str, dict[str, str]] = {
-    "lstm": {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "c": "tanh"},
-    "gru": {"r": "sigmoid", "z": "sigmoid", "n": "tanh"},
-}
-"""Kind of each unit of a cell, in the order in which the kernels number them."""
+@dataclass(frozen=True)
+class Cell:
+    """All that the rest of the code knows of a cell.
 
-CELLS: dict[str, Step] = {"lstm": lstm_cell, "gru": gru_cell}
-"""The cells that the kernels know, by the name that the kernels have for them."""
+    Attributes:
+        name: of the kernels, `<name>_forward` and `<name>_backward`.
+        step: its equations.
+        sites: kind of each unit, in the order in which the kernels number them.
+        gates: numbers before a unit that each unit of the layer has, G / H.
+        states: tensors of state, (B, H) each.
+        adds: whether the recurrent product is added to the input's share. A GRU's is kept apart: n
+            multiplies a part of it.
+        rounds_states: whether torch's layer on a processor returns autocast's dtype even where the
+            states have more digits.
+    """
+
+    name: str
+    step: Step
+    sites: Mapping[str, str]
+    gates: int
+    states: int
+    adds: bool
+    rounds_states: bool
+
+
+LSTM = Cell(
+    "lstm",
+    lstm_cell,
+    {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "c": "tanh"},
+    gates=4,
+    states=2,
+    adds=True,
+    rounds_states=True,
+)
+GRU = Cell(
+    "gru",
+    gru_cell,
+    {"r": "sigmoid", "z": "sigmoid", "n": "tanh"},
+    gates=3,
+    states=1,
+    adds=False,
+    rounds_states=False,
+)
+CELLS = {cell.name: cell for cell in (LSTM, GRU)}
+"""The cells that the kernels know."""

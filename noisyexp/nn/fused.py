@@ -19,9 +19,10 @@ from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, us
 from noisyexp.activations.ops import encode
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
+from noisyexp.nn.equations import Cell
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
-from noisyexp.nn.products import CELL_SHAPES, Forward, Plan, Weights
+from noisyexp.nn.products import Forward, Plan, Weights
 from noisyexp.nn.shared import sum_of_outer_products, sum_of_rounded, use
 
 
@@ -103,7 +104,7 @@ def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
 
 def run_fused(
     way: int,
-    cell: str,
+    cell: Cell,
     units: Mapping[str, Activation],
     x: Tensor,
     state: tuple[Tensor, ...],
@@ -116,7 +117,7 @@ def run_fused(
 
     Args:
         way: what `can_fuse` said, not 0.
-        cell: "lstm" or "gru".
+        cell: of `equations.CELLS`.
         units: the cell's units by site, in the order of the cell's `sites`.
         x: (T, B, input), T > 0 and B > 0.
         state: h, and c for an LSTM, (B, H) each.
@@ -133,7 +134,7 @@ def run_fused(
     bytes_mask = None if mask is None else mask.reshape(steps, batch).to(torch.uint8).contiguous()
     if way == dispatch.OPERATOR:
         encoded = encode(of_cell, drawn, x)
-        return recurrence(cell, x, state, weights, encoded, bytes_mask, reverse, operands)
+        return recurrence(cell.name, x, state, weights, encoded, bytes_mask, reverse, operands)
     noise = draw_for(of_cell, drawn, x)
     sites = [make_site(unit, draws) for unit, draws in zip(of_cell, noise, strict=True)]
     given = [draws if isinstance(draws, Tensor) else None for draws in noise]
@@ -141,7 +142,7 @@ def run_fused(
     combine = sum_of_outer_products if operands is None else sum_of_rounded
     uses = [use(w, combine) if steps == 1 else (None, None) for w in weights[:2]]
     tokens, shared = zip(*uses, strict=True)
-    plan = Plan(CELL_SHAPES[cell], sites, given, bytes_mask, reverse, operands, shared)
+    plan = Plan(cell, sites, given, bytes_mask, reverse, operands, shared)
     c_start = state[1] if plan.cell.states == 2 else None
     ps = [used_p(unit) for unit in of_cell]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]

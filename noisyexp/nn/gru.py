@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from noisyexp.nn.equations import SITES, State, gru_cell
+from noisyexp.nn.equations import GRU, State
 from noisyexp.nn.recurrent import NoisyRecurrent
 
 
@@ -17,12 +17,9 @@ class NoisyGRU(NoisyRecurrent, nn.GRU):
     for the arguments that are added.
     """
 
-    cell_name = "gru"
-    sites = SITES["gru"]
-    cell = staticmethod(gru_cell)
-
-    def _num_states(self) -> int:
-        return 1
+    kernel = GRU
+    sites = GRU.sites
+    cell = staticmethod(GRU.step)
 
     def _as_tuple(self, hx: Any) -> State:
         if not isinstance(hx, Tensor):

@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
         """Zeros for h and, in an LSTM, c; (num_layers, batch_size, H) each."""
         layers, weight = self.recurrent, self.output.weight
         shape = (layers.num_layers, batch_size, layers.hidden_size)
-        return tuple(weight.new_zeros(shape) for _ in range(2 if self.cell == "lstm" else 1))
+        return tuple(weight.new_zeros(shape) for _ in range(layers.kernel.states))
 
     def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Scores of the next token.
@@ -127,8 +127,8 @@ class LanguageModel(nn.Module):
             (T, B, H) and the state after the last step.
         """
         x = self._drop(self.embedding(tokens))
-        hidden, new = self.recurrent(x, state if self.cell == "lstm" else state[0])
-        return self._drop(hidden), new if self.cell == "lstm" else (new,)
+        hidden, new = self.recurrent(x, state if len(state) > 1 else state[0])
+        return self._drop(hidden), new if isinstance(new, tuple) else (new,)
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout.p, self.dropout.training, 1)

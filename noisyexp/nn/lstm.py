@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from noisyexp.nn.equations import SITES, State, lstm_cell
+from noisyexp.nn.equations import LSTM, State
 from noisyexp.nn.recurrent import NoisyRecurrent
 
 
@@ -31,12 +31,9 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
         TypeError: an unknown setting.
     """
 
-    cell_name = "lstm"
-    sites = SITES["lstm"]
-    cell = staticmethod(lstm_cell)
-
-    def _num_states(self) -> int:
-        return 2
+    kernel = LSTM
+    sites = LSTM.sites
+    cell = staticmethod(LSTM.step)
 
     def _as_tuple(self, hx: Any) -> State:
         return tuple(hx)

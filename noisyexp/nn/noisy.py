@@ -15,7 +15,7 @@ from noisyexp.activations import Activation, ActivationSpec, activations, draws_
 from noisyexp.activations.base import EXTRA_STATE, NOT_SCRIPTED
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, under_autocast
-from noisyexp.nn.equations import CELLS, Step, Units
+from noisyexp.nn.equations import Cell, Step, Units
 from noisyexp.nn.fused import can_fuse
 
 _TORCH_ARGUMENTS = (
@@ -37,8 +37,8 @@ class NoisyModule(nn.Module):
 
     sites: ClassVar[Mapping[str, str]]
     """Name of each unit in the cell -> its kind, in the order in which the kernels number them."""
-    cell_name: ClassVar[str]
-    """Of `equations.CELLS`: what the compiled kernels run when `cell` is that function."""
+    kernel: ClassVar[Cell]
+    """What the compiled kernels run where `cell` is its step."""
     cell: ClassVar[Step]
     """One step as a static method, see `equations`."""
 
@@ -104,7 +104,7 @@ class NoisyModule(nn.Module):
     def fuses(self, units: Units, *tensors: Tensor | None) -> int:
         """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
         # A subclass may have a cell of its own.
-        own = self.cell is not CELLS.get(self.cell_name)
+        own = self.cell is not self.kernel.step
         if self._backend == "auto" and self.hidden_size > 0 and not own:
             return can_fuse(units, *tensors)
         return dispatch.PLAIN

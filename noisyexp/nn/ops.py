@@ -11,8 +11,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from noisyexp.activations.ops import UNITS, Encoded, decode, keep, kept, no_gradients
 from noisyexp.kernels.ops import define
+from noisyexp.nn.equations import CELLS
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
-from noisyexp.nn.products import CELL_SHAPES, Forward, Plan, Weights
+from noisyexp.nn.products import Forward, Plan, Weights
 
 _FIELDS = len(Encoded._fields)
 _CALL = f"{UNITS}, Tensor? mask, str cell, bool reverse, ScalarType? operands"
@@ -28,7 +29,7 @@ def _plan(call: Sequence[Any]) -> tuple[Plan, list[Tensor | None]]:
     """What the arguments `_CALL` stand for, and p of each site."""
     sites, ps, given = decode(Encoded(*call[:_FIELDS]))
     mask, cell, reverse, operands = call[_FIELDS:]
-    return Plan(CELL_SHAPES[cell], sites, given, mask, reverse, operands), ps
+    return Plan(CELLS[cell], sites, given, mask, reverse, operands), ps
 
 
 def _forward(

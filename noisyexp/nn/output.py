@@ -231,7 +231,7 @@ class _Blocks:
         self.buffer: Tensor | None = None
         self.d_hidden = make(self.size, width, dtype=self.sums) if wants[0] else None
         self.d_weight = make(classes, width, dtype=self.sums) if wants[1] else None
-        parts = (K.CHUNKS, classes)
+        parts = (1 if hidden.is_cuda else K.CHUNKS, classes)
         self.d_bias = hidden.new_zeros(parts, dtype=self.sums) if wants[2] else None
 
     def slices(self) -> Iterator[slice]:
@@ -324,6 +324,13 @@ def _entropy(
     if weights is None:
         return
     slope = torch.where(kept, weights * (share / (share + floor)) if floor else weights, 0.0)
-    logits.exp_().mul_(slope.unsqueeze(1)).scatter_add_(1, ids, -slope.unsqueeze(1))
+    if K.on_gpu(logits.device) and K.draws_on(logits.device):
+        # torch's deterministic scatter_add_ is a dozen launches, one of which waits for the GPU.
+        shape = (1, *logits.shape)
+        size = K.Shape(*shape, K.parts_of_map(logits.device, shape))
+        pointers = [t.data_ptr() for t in (logits, ids, slope)]
+        K.function("cross_entropy_back", logits)(size, *pointers)
+    else:
+        logits.exp_().mul_(slope.unsqueeze(1)).scatter_add_(1, ids, -slope.unsqueeze(1))
     if d_bias is not None:
-        d_bias[0] += logits.sum(0)
+        d_bias[0].add_(logits.sum(0))

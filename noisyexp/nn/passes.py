@@ -28,7 +28,8 @@ from noisyexp.nn.products import (
 def choose_products(plan: Plan, x: Tensor) -> Products:
     """What computes a pass on such an input."""
     if K.on_gpu(x.device):
-        return persistent.choose(x, plan.operands)
+        # A decoder's step leaves the factors of its weights' gradients to all steps together.
+        return persistent.choose(x, plan.operands, single=any(plan.shared))
     if plan.operands is None:
         return Products()
     form = matmul.form()

@@ -28,11 +28,14 @@ from noisyexp.nn.products import (
 )
 
 
-def choose(x: Tensor, half: torch.dtype | None) -> Products:
-    """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`."""
+def choose(x: Tensor, half: torch.dtype | None, single: bool = False) -> Products:
+    """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`.
+
+    `single` is for one step of many calls, where there is nothing to keep from step to step.
+    """
     steps = Products() if half is None else HalfProducts(half)
     operands = half or x.dtype
-    use = P.enabled and operands in P.OPERANDS
+    use = P.enabled and operands in P.OPERANDS and not single
     limits = P.limits_of(x.device.index) if use else None
     return steps if limits is None else PersistentProducts(operands, steps, limits)
 
@@ -67,7 +70,7 @@ class PersistentProducts(Products):
 
     def _fits(self, plan: Plan, batch: int, hidden: int) -> bool:
         """Whether both passes of such a layer can be planned and pay; it sets `cuts`."""
-        gates = 4 if plan.cell.adds else 3
+        gates = plan.cell.gates
         self.cuts = P.plans(gates, batch, hidden, P.OPERANDS[self.operands], self.limits)
         return bool(self.cuts)
 

@@ -21,29 +21,11 @@ from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.blas import gemm_for
 from noisyexp.kernels.derivatives import batching
+from noisyexp.nn.equations import Cell
 from noisyexp.nn.shared import Shared
 
 TRANSPOSE_ROWS = 1500
 """From so many rows on the transposed weight gradient is the faster product, copy included."""
-
-
-@dataclass(frozen=True)
-class CellShape:
-    """What the passes know of a cell; its equations are in the kernels.
-
-    Attributes:
-        name: of the kernels, `<name>_forward` and `<name>_backward`.
-        states: tensors of state, (B, H) each.
-        adds: whether the recurrent product is added to the input's share. A GRU's is kept apart: n
-            multiplies a part of it.
-    """
-
-    name: str
-    states: int
-    adds: bool
-
-
-CELL_SHAPES = {"lstm": CellShape("lstm", 2, True), "gru": CellShape("gru", 1, False)}
 
 
 @dataclass
@@ -51,7 +33,7 @@ class Plan:
     """What one call needs besides tensors that take gradients.
 
     Attributes:
-        cell: its shape.
+        cell: of `equations.CELLS`.
         sites: the cell's units in the order in which the kernels number them.
         given: draws of each site, where they are given and not made in the kernel.
         mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
@@ -60,7 +42,7 @@ class Plan:
         shared: of one step, where gradients of W_ih and W_hh are left; None for each made at once.
     """
 
-    cell: CellShape
+    cell: Cell
     sites: list[K.Site]
     given: Sequence[Tensor | None]
     mask: Tensor | None

@@ -118,16 +118,16 @@ class NoisyRecurrent(NoisyModule):
         directions = 2 if self.bidirectional else 1
         shape = (self.num_layers * directions, x.shape[1], self.hidden_size)
         if state is None:
-            state = (x.new_zeros(shape),) * self._num_states()
-        if len(state) != self._num_states():
-            raise ValueError(f"{len(state)} state tensors: expected {self._num_states()}")
+            state = (x.new_zeros(shape),) * self.kernel.states
+        if len(state) != self.kernel.states:
+            raise ValueError(f"{len(state)} state tensors: expected {self.kernel.states}")
         for part in state:
             if tuple(part.shape) != shape:
                 raise ValueError(f"state of shape {tuple(part.shape)}: expected {shape}")
         half = half_dtype(x, self.weight_ih_l0)
         if half is None or self._backend != "auto":
             return self._run_layers(x, state, mask, None)
-        dtype = result_dtype(half, state[-1], self.cell_name)
+        dtype = result_dtype(half, state[-1], self.kernel.rounds_states)
         with torch.autocast(x.device.type, enabled=False):
             state = tuple(part.float() for part in state)
             output, final = self._run_layers(x.float(), state, mask, half)
@@ -172,7 +172,7 @@ class NoisyRecurrent(NoisyModule):
         if way:
             operands = None if half is None else operand_dtype(half, x.device)
             return run_fused(
-                way, self.cell_name, units, x, state, mask, weights, bool(direction), operands
+                way, self.kernel, units, x, state, mask, weights, bool(direction), operands
             )
         # The input's share of every gate, for all steps at once: (T, B, gates * H).
         projected = functional.linear(x, w_ih, b_ih)
@@ -197,9 +197,6 @@ class NoisyRecurrent(NoisyModule):
             state = new
             outputs[t] = state[0]
         return torch.stack(outputs), state
-
-    def _num_states(self) -> int:
-        raise NotImplementedError
 
     def _as_tuple(self, hx: Any) -> State:
         raise NotImplementedError

@@ -78,12 +78,7 @@ def replace_activations(
             setting out of range, or a name in `include` or `exclude` that matches nothing.
         TypeError: an unknown setting, or one of another type.
     """
-    if type(model) in (*UNITS, *LAYERS) or isinstance(model, NoisyModule | Activation):
-        raise ValueError(f"{type(model).__name__} is the model itself: put it into a module")
-    spec = ActivationSpec(variant) if isinstance(variant, str) else variant
-    spec = replace(spec, settings={**spec.settings, **settings})
-    for kind in UNITS.values():
-        spec(kind, 1, device="meta")  # a mistake is one, whether there is such a unit or not
+    spec = _checked(model, variant, settings)
     places = leaves(model)
     output = None if include_head else head(places)
     places = [place for place in places if concerned(place)]
@@ -93,27 +88,44 @@ def replace_activations(
     done: list[Replacement] = []
     skipped: list[Skipped] = []
     for place in places:
-        reason, asked = _reason(place, include, exclude, output), False
-        if reason in ("not included", "excluded"):
-            asked = True
-        elif reason is None and not made.plan(place):
-            reason, asked = "it is so already", True
-        if reason is not None:
-            skipped.append(Skipped(place.path, describe(place.module), reason, asked))
-        else:
+        reason = _reason(place, include, exclude, output)
+        if reason is None and not made.plan(place):
+            reason = _DONE
+        if reason is None:
             done.append(Replacement(place.path, describe(place.module), made.described(place)))
+        else:
+            asked = reason in _ASKED_FOR
+            skipped.append(Skipped(place.path, describe(place.module), reason, asked))
     before = {id(p) for p in noise_parameters(model)}
     made.commit()
     new = [p for p in noise_parameters(model) if id(p) not in before]
     return _report(model, done, skipped, bool(new))
 
 
+_NOT_INCLUDED, _EXCLUDED, _DONE = "not included", "excluded", "it is so already"
+_ASKED_FOR = (_NOT_INCLUDED, _EXCLUDED, _DONE)
+"""Reasons to leave a place alone that need no warning."""
+
+
+def _checked(
+    model: nn.Module, variant: str | ActivationSpec, settings: dict[str, Any]
+) -> ActivationSpec:
+    """Variant and settings in one; a mistake is one, whether there is such a unit or not."""
+    if type(model) in (*UNITS, *LAYERS) or isinstance(model, NoisyModule | Activation):
+        raise ValueError(f"{type(model).__name__} is the model itself: put it into a module")
+    spec = ActivationSpec(variant) if isinstance(variant, str) else variant
+    spec = replace(spec, settings={**spec.settings, **settings})
+    for kind in UNITS.values():
+        spec(kind, 1, device="meta")
+    return spec
+
+
 def _reason(place: Place, include: Selection, exclude: Selection, output: str | None) -> str | None:
     """Why a place is left alone, None if it is not."""
     if include is not None and not selects(include, place):
-        return "not included"
+        return _NOT_INCLUDED
     if selects(exclude, place):
-        return "excluded"
+        return _EXCLUDED
     if place.path == output and not names_it(include, place):
         return "the model's output: include_head=True replaces it"
     return obstacle(place.module)

@@ -107,7 +107,15 @@ def obstacle(module: nn.Module) -> str | None:
     strange = sorted(own - _names(module))
     if strange:
         return f"{', '.join(strange)} is not torch's: take off weight_norm and the like first"
+    lost = sorted(_names(module) - {name for name in own if not _made(module, name)})
+    if lost:
+        return f"{', '.join(lost)} is made outside of it: replace it before its weights are dropped"
     return None
+
+
+def _made(module: nn.Module, name: str) -> bool:
+    """Whether a weight is the result of something and not a parameter or a buffer."""
+    return not isinstance(module._parameters.get(name), nn.Parameter | None)
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -115,7 +123,7 @@ def _names(module: nn.Module) -> set[str]:
     if isinstance(module, nn.RNNBase):
         return {name for names in module._all_weights for name in names}
     if isinstance(module, nn.RNNCellBase):
-        return {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+        return {"weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ())}
     return set()
 
 

@@ -24,7 +24,7 @@ from noisyexp.pictures.curves import (
     line_name,
     save_figure,
 )
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 
 OUTPUT_NOISE, INPUT_NOISE = ("nan_normal", "nah"), ("nani", "nanil", "nanis")
 NOISE_FREE = ("reference", "hard")
@@ -36,7 +36,7 @@ _INSIDE, _OUTSIDE = PALETTE[1], PALETTE[2]
 # --- Figure 5
 
 
-def plot_learning(records: Sequence[Record], path: Path) -> tuple[Path, Path]:
+def plot_learning(records: Sequence[RunRecord], path: Path) -> tuple[Path, Path]:
     """Figure 5: curves of the MNIST networks, noise at the output left, at the input right.
 
     Both columns have tanh and hard tanh; lines are means over seeds, bands go from the lowest to
@@ -87,7 +87,7 @@ def plot_learning(records: Sequence[Record], path: Path) -> tuple[Path, Path]:
         return save_figure(figure, path)
 
 
-def _draw_learning(axes: Sequence[Any], records: Sequence[Record]) -> None:
+def _draw_learning(axes: Sequence[Any], records: Sequence[RunRecord]) -> None:
     """One column of Figure 5."""
     groups = _series(records)
     styles = _styles({name: runs[0].act for name, runs in groups.items()})
@@ -115,7 +115,7 @@ def _log_scale(axis: Any) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
 
 
-def _series(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _series(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Runs by name of their line: activations in their usual order, the plain row first."""
     names = sorted({(_act_index(r.act), line_name(r) != r.act, line_name(r)) for r in records})
     return {name: [r for r in records if line_name(r) == name] for *_, name in names}
@@ -174,17 +174,26 @@ def learned_units(findings: Mapping[str, Any], config: Mapping[str, Any]) -> Lea
         raise RecordError(
             f"Figures 6 and 7 show learned units of NAN and NAH; a run of {act['variant']} has none"
         )
-    x = torch.tensor(findings["pre_activations"], dtype=torch.float64)
+    try:
+        x, before, after = (
+            torch.tensor(findings[name], dtype=torch.float64)
+            for name in ("pre_activations", "p_before", "p_after")
+        )
+        alpha, c = (float(act["tanh"][name]) for name in ("alpha", "c"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"findings of seed {config['seed']} cannot be drawn: {error}") from error
+    if x.dim() != 3 or not x.shape[:2] == before.shape == after.shape or x.numel() == 0:
+        raise RecordError(f"findings of seed {config['seed']}: p and pre_activations do not fit")
     # The legacy generator: its stream is promised never to change.
     xi = torch.from_numpy(np.random.RandomState(0).standard_normal(tuple(x.shape)))
     return LearnedUnits(
         variant=act["variant"],
-        alpha=float(act["tanh"]["alpha"]),
-        c=float(act["tanh"]["c"]),
+        alpha=alpha,
+        c=c,
         title=f"{config['task']['name']}, {act['label']}, scale {config['scale']}, "
         f"seed {config['seed']}",
-        p_before=torch.tensor(findings["p_before"], dtype=torch.float64),
-        p_after=torch.tensor(findings["p_after"], dtype=torch.float64),
+        p_before=before,
+        p_after=after,
         x=x,
         xi=xi,
     )
@@ -298,22 +307,18 @@ def plot_p(networks: Iterable[LearnedUnits], path: Path) -> tuple[Path, Path]:
         return save_figure(figure, path)
 
 
-def mixture_figures(
-    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
-    folder: Path,
-    figure: str,
-    suffix: str = "",
-) -> list[str]:
-    """Figure 6 of the lowest seed with the histograms of p over all seeds, or Figure 7.
+def plot_learned_units(
+    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], kind: str, path: Path
+) -> bool:
+    """Slopes of NAN's units or values of NAH's at the lowest seed, or p over all networks.
 
     Args:
         runs: findings and configuration of complete runs; those without learned units are skipped.
-        folder: results/figures.
-        figure: "fig6" or "fig7".
-        suffix: end of the names, "" or "-<scale>".
+        kind: "unit_slopes" (Figure 6), "unit_values" (Figure 7) or "p_histograms".
+        path: where to write, without or with a suffix.
 
     Returns:
-        Names of the pictures without suffix .svg and .png; empty when no run has learned units.
+        Whether some run has such units; without one nothing is drawn.
     """
     chosen = [
         (int(config["seed"]), learned_units(findings, config))
@@ -321,16 +326,15 @@ def mixture_figures(
         if findings and config["act"]["variant"] in ("nan", "nah")
     ]
     chosen.sort(key=lambda pair: (pair[1].variant != "nan", pair[0]))
-    variant, plot = {"fig6": ("nan", plot_slopes), "fig7": ("nah", plot_values)}[figure]
+    if kind == "p_histograms":
+        if chosen:
+            plot_p((units for _, units in chosen), path)
+        return bool(chosen)
+    variant, plot = {"unit_slopes": ("nan", plot_slopes), "unit_values": ("nah", plot_values)}[kind]
     first = next((units for _, units in chosen if units.variant == variant), None)
-    drawn: list[str] = []
     if first is not None:
-        plot(first, folder / f"{figure}{suffix}")
-        drawn.append(f"{figure}{suffix}")
-    if chosen and figure == "fig6":
-        plot_p((units for _, units in chosen), folder / f"{figure}-p{suffix}")
-        drawn.append(f"{figure}-p{suffix}")
-    return drawn
+        plot(first, path)
+    return first is not None
 
 
 def _new_figure(width: float, height: float) -> Any:

@@ -8,20 +8,20 @@ noisy row is complete beside the baseline gives the picture its plain name, `fig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from noisyexp.fileio import read_json
-from noisyexp.pictures.analysis_figures import mixture_figures, plot_learning
-from noisyexp.pictures.captions import CAPTIONS
+from noisyexp.pictures.analysis_figures import plot_learned_units, plot_learning
+from noisyexp.pictures.chance import chance_levels
 from noisyexp.pictures.curves import line_name, plot_curves
 from noisyexp.pictures.escape import caption_fig2, draw_fig2
-from noisyexp.pictures.levels import Levels, counting_levels, program_levels, recall_levels
 from noisyexp.pictures.unit_figures import UNIT_FIGURES
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import Record, load_records
+from noisyexp.records.run_record import RunRecord, load_records
+from noisyexp.report.sheet import PictureSheet, Sheet, load_sheets
 
+ESCAPE = "fig2"
 MOST_LINES = 7
 """Most rows of one readable figure; with more, our rows get a figure of their own."""
 SCALES = ("paper", "cpu", "smoke", "demo")
@@ -41,54 +41,6 @@ class Picture:
     caption: str
 
 
-@dataclass(frozen=True)
-class Curves:
-    """The curves of the rows of a table or figure.
-
-    Attributes:
-        rows: folder of the row files, "table2".
-        metrics: panels from top to bottom.
-        x: "epoch" or "step".
-        end: the paper's number that is drawn as end point, by its name in the row files; at scale
-            paper only.
-        levels: horizontal lines by metric, from the section `task` of the configuration.
-        seeds: every run as a line of its own.
-        tops: upper ends of axes by metric.
-    """
-
-    rows: str
-    metrics: tuple[str, ...]
-    x: str = "step"
-    end: str = ""
-    levels: Callable[[Mapping[str, Any]], Levels] = lambda task: {}
-    seeds: bool = False
-    tops: Mapping[str, float] = field(default_factory=dict)
-
-
-CURVES = {
-    "fig8": Curves("fig8", ("train_bpc", "valid_bpc", "saturated")),
-    "fig9": Curves(
-        "table2",
-        ("valid_ppl_zaremba", "train_ppl"),
-        "epoch",
-        end="valid_ppl_zaremba",
-        tops={"valid_ppl_zaremba": 150.0, "train_ppl": 150.0},
-    ),
-    "fig10": Curves(
-        "table1", ("target_acc", "train_acc", "level"), end="test_acc", levels=program_levels
-    ),
-    "fig11": Curves(
-        "fig11",
-        ("valid_nats_max", "valid_nats_mix", "valid_nats_min", "saturated", "c"),
-        levels=recall_levels,
-        seeds=True,
-    ),
-    "table3": Curves("table3", ("valid_nll", "train_nll"), "epoch"),
-    "table4": Curves("table4", ("valid_nll", "train_nll")),
-    "table5": Curves("table5", ("valid_error", "c", "train_length"), levels=counting_levels),
-}
-
-
 def parts(rows: Sequence[Row]) -> dict[str, set[str]]:
     """Experiments by suffix of the picture: one picture, or the paper's rows and ours apart."""
     if len(rows) <= MOST_LINES:
@@ -98,7 +50,7 @@ def parts(rows: Sequence[Row]) -> dict[str, set[str]]:
     return {"": paper, "-ours": {row.experiment for row in rows} - paper | {first}}
 
 
-def by_scale(rows: Sequence[Row], records: Iterable[Record]) -> dict[str, list[Record]]:
+def by_scale(rows: Sequence[Row], records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     """Records of `rows` on the paper's data, by the suffix of their picture: "" or "-<scale>".
 
     The suffix is empty for the first of `SCALES` at which runs of the baseline and of another row
@@ -106,7 +58,7 @@ def by_scale(rows: Sequence[Row], records: Iterable[Record]) -> dict[str, list[R
     """
     names = {row.experiment for row in rows}
     baselines = {row.experiment for row in rows if row.baseline is None}
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.experiment in names and record.data == "real":
             found.setdefault(record.scale, []).append(record)
@@ -120,7 +72,7 @@ def by_scale(rows: Sequence[Row], records: Iterable[Record]) -> dict[str, list[R
     return {"" if scale == main else f"-{scale}": found[scale] for scale in scales}
 
 
-def made_of(records: Sequence[Record]) -> str:
+def made_of(records: Sequence[RunRecord]) -> str:
     """One sentence: scale, rows, seeds and how many runs did not converge."""
     seeds = sorted({record.seed for record in records})
     rows = len({record.experiment for record in records})
@@ -133,79 +85,129 @@ def made_of(records: Sequence[Record]) -> str:
     return text + (f"; {lost} did not converge." if lost else ".")
 
 
-def draw_curves(name: str, root: Path) -> list[Picture]:
-    """The curves of one table or figure, a picture for each scale."""
-    curves = CURVES[name]
-    rows = load_rows(root / "configs" / "experiment" / curves.rows)
-    by_name = {row.experiment: row for row in rows}
+def draw_figure(name: str, root: Path) -> list[Picture]:
+    """Draw every picture of figure `name` into results/figures.
+
+    Raises:
+        RecordError: a sheet, row file or record cannot be used.
+    """
+    folder = root / "results" / "figures"
+    if name in UNIT_FIGURES:
+        draw, caption = UNIT_FIGURES[name]
+        draw(folder / name)
+        return [Picture(name, caption())]
+    if name == ESCAPE:
+        return draw_escape(root)
     drawn = []
-    for suffix, records in by_scale(rows, load_records(root / "results" / "records")).items():
-        run = {record.experiment for record in records}
-        for part, experiments in parts([row for row in rows if row.experiment in run]).items():
-            chosen = [record for record in records if record.experiment in experiments]
-            if not chosen:
-                continue
-            ends = {
-                line_name(record): end
-                for record in chosen
-                if record.scale == "paper"
-                and (end := by_name[str(record.experiment)].paper.get(curves.end)) is not None
-            }
-            stem = f"{name}{suffix}{part}"
-            levels = curves.levels(chosen[0].config["task"])
-            plot_curves(
-                chosen, curves.metrics, root / "results" / "figures" / stem, ends, curves.x,
-                levels, curves.seeds, curves.tops,
-            )  # fmt: skip
-            drawn.append(Picture(stem, f"{CAPTIONS[name]} {made_of(chosen)}"))
+    for sheet, wanted in figures_of(load_sheets(root))[name]:
+        rows = load_rows(root / "configs" / "experiment" / sheet.rows)
+        records = load_records(root / "results" / "records", [sheet.rows])
+        for suffix, chosen in by_scale(rows, records).items():
+            for made in DRAW[wanted.kind](wanted, suffix, rows, chosen, folder):
+                drawn.append(Picture(made.name, f"{wanted.caption} {made_of(made.records)}"))
     return drawn
 
 
-def draw_units(name: str, root: Path) -> list[Picture]:
-    """Figures 1, 3 and 4, from the units themselves."""
-    draw, caption = UNIT_FIGURES[name]
-    draw(root / "results" / "figures" / name)
-    return [Picture(name, caption())]
-
-
-def draw_escape(name: str, root: Path) -> list[Picture]:
+def draw_escape(root: Path) -> list[Picture]:
     """Figure 2, from the numbers of `scripts/escape.py`; nothing without them."""
     path = root / "results" / "escape.json"
     if not path.exists():
         return []
     result = read_json(path)
-    draw_fig2(result, root / "results" / "figures" / name)
-    return [Picture(name, caption_fig2(result))]
+    draw_fig2(result, root / "results" / "figures" / ESCAPE)
+    return [Picture(ESCAPE, caption_fig2(result))]
 
 
-def draw_digits(name: str, root: Path) -> list[Picture]:
-    """Figure 5."""
-    rows = load_rows(root / "configs" / "experiment" / name)
+@dataclass(frozen=True)
+class Drawn:
+    """A file pair that was written: its name without suffix, and the records that it shows."""
+
+    name: str
+    records: Sequence[RunRecord]
+
+
+def draw_curves(
+    sheet: PictureSheet,
+    suffix: str,
+    rows: Sequence[Row],
+    records: Sequence[RunRecord],
+    folder: Path,
+) -> list[Drawn]:
+    """Curves at one scale; the paper's rows and ours apart where they are many."""
+    by_name = {row.experiment: row for row in rows}
+    run = {record.experiment for record in records}
     drawn = []
-    for suffix, records in by_scale(rows, load_records(root / "results" / "records")).items():
-        plot_learning(records, root / "results" / "figures" / f"{name}{suffix}")
-        drawn.append(Picture(f"{name}{suffix}", f"{CAPTIONS[name]} {made_of(records)}"))
+    for part, experiments in parts([row for row in rows if row.experiment in run]).items():
+        chosen = [record for record in records if record.experiment in experiments]
+        if not chosen:
+            continue
+        ends = {
+            line_name(record): end
+            for record in chosen
+            if record.scale == "paper"
+            and (end := by_name[str(record.experiment)].paper.get(sheet.end or "")) is not None
+        }
+        stem = f"{sheet.name}{suffix}{part}"
+        plot_curves(
+            chosen, sheet.metrics, folder / stem, ends, sheet.x, chance_levels(chosen[0]),
+            sheet.every_seed, sheet.tops,
+        )  # fmt: skip
+        drawn.append(Drawn(stem, chosen))
     return drawn
 
 
-def draw_mixture(name: str, root: Path) -> list[Picture]:
-    """Figures 6 (derivatives, p) and 7 (values), whichever `name` asks for."""
-    rows = load_rows(root / "configs" / "experiment" / "fig6")
-    drawn = []
-    for suffix, records in by_scale(rows, load_records(root / "results" / "records")).items():
-        runs = [(record.findings, record.config) for record in records if record.complete]
-        for stem in mixture_figures(runs, root / "results" / "figures", name, suffix):
-            kind = stem.removesuffix(suffix)
-            drawn.append(Picture(stem, f"{CAPTIONS[kind]} {made_of(records)}"))
-    return drawn
+def draw_noise_sides(
+    sheet: PictureSheet,
+    suffix: str,
+    rows: Sequence[Row],
+    records: Sequence[RunRecord],
+    folder: Path,
+) -> list[Drawn]:
+    """Noise at the output beside noise at the input."""
+    plot_learning(records, folder / f"{sheet.name}{suffix}")
+    return [Drawn(f"{sheet.name}{suffix}", records)]
 
 
-FIGURES: dict[str, Callable[[str, Path], list[Picture]]] = {
-    "fig1": draw_units, "fig2": draw_escape, "fig3": draw_units, "fig4": draw_units,
-    "fig5": draw_digits, "fig6": draw_mixture, "fig7": draw_mixture,
-    **dict.fromkeys(CURVES, draw_curves),
+def draw_learned_units(
+    sheet: PictureSheet,
+    suffix: str,
+    rows: Sequence[Row],
+    records: Sequence[RunRecord],
+    folder: Path,
+) -> list[Drawn]:
+    """What the units of trained networks do, or their p."""
+    runs = [(record.findings, record.config) for record in records if record.complete]
+    if not plot_learned_units(runs, sheet.kind, folder / f"{sheet.name}{suffix}"):
+        return []
+    return [Drawn(f"{sheet.name}{suffix}", records)]
+
+
+Draw = Callable[[PictureSheet, str, Sequence[Row], Sequence[RunRecord], Path], list[Drawn]]
+DRAW: dict[str, Draw] = {
+    "curves": draw_curves, "noise_at_output_and_input": draw_noise_sides,
+    "unit_slopes": draw_learned_units, "unit_values": draw_learned_units,
+    "p_histograms": draw_learned_units,
 }  # fmt: skip
-"""How each is drawn, in the order of the paper."""
+"""By the kind that a sheet names; see `noisyexp.report.sheet.KINDS`."""
+
+
+def figures_of(sheets: Mapping[str, Sheet]) -> dict[str, list[tuple[Sheet, PictureSheet]]]:
+    """The pictures of every figure that is drawn from records, with their sheets."""
+    found: dict[str, list[tuple[Sheet, PictureSheet]]] = {}
+    for sheet in sheets.values():
+        for picture in sheet.pictures:
+            found.setdefault(picture.figure, []).append((sheet, picture))
+    return found
+
+
+def figure_names(root: Path) -> list[str]:
+    """All figures, those of the paper by their number, then those of tables."""
+    drawn = [*UNIT_FIGURES, ESCAPE, *figures_of(load_sheets(root))]
+    return sorted(drawn, key=lambda name: (not name.startswith("fig"), _number(name), name))
+
+
+def _number(name: str) -> int:
+    return int("".join(letter for letter in name if letter.isdigit()) or 0)
 
 
 def remove_stale(name: str, pictures: Sequence[Picture], folder: Path) -> list[Path]:
@@ -223,7 +225,7 @@ def remove_stale(name: str, pictures: Sequence[Picture], folder: Path) -> list[P
     return stale
 
 
-def page(pictures: Mapping[str, Sequence[Picture]]) -> str:
+def captions_page(pictures: Mapping[str, Sequence[Picture]]) -> str:
     """results/figures/README.md: every picture with its caption.
 
     Args:

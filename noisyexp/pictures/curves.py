@@ -12,7 +12,7 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes
-from noisyexp.records.run_record import MetricInfo, Record
+from noisyexp.records.run_record import Metric, RunRecord
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white, and a grey.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#808080")
@@ -31,7 +31,7 @@ ACT_ORDER = ("reference", "hard", "nan_normal", "nah", "nani", "nanil", "nanis",
 
 
 def curve_band(
-    records: Sequence[Record], metric: str, x: str
+    records: Sequence[RunRecord], metric: str, x: str
 ) -> tuple[list[float], list[float], list[float], list[float]]:
     """Mean, lowest and highest value over runs, at the points that all of them have.
 
@@ -58,7 +58,7 @@ def curve_band(
 
 
 def plot_curves(
-    records: Sequence[Record],
+    records: Sequence[RunRecord],
     metrics: str | Sequence[str],
     path: Path,
     reference_lines: Mapping[str, float] | None = None,
@@ -114,7 +114,7 @@ def plot_curves(
         )
 
 
-def _by_line(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _by_line(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """The runs of every line, in the order of the legend."""
     # The plain row of an activation first: it gets the activation's own line style.
     order = sorted({(_act_index(r.act), line_name(r) != r.act, line_name(r)) for r in records})
@@ -147,7 +147,7 @@ Band = tuple[list[float], list[float], list[float], list[float]]
 
 
 def _draw(
-    groups: Mapping[str, Sequence[Record]],
+    groups: Mapping[str, Sequence[RunRecord]],
     panels: Mapping[str, Mapping[str, Band]],
     ends: Mapping[str, float],
     x: str,
@@ -180,7 +180,7 @@ def _draw(
                 f"{label}, {value:.4g}", (0.0, value), xycoords=("axes fraction", "data"),
                 xytext=(3, 2), textcoords="offset points", fontsize=7, color="0.25",
             )  # fmt: skip
-        info = record.metrics.get(metric, MetricInfo("", "min", _WORDS.get(metric, metric)))
+        info = record.metrics.get(metric, Metric(_WORDS.get(metric, metric), "", "min"))
         axes.set_ylabel(textwrap.fill(info.title, 36 if axes is every[0] else 18))
         axes.grid(True, linewidth=0.4, alpha=0.5)
         low, top = axes.dataLim.ymin, tops.get(metric, -math.inf)
@@ -204,7 +204,7 @@ _WORDS = {"level": "curriculum level", "c": "c (noise)"}
 
 def _draw_panel(
     axes: Any,
-    groups: Mapping[str, Sequence[Record]],
+    groups: Mapping[str, Sequence[RunRecord]],
     bands: Mapping[str, Band],
     styles: Mapping[str, tuple[str, Any]],
 ) -> None:
@@ -220,7 +220,7 @@ def _draw_panel(
 
 def _draw_runs(
     axes: Any,
-    groups: Mapping[str, Sequence[Record]],
+    groups: Mapping[str, Sequence[RunRecord]],
     runs: Mapping[str, Sequence[Band]],
     styles: Mapping[str, tuple[str, Any]],
 ) -> None:
@@ -232,7 +232,7 @@ def _draw_runs(
             axes.plot(positions, values, label=label, linewidth=1.2, color=colour, linestyle=line)
 
 
-def _legend(key: str, runs: Sequence[Record]) -> str:
+def _legend(key: str, runs: Sequence[RunRecord]) -> str:
     finished = sum(run.complete for run in runs)
     seeds = f"{finished} seed{'s' if finished != 1 else ''}"
     if finished < len(runs):
@@ -243,7 +243,7 @@ def _legend(key: str, runs: Sequence[Record]) -> str:
     return f"{name} ({seeds})"
 
 
-def _act_label(record: Record) -> str:
+def _act_label(record: RunRecord) -> str:
     act = record.config.get("act") or {}
     kinds = [act.get(kind) or {} for kind in ("tanh", "sigmoid")]
     scales = [act.get("c") if kind.get("c") is None else kind["c"] for kind in kinds]
@@ -254,7 +254,7 @@ def _act_label(record: Record) -> str:
 def _draw_ends(
     axes: Any,
     panels: Mapping[str, Mapping[str, Band]],
-    groups: Mapping[str, Sequence[Record]],
+    groups: Mapping[str, Sequence[RunRecord]],
     ends: Mapping[str, float],
     styles: Mapping[str, tuple[str, Any]],
 ) -> None:
@@ -277,7 +277,7 @@ def _act_index(act: str) -> tuple[int, str]:
     return (ACT_ORDER.index(act) if act in ACT_ORDER else len(ACT_ORDER), act)
 
 
-def line_name(record: Record) -> str:
+def line_name(record: RunRecord) -> str:
     """The name of a run's line: its row of an experiment, else its activation."""
     return (record.experiment or record.act).rpartition("/")[2]
 

@@ -1,4 +1,4 @@
-"""Figure 2 as an experiment: gradient descent of noisy units on a non-convex objective in one w.
+"""Figure 2: a non-convex objective in one w, and where gradient descent of noisy units ends.
 
 The paper's figure is a drawing: noise lets gradient descent explore and leave poor minima, and
 annealing it lets it settle. Here the objective is a network of four units and one parameter w,
@@ -7,27 +7,26 @@ annealing it lets it settle. Here the objective is a network of four units and o
 
 whose hard version has a poor local minimum at w = -3, the global one (L = 0) at w = 3 and plateaus
 without gradient between and outside them. Nothing changes between the arms but the unit and its c.
+`scripts/escape.py` runs them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from noisyexp.activations import SCHEDULES, Activation, make_activation
+from noisyexp.activations import Activation, make_activation
 from noisyexp.pictures.curves import PALETTE, figure_style, save_figure
 
 CENTRES, WEIGHTS, TARGET = (-4.0, -2.0, 2.0, 4.0), (0.6, -0.6, 1.0, -1.0), 2.0
 """b, v and T. Two units make a bump in the shape of a triangle, of height 1.2 and of height 2."""
 POOR, GLOBAL = -3.0, 3.0
-SHOWN = (-7.0, -3.5, 0.5, 6.5)
-"""Starts whose way is recorded, two on a plateau; they do not count in the rates."""
 
 
 @dataclass(frozen=True)
@@ -61,31 +60,6 @@ ARMS = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of all arms.
-
-    Attributes:
-        starts: number of starts for each arm and learning rate, uniform in [-width, width].
-        updates: length of each run; 3,600 bring c from 30 to 0.5 when t rises at every update.
-        learning_rates: all of them are run, so that no arm is tuned more than another.
-        clip: bound on |dL/dw|, as the paper's tasks clip their gradients.
-        width: half the range of the starts.
-        p: scale inside sigma, fixed.
-        seed: of starts and noise, which are the same in all arms.
-        keep: every how many updates the recorded ways are kept.
-    """
-
-    starts: int = 500
-    updates: int = 4000
-    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    clip: float = 1.0
-    width: float = 8.0
-    p: float = 1.0
-    seed: int = 0
-    keep: int = 40
-
-
 def objective(w: Tensor, unit: Activation, xi: Tensor | None = None) -> Tensor:
     """L(w) of shape (n,), for w of shape (n,) and xi of shape (n, 4) or None."""
     output = unit(w[:, None] - w.new_tensor(CENTRES), noise=xi) @ w.new_tensor(WEIGHTS)
@@ -101,84 +75,6 @@ def make_unit(arm: Arm, p: float, dtype: torch.dtype = torch.float32) -> Activat
     return unit
 
 
-def draw_starts(settings: Settings, generator: torch.Generator) -> Tensor:
-    """The first w, (starts,), uniform in [-width, width]."""
-    return settings.width * (2 * torch.rand(settings.starts, generator=generator) - 1)
-
-
-def descend(arm: Arm, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Gradient descent from all starts at all learning rates at once.
-
-    Returns:
-        Last w, (learning rates, starts), and the recorded ways of `SHOWN`, (learning rates,
-        1 + updates // keep, len(SHOWN)).
-    """
-    generator = torch.Generator().manual_seed(settings.seed)
-    first = torch.cat([draw_starts(settings, generator), torch.tensor(SHOWN)])
-    rates = len(settings.learning_rates)
-    step = torch.tensor(settings.learning_rates).repeat_interleave(len(first))
-    w = first.repeat(rates)
-    unit = make_unit(arm, settings.p)
-    schedule = SCHEDULES["interval"](arm.start, arm.floor, 1)  # the literal one, t at every update
-    ways = [w]
-    for update in range(settings.updates):
-        unit.c = schedule(update) if arm.annealed else arm.start
-        xi = None
-        if unit.has_noise:
-            xi = torch.randn(len(first), len(CENTRES), generator=generator).repeat(rates, 1)
-        w.requires_grad_(True)
-        (slope,) = torch.autograd.grad(objective(w, unit, xi).sum(), w)
-        w = (w - step * slope.clamp(-settings.clip, settings.clip)).detach()
-        if (update + 1) % settings.keep == 0:
-            ways.append(w)
-    shown = torch.stack(ways).view(len(ways), rates, -1)[..., settings.starts :].transpose(0, 1)
-    return w.view(rates, -1)[:, : settings.starts], shown
-
-
-def shares(first: Tensor, last: Tensor) -> dict[str, Any]:
-    """Where runs from `first` (n,) to `last` (n,) end, with binomial standard errors.
-
-    A run ends in a minimum when it is in the inner half of its well, and it began in a well when
-    the hard unit has a gradient towards its minimum there.
-
-    Returns:
-        "all" and "from_poor" (those that began in the poor well), each with the number of starts
-        and the share that ends in the global minimum; "poor", the share of all in the poor one.
-    """
-    found = (last - GLOBAL).abs() < 1
-    groups = {"all": torch.ones_like(found), "from_poor": (first - POOR).abs() < 2}
-    result: dict[str, Any] = {}
-    for name, members in groups.items():
-        n = int(members.sum())
-        share = float(found[members].double().mean())
-        result[name] = {
-            "starts": n,
-            "global": round(share, 4),
-            "standard_error": round(math.sqrt(share * (1 - share) / n), 4),
-        }
-    return {**result, "poor": round(float(((last - POOR).abs() < 1).double().mean()), 4)}
-
-
-def measure(settings: Settings | None = None) -> dict[str, Any]:
-    """Run every arm: what `scripts/escape.py` writes to results/escape.json.
-
-    Returns:
-        "settings", "rates" (one entry for each arm and learning rate: its settings and `shares`)
-        and "ways" of the arms that the figure shows, at the largest learning rate.
-    """
-    settings = settings or Settings()
-    first = draw_starts(settings, torch.Generator().manual_seed(settings.seed))
-    rates, ways = [], {}
-    for arm in ARMS:
-        last, shown = descend(arm, settings)
-        for rate, ends in zip(settings.learning_rates, last, strict=True):
-            rates.append({**asdict(arm), "learning_rate": rate, **shares(first, ends)})
-        if arm.variant == "hard" or (arm.variant == "nan" and arm.start == 30.0):
-            ways[arm.label] = [[round(w, 3) for w in way] for way in shown[-1].T.tolist()]
-    network = {"centres": CENTRES, "weights": WEIGHTS, "target": TARGET}
-    return {"settings": {**asdict(settings), **network}, "rates": rates, "ways": ways}
-
-
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a binomial share by Wilson, which is sound at 0 and 1 as well."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -190,7 +86,7 @@ def draw_fig2(result: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
     """Figure 2 as SVG and PNG: the objective, some ways down it, and where all runs end.
 
     Args:
-        result: of `measure`.
+        result: content of results/escape.json.
         path: where to write; the suffix is replaced.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

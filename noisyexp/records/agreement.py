@@ -6,16 +6,31 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noisyexp.records.run_record import Record
+from noisyexp.records.row_files import Row
+from noisyexp.records.run_record import RunRecord
 
 # What decides the numbers of a run. Row, logger and path settings may differ freely.
 COMPARED = ("task", "training", "act", "anneal", "precision")
 IGNORED = ("act.label", "task.workers", "training.cuda_graph", "training.accumulate")
 
 
-def mismatches(record: Record, row_config: Mapping[str, Any]) -> list[str]:
-    """Settings on which `record` and the row's resolved config disagree, see `disagreements`."""
-    return disagreements(record.config, row_config)
+def mismatches(record: RunRecord, row: Row, config: Mapping[str, Any]) -> list[str]:
+    """Why `record` is no run of `row` as its file stands today; empty when it is one.
+
+    Args:
+        record: of the same experiment.
+        row: the row file.
+        config: its resolved configuration at the record's scale, see `disagreements`.
+    """
+    named = [
+        f"{key} is {own!r}, the row file gives {wanted!r}"
+        for key, own, wanted in (
+            ("task", record.task, row.task),
+            ("act", record.act, row.act),
+        )
+        if own != wanted
+    ]
+    return named + disagreements(record.config, config)
 
 
 def disagreements(

@@ -13,10 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
-from noisyexp.errors import RecordError
 from noisyexp.places import CONFIG_DIR
+from noisyexp.records.yaml_file import parse_yaml, read_text
 
 GLOBAL = "# @package _global_"
 """First line of a file whose keys are those of the whole configuration, not of its group."""
@@ -90,14 +88,7 @@ def _choices(config: Any) -> dict[str, str]:
 def _load(config_dir: Path, group: str, name: str) -> Any:
     """A file as Hydra places it: its keys below its group's, or global."""
     path = config_dir / group / f"{name}.yaml"
-    try:
-        text = path.read_text("utf-8")
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise RecordError(
-            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
+    text = read_text(path)
+    content = parse_yaml(text, path) or {}
     own = not group or text.startswith(GLOBAL)
     return content if own else {group: content}

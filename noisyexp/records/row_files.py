@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.records.yaml_file import read_yaml
+from noisyexp.records.yaml_file import parse_yaml, read_text
+from noisyexp.schema import closest
 
-HEADER_FIELDS = ("command", "time", "expect", "seeds")
+HEADER_FIELDS = ("command", "time", "expect")
 PLACES = {"table": "table", "figure": "fig"}
 """Key of the `row` block that says where the paper has it -> how the folder's name starts."""
-ROW_FIELDS = ("order", "label", "source", "baseline", "paper")
+ROW_FIELDS = ("order", "label", "source", "baseline", "seeds", "paper")
 SOURCES = ("paper", "ours")
 MAX_OVERLAY_LINES = 25
 
@@ -29,11 +30,12 @@ class Row:
 
     Attributes:
         experiment: name for the command line, "table2/nah".
-        title, command, time, expect, seeds: the comment header of the file.
+        title, command, time, expect: the comment header of the file.
         order: place in the table, counted from 1.
         label: as printed in the paper.
         source: "paper" (the paper has this row) or "ours".
         baseline: experiment that the effect is measured against, None for the baseline itself.
+        seeds: of its runs.
         paper: the paper's number by metric, in the order of the columns; None for a metric that
             the paper does not give or only draws. Empty when source is "ours".
         task: config name of the task, "ptb".
@@ -46,11 +48,11 @@ class Row:
     command: str
     time: str
     expect: str
-    seeds: tuple[int, ...]
     order: int
     label: str
     source: str
     baseline: str | None
+    seeds: tuple[int, ...]
     task: str
     act: str
     overlay_lines: int
@@ -93,9 +95,9 @@ def load_row(path: Path) -> Row:
         RecordError: not YAML, or a field of the header or of the `row` block is missing, unknown
             or malformed; every problem is listed.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     header, header_lines = parse_header(text)
-    config = read_yaml(path)
+    config = parse_yaml(text, path)
     block = config.get("row") if isinstance(config, dict) else None
     if not isinstance(block, dict):
         raise RecordError(
@@ -112,7 +114,6 @@ def load_row(path: Path) -> Row:
         raise RecordError(f"{path}: " + "; ".join(problems))
     return Row(
         experiment=f"{path.parent.name}/{path.stem}",
-        seeds=tuple(int(seed) for seed in header["seeds"].split(",")),
         task=str(choices["task"]),
         act=str(choices["act"]),
         overlay_lines=len(text.splitlines()) - header_lines,
@@ -124,6 +125,7 @@ def load_row(path: Path) -> Row:
         label=block["label"],
         source=block["source"],
         baseline=block["baseline"],
+        seeds=tuple(block["seeds"]),
         paper=dict(block["paper"]),
     )
 
@@ -164,20 +166,20 @@ def _choice(config: Mapping[str, Any], group: str) -> str | None:
 
 
 def _header_problems(header: Mapping[str, str]) -> list[str]:
-    problems = [
+    return [
         f"the comment header lacks '# {key}:'" if key != "title" else "the header lacks a title"
         for key in ("title", *HEADER_FIELDS)
         if key not in header
     ]
-    seeds = header.get("seeds", "0")
-    if not re.fullmatch(r"\d+(\s*,\s*\d+)*", seeds):
-        problems.append(f"seeds is {seeds!r}, expected whole numbers such as 0,1,2")
-    return problems
 
 
 def _row_problems(block: Mapping[str, Any], folder: str) -> list[str]:
     problems = [f"row.{key} is missing" for key in ROW_FIELDS if key not in block]
-    problems += [f"row.{key} is not known" for key in block if key not in (*PLACES, *ROW_FIELDS)]
+    problems += [
+        f"row.{key} is not known.{closest(str(key), (*PLACES, *ROW_FIELDS))}"
+        for key in block
+        if key not in (*PLACES, *ROW_FIELDS)
+    ]
     places = [key for key in PLACES if key in block]
     if len(places) != 1:
         problems.append("exactly one of row.table and row.figure is needed")
@@ -193,6 +195,7 @@ def _row_problems(block: Mapping[str, Any], folder: str) -> list[str]:
         problems.append(f"row.baseline is {block['baseline']!r}, expected an experiment or null")
     if block["source"] not in SOURCES:
         problems.append(f"row.source is {block['source']!r}, allowed are {', '.join(SOURCES)}")
+    problems += _seed_problems(block["seeds"])
     paper = block["paper"]
     numbers = isinstance(paper, dict) and all(
         value is None or (isinstance(value, int | float) and not isinstance(value, bool))
@@ -203,3 +206,10 @@ def _row_problems(block: Mapping[str, Any], folder: str) -> list[str]:
     elif bool(paper) != (block["source"] == "paper"):
         problems.append("row.paper has numbers exactly when row.source is 'paper'")
     return problems
+
+
+def _seed_problems(seeds: Any) -> list[str]:
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if whole and seeds and len(set(seeds)) == len(seeds):
+        return []
+    return [f"row.seeds is {seeds!r}, expected different whole numbers such as [0, 1, 2]"]

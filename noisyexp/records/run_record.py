@@ -1,68 +1,31 @@
-"""Run records as typed objects: read, validate, publish.
-
-A record is the `run.json` of one run (schema 1). `publish` copies it into `results/records/`,
-where it is committed as the evidence behind the tables.
-"""
+"""The record of one run: the content of its `run.json`, read, checked and typed."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.records.metric import Metric
+from noisyexp.records.schema import MOST_PROBLEMS, SCHEMA, problems_of
 
-SCHEMA = 1
-STATUSES = ("complete", "diverged", "failed", "interrupted")
-PUBLISHABLE = ("complete", "diverged")
-
-_TEXT, _OPTIONAL_TEXT, _INTEGER = "text", "text or null", "a whole number"
-_OBJECT, _OPTIONAL_OBJECT, _LIST = "an object", "an object or null", "a list"
-_CHECKS = {
-    _TEXT: lambda v: isinstance(v, str) and v != "",
-    _OPTIONAL_TEXT: lambda v: v is None or isinstance(v, str),
-    _INTEGER: lambda v: isinstance(v, int) and not isinstance(v, bool),
-    _OBJECT: lambda v: isinstance(v, dict),
-    _OPTIONAL_OBJECT: lambda v: v is None or isinstance(v, dict),
-    _LIST: lambda v: isinstance(v, list),
-}
-_FIELDS = {
-    "status": _TEXT, "reason": _OPTIONAL_TEXT, "experiment": _OPTIONAL_TEXT, "task": _TEXT,
-    "act": _TEXT, "scale": _TEXT, "data": _TEXT, "seed": _INTEGER, "config": _OBJECT,
-    "config_hash": _TEXT, "command": _LIST, "code": _OBJECT, "versions": _OBJECT,
-    "machine": _OBJECT, "parameters": _OBJECT, "metrics": _OBJECT, "selection": _OPTIONAL_TEXT,
-    "curve": _LIST, "best": _OPTIONAL_OBJECT, "final": _OPTIONAL_OBJECT, "cost": _OBJECT,
-}  # fmt: skip
+__all__ = ["Metric", "RunRecord", "load_record", "load_records", "read_run_json"]
 
 
 @dataclass(frozen=True)
-class MetricInfo:
-    """How to read one metric: its unit, whether "min" or "max" is better, its printed name."""
+class RunRecord:
+    """One run; the names are those of the JSON file, which `noisyexp.records.schema` describes.
 
-    unit: str
-    direction: str
-    label: str
-
-    @property
-    def title(self) -> str:
-        """Label and unit, the unit left out where the label says it: "test perplexity"."""
-        unit = f" [{self.unit}]" if self.unit and self.unit not in self.label else ""
-        return self.label + unit
-
-
-@dataclass(frozen=True)
-class Record:
-    """One run, as written by the trainer; the names are those of the JSON file.
-
-    `name` is the path of the file below the folder it was loaded from, for messages and footnotes.
-    `best` and `final` map metric names to values; a null value means it was not finite. `floor`
-    has the best value that any model can reach, where it is known (generated data), `findings` what
-    a task keeps of the final model beside metrics, `environments` code, torch, device and threads
-    of its sessions, each once.
+    Attributes:
+        name: path of the file below the folder it was loaded from, for messages and footnotes.
+        best, final: metric names to values; None for a value that was not finite.
+        floor: the best value that any model can reach, where it is known (generated data).
+        findings: what a task keeps of the final model beside metrics.
+        chance: what predictors that learned nothing reach, by metric of the curve and name.
+        environments: code, torch, device and threads of the run's sessions, each once.
     """
 
     name: str
@@ -80,8 +43,9 @@ class Record:
     code: Mapping[str, Any]
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
+    data_files: Mapping[str, str]
     parameters: Mapping[str, int]
-    metrics: Mapping[str, MetricInfo]
+    metrics: Mapping[str, Metric]
     selection: str | None
     curve: tuple[Mapping[str, Any], ...]
     best: Mapping[str, Any]
@@ -89,7 +53,32 @@ class Record:
     cost: Mapping[str, Any]
     floor: Mapping[str, float]
     findings: Mapping[str, Any]
+    chance: Mapping[str, Mapping[str, float]]
     environments: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def from_json(cls, raw: Any, name: str) -> RunRecord:
+        """The record that `raw`, the parsed content of a run.json, holds.
+
+        Raises:
+            RecordError: it breaks the schema; the message names the file and the fields.
+        """
+        problems = problems_of(raw)
+        if problems:
+            more = len(problems) - MOST_PROBLEMS
+            shown = problems[:MOST_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+            raise RecordError(f"{name} is not a run record of schema {SCHEMA}: {'; '.join(shown)}")
+        values = {field.name: raw.get(field.name) for field in fields(cls)}
+        for key in ("command", "curve", "environments"):
+            values[key] = tuple(values[key] or ())
+        for key in ("machine", "data_files", "parameters", "metrics", "best", "final", "cost",
+                    "floor", "findings", "chance"):  # fmt: skip
+            values[key] = values[key] or {}
+        values["metrics"] = {
+            key: Metric(info["label"], info["unit"], info["direction"])
+            for key, info in values["metrics"].items()
+        }
+        return cls(**{**values, "name": name})
 
     @property
     def complete(self) -> bool:
@@ -102,129 +91,52 @@ class Record:
         return None if value is None else float(value)
 
 
-def load_record(path: Path, name: str | None = None) -> Record:
+def read_run_json(path: Path, name: str) -> Any:
+    """The content of a JSON file, unchecked.
+
+    Raises:
+        RecordError: it cannot be read or is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
+        if "\\ud" in text.lower():  # halves of characters, which no file can hold
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
+        return raw
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, RecursionError):
+            reason = "it is nested too deeply"
+        raise RecordError(
+            f"cannot read the run record {name}: {reason}. Restore it (git checkout) or delete it."
+        ) from error
+
+
+def load_record(path: Path, name: str | None = None) -> RunRecord:
     """Read and check one run record.
 
     Args:
         path: the JSON file.
-        name: how messages and footnotes call it; default is the file's own name.
+        name: how messages and footnotes call it; default is the path.
 
     Raises:
-        RecordError: the file cannot be read, is not JSON, or breaks schema 1; every problem is
-            listed.
+        RecordError: the file cannot be read, is not JSON, or breaks the schema.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(
-            f"cannot read the run record {path}: {error}. Restore it (git checkout) or delete it."
-        ) from error
-    problems = _problems(raw)
-    if problems:
-        raise RecordError(f"{path} is not a run record of schema {SCHEMA}: " + "; ".join(problems))
-    fields = {key: raw.get(key) for key in _FIELDS}
-    fields["metrics"] = {key: MetricInfo(**_info(info)) for key, info in raw["metrics"].items()}
-    fields["command"], fields["curve"] = tuple(raw["command"]), tuple(raw["curve"])
-    fields["floor"] = raw.get("floor") or {}
-    fields["findings"] = raw.get("findings") or {}
-    fields["environments"] = tuple(raw.get("environments") or ())
-    fields["best"], fields["final"] = raw.get("best") or {}, raw.get("final") or {}
-    return Record(name=name or path.name, **fields)
+    name = name or str(path)
+    return RunRecord.from_json(read_run_json(path, name), name)
 
 
-def load_records(folder: Path) -> list[Record]:
+def load_records(folder: Path, tables: Iterable[str] | None = None) -> list[RunRecord]:
     """Every `*.json` below `folder` as a record, ordered by path. No folder means no records.
+
+    Args:
+        folder: results/records.
+        tables: folders in it that are read, the names of tables; None reads all.
 
     Raises:
         RecordError: one of them is not a valid record.
     """
-    paths = sorted(folder.rglob("*.json"), key=lambda path: path.relative_to(folder).parts)
+    places = [folder] if tables is None else [folder / table for table in dict.fromkeys(tables)]
+    paths = [path for place in places for path in place.rglob("*.json")]
+    paths.sort(key=lambda path: path.relative_to(folder).parts)
     return [load_record(path, path.relative_to(folder).as_posix()) for path in paths]
-
-
-def record_path(record: Record, results_root: Path) -> Path:
-    """Where `publish` puts `record`: `records/<table or task>/<row>-<scale>-seed<k>.json`.
-
-    Runs outside an experiment use task and activation for folder and row. Runs on other data than
-    the real ones carry the name of the data, so that the two never collide.
-
-    Raises:
-        RecordError: a name holds characters that do not belong in a file name.
-    """
-    folder, _, row = (record.experiment or f"{record.task}/{record.act}").rpartition("/")
-    folder = folder or record.task
-    data = [] if record.data == "real" else [record.data]
-    parts = [row, record.scale, *data, f"seed{record.seed}"]
-    for part in (folder, *parts):
-        if not re.fullmatch(r"\w[\w.+]*", part, flags=re.ASCII):
-            raise RecordError(
-                f"{record.name}: {part!r} cannot be part of a file name; letters, digits and _ . + "
-                f"are allowed. Rename the experiment, scale or data set."
-            )
-    return results_root / "records" / folder / f"{'-'.join(parts)}.json"
-
-
-def publish(run_json: Path, results_root: Path, replace: bool = False) -> Path:
-    """Copy the record of a finished run into `results_root/records/`, atomically, byte for byte.
-
-    A record of a modified working tree is taken too; the table prints that in a footnote.
-
-    Args:
-        run_json: the `run.json` of a run folder.
-        results_root: the committed `results` folder.
-        replace: overwrite a different record of the same row, scale and seed.
-
-    Returns:
-        The path of the published record.
-
-    Raises:
-        RecordError: the record is invalid or of a run that did not end (failed, interrupted), or a
-            different record is already there and `replace` is false.
-    """
-    record = load_record(run_json, str(run_json))
-    if record.status not in PUBLISHABLE:
-        raise RecordError(
-            f"{run_json} is the record of a run that is {record.status!r}; only runs that are "
-            f"{' or '.join(PUBLISHABLE)} can be published. Start the same command again to finish."
-        )
-    content, target = run_json.read_bytes(), record_path(record, results_root)
-    if target.exists() and target.read_bytes() != content and not replace:
-        raise RecordError(
-            f"{target} exists and differs from {run_json}; evidence is not overwritten silently. "
-            f"Delete it, or publish with replace=True."
-        )
-    atomic_write_bytes(target, content)
-    return target
-
-
-def _problems(raw: Any) -> list[str]:
-    """Every way in which `raw` breaks schema 1, one line each."""
-    if not isinstance(raw, dict):
-        return ["the file holds no JSON object"]
-    if raw.get("schema") != SCHEMA:
-        return [f"schema is {raw.get('schema')!r}"]
-    problems = [
-        f"{key} is {raw.get(key)!r}, expected {kind}"
-        for key, kind in _FIELDS.items()
-        if not _CHECKS[kind](raw.get(key))
-    ]
-    if isinstance(raw.get("status"), str) and raw["status"] not in STATUSES:
-        problems.append(f"status is {raw['status']!r}, expected one of {', '.join(STATUSES)}")
-    metrics = raw.get("metrics")
-    for name, info in metrics.items() if isinstance(metrics, dict) else ():
-        if not isinstance(info, dict) or set(_info(info)) != {"unit", "direction", "label"}:
-            problems.append(f"metrics.{name} needs unit, direction and label")
-        elif info["direction"] not in ("min", "max"):
-            problems.append(
-                f"metrics.{name}.direction is {info['direction']!r}, expected min or max"
-            )
-    for block in ("best", "final"):
-        items = raw.get(block)
-        for name, value in items.items() if isinstance(items, dict) else ():
-            if isinstance(value, bool) or not isinstance(value, int | float | None):
-                problems.append(f"{block}.{name} is {value!r}, expected a number or null")
-    return problems
-
-
-def _info(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: info[key] for key in ("unit", "direction", "label") if key in info}

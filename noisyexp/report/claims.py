@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from noisyexp.errors import RecordError
-from noisyexp.records.run_record import Record
-from noisyexp.records.yaml_file import read_yaml
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.learning_points import compare, show, values
 from noisyexp.report.render import grid
+from noisyexp.report.sheet import Claim, Sheet
 from noisyexp.report.statistics import (
     Estimate,
     holm,
@@ -20,50 +19,12 @@ from noisyexp.report.statistics import (
     paired_difference,
 )
 from noisyexp.report.table import Line, Section, Table
-from noisyexp.report.verdict import FEWEST_SEEDS, PAPER_SCALE, TOO_FEW
-from noisyexp.schema import build, option
+from noisyexp.report.verdict import FEWEST_SEEDS, PAPER_SCALE, TOO_FEW, judge
 
 EVIDENCE = (PAPER_SCALE, "cpu")
 """Scales that say something about a claim; the others show that the code runs."""
 HEADS = ("claim", "where", "run", "paper", "ours", "difference", "p", "verdict", "command")
 SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim: `row` is better than `against` in `metric`."""
-
-    text: str = option("the claim in words")
-    where: str = option("where the paper makes it")
-    row: str = option("experiment, as table2/nah")
-    against: str = option("experiment of the same table")
-    metric: str = option("name of the metric")
-    at: dict[str, int] | None = option("point of the curve, as epoch: 5; null for final numbers")
-    command: str = option("makes the table or figure at the paper's scale")
-    headline: bool = option("whether the README has it")
-    beside: str | None = option("further differences between the two rows")
-
-    @property
-    def words(self) -> str:
-        """The claim, and further differences between its rows."""
-        return f"{self.text} (also different: {self.beside})" if self.beside else self.text
-
-
-def load_claims(path: Path) -> list[Claim]:
-    """Read `results/claims.yaml`; `at`, `headline` and `beside` may be left out.
-
-    Raises:
-        RecordError: a key or value is wrong.
-    """
-    raw = read_yaml(path)
-    problems: list[str] = []
-    claims = [
-        build(Claim, {"at": None, "headline": False, "beside": None, **entry}, "", problems)
-        for entry in raw or []
-    ]
-    if problems:
-        raise RecordError(f"{path}: {'; '.join(problems)}")
-    return [claim for claim in claims if claim is not None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +38,7 @@ class Finding:
         metric: its title, and the point of the curve; "" when there are no numbers.
         difference: with its interval.
         p: of the difference, None with fewer seeds than a verdict needs.
-        verdict: of `judge`.
+        verdict: of `verdict_on`.
         command: makes the table at this scale.
     """
 
@@ -91,24 +52,23 @@ class Finding:
     command: str
 
 
-def summary(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
-    """The table of claims in Markdown.
+def summary(sheets: Sequence[tuple[Sheet, Table]]) -> str:
+    """The table of all claims in Markdown.
 
     Args:
-        claims: in the order of the page.
-        tables: by name, "table2", of all claims.
+        sheets: each with its table, in the order of the page.
     """
     rows = []
-    findings = [examine(claim, tables[claim.row.split("/")[0]]) for claim in claims]
-    adjusted = iter(holm([found.p for found in findings if found.p is not None]))
-    for claim, found in zip(claims, findings, strict=True):
+    pairs = [(claim, examine(claim, table)) for sheet, table in sheets for claim in sheet.claims]
+    adjusted = iter(holm([found.p for _, found in pairs if found.p is not None]))
+    for claim, found in pairs:
         ours = f"{found.ours} ({found.metric})" if found.metric else found.ours
         p = "-" if found.p is None else show_p(next(adjusted))
         rows.append([claim.words, claim.where, found.run, found.paper, ours, found.difference, p,
                      found.verdict, found.command])  # fmt: skip
-    tested = sum(found.p is not None for found in findings)
+    tested = sum(found.p is not None for _, found in pairs)
     return (
-        f"{len(claims)} claims, of which {tested} have {FEWEST_SEEDS} common seeds or more and are "
+        f"{len(pairs)} claims, of which {tested} have {FEWEST_SEEDS} common seeds or more and are "
         f"tested; p is adjusted for {tested} tests by Holm's method.\n\n{grid(HEADS, rows)}"
     )
 
@@ -118,12 +78,12 @@ def show_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.1g}" if p < 0.095 else f"{p:.2f}"
 
 
-def headlines(claims: Sequence[Claim], tables: Mapping[str, Table]) -> str:
+def headlines(sheets: Sequence[tuple[Sheet, Table]]) -> str:
     """The headline claims in fewer and narrower columns; arguments as of `summary`."""
     rows = []
-    for claim in claims:
-        if claim.headline:
-            found = examine(claim, tables[claim.row.split("/")[0]])
+    for sheet, table in sheets:
+        for claim in (claim for claim in sheet.claims if claim.headline):
+            found = examine(claim, table)
             more = f" ({found.difference}, {found.metric})" if found.metric else ""
             run = f"{claim.where}, {found.run}"
             rows.append([claim.text, run, found.paper, found.ours + more, found.verdict])
@@ -159,12 +119,12 @@ def examine(claim: Claim, table: Table) -> Finding:
         metric=info.title + at,
         difference=shown,
         p=None if len(common) < FEWEST_SEEDS or difference is None else p_value(difference),
-        verdict=judge(difference, info.direction, section.where),
+        verdict=verdict_on(difference, info.direction, section.where),
         command=f"`{claim.command}{scale}`",
     )
 
 
-def judge(difference: Estimate | None, direction: str, where: str) -> str:
+def verdict_on(difference: Estimate | None, direction: str, where: str) -> str:
     """'holds' if the interval of row minus baseline lies on the better side of 0, and so on.
 
     Args:
@@ -174,10 +134,7 @@ def judge(difference: Estimate | None, direction: str, where: str) -> str:
     """
     if difference is None or difference.n < FEWEST_SEEDS:
         return TOO_FEW
-    if difference.contains(0.0):
-        word = "not shown"
-    else:
-        word = "holds" if (difference.mean < 0) == (direction == "min") else "reversed"
+    word = judge(difference, smaller=direction == "min")
     return f"{word} at {where}" if where else word
 
 
@@ -206,18 +163,18 @@ def _best_section(claim: Claim, table: Table) -> Section:
     return full[0] if full else max(real, key=common)
 
 
-def _line(section: Section, experiment: str) -> Line:
+def _line(section: Section, name: str) -> Line:
     for line in section.lines:
-        if line.row.experiment == experiment:
+        if line.row.experiment.partition("/")[2] == name:
             return line
-    raise RecordError(f"results/claims.yaml: there is no row {experiment}")
+    raise RecordError(f"a claim names the row {name}, which is not in the table")
 
 
-def _runs(section: Section, experiment: str) -> list[Record]:
-    return [record for record in _line(section, experiment).records if record.complete]
+def _runs(section: Section, name: str) -> list[RunRecord]:
+    return [record for record in _line(section, name).records if record.complete]
 
 
-def _numbers(claim: Claim, runs: Sequence[Record]) -> dict[int, float]:
+def _numbers(claim: Claim, runs: Sequence[RunRecord]) -> dict[int, float]:
     """The metric by seed."""
     if claim.at is not None:
         ((x, place),) = claim.at.items()

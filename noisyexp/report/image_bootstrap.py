@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from noisyexp.errors import RecordError
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.render import grid
 
 RESAMPLES = 4000
 FloatArray = npt.NDArray[np.float64]
 
 
-def image_blocks(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
+def image_blocks(rows: Sequence[Row], records: Sequence[RunRecord]) -> list[str]:
     """Markdown blocks for each scale: every row against its baseline over common seeds.
 
     Args:
@@ -29,7 +30,7 @@ def image_blocks(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """
     blocks = []
     for scale in dict.fromkeys(record.scale for record in records):
-        runs: dict[str, dict[int, Record]] = {}
+        runs: dict[str, dict[int, RunRecord]] = {}
         for record in records:
             if record.scale == scale and record.complete and "test" in record.findings:
                 runs.setdefault(str(record.experiment), {})[record.seed] = record
@@ -38,6 +39,7 @@ def image_blocks(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
             seeds = sorted(runs.get(row.experiment, {}).keys() & runs.get(row.baseline or "", {}))
             if seeds:
                 pairs = [(runs[row.experiment][s], runs[row.baseline or ""][s]) for s in seeds]
+                _check_same_images([record for pair in pairs for record in pair])
                 cells.append([row.label, str(len(seeds)), *compare(pairs)])
         if cells:
             heads = ["row, against its baseline", "seeds", "NLL [nats a caption]", "BLEU-4 [%]"]
@@ -50,7 +52,20 @@ def image_blocks(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     return blocks
 
 
-def compare(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
+def _check_same_images(records: Sequence[RunRecord]) -> None:
+    """Whether all runs were tested on the same images.
+
+    Raises:
+        RecordError: one has none, or others than the first.
+    """
+    first = records[0]
+    for record in records:
+        images = record.findings["test"].keys()
+        if not images or images != first.findings["test"].keys():
+            raise RecordError(f"{record.name}: findings.test has other images than {first.name}")
+
+
+def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str]:
     """Differences of NLL and of BLEU-4 of pairs (row, baseline) of runs, as text."""
     nll, gram = (
         [[_column(r.findings["test"], key) for r in pair] for pair in pairs]

@@ -4,50 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import MetricInfo, Record
+from noisyexp.records.run_record import Metric, RunRecord
 from noisyexp.report.render import grid
+from noisyexp.report.sheet import LearningPoints
 from noisyexp.report.statistics import Estimate, mean_interval, paired_difference
 
-Runs = Sequence[tuple[Row, Sequence[Record]]]
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Points of the curves that a page prints beside the final numbers.
-
-    Attributes:
-        x: key of the curve, "epoch" or "step".
-        points: where.
-        ratios: metrics that are compared by their ratio, as they span orders of magnitude.
-        differences: metrics that are compared by their difference.
-        against: names of the rows to compare with, "reference".
-    """
-
-    x: str
-    points: tuple[int, ...]
-    ratios: tuple[str, ...]
-    differences: tuple[str, ...]
-    against: tuple[str, ...]
-
-
-LEARNING = {
-    # After 30 epochs the training NLL is a few roundings of float32 away from 0.
-    "fig5": Learning(
-        "epoch", (1, 5, 10, 20), ("train_nll", "train_nll_clean", "valid_nll"), ("saturated",),
-        ("reference", "hard"),
-    ),
-    "fig8": Learning(
-        "step", (250, 500, 1000, 2500, 5000), (), ("valid_bpc", "train_bpc", "saturated"),
-        ("reference", "nan_normal"),
-    ),
-}  # fmt: skip
+Runs = Sequence[tuple[Row, Sequence[RunRecord]]]
 
 
 def learning_blocks(
-    learning: Learning, rows: Sequence[Row], records: Sequence[Record]
+    learning: LearningPoints, rows: Sequence[Row], records: Sequence[RunRecord]
 ) -> list[str]:
     """Markdown blocks for each scale: a grid a metric, then one for each row compared with.
 
@@ -79,7 +47,7 @@ def learning_blocks(
 
 
 def _comparisons(
-    learning: Learning, runs: Runs, name: str, infos: Mapping[str, MetricInfo]
+    learning: LearningPoints, runs: Runs, name: str, infos: Mapping[str, Metric]
 ) -> list[str]:
     """A grid a metric of every row against the row `name`; nothing where that has no runs."""
     found = [(row, group) for row, group in runs if row.experiment.endswith(f"/{name}")]
@@ -104,7 +72,7 @@ def _comparisons(
     return blocks
 
 
-def values(records: Sequence[Record], x: str, at: int, metric: str) -> dict[int, float]:
+def values(records: Sequence[RunRecord], x: str, at: int, metric: str) -> dict[int, float]:
     """The metric by seed of runs of one row, at one point of the curve; seeds without it lack."""
     return {
         record.seed: float(point[metric])
@@ -153,7 +121,7 @@ def show(found: Estimate | None, sign: str = "") -> str:
     return f"{found.mean:{sign}.{decimals}f} ± {found.half_width:.{decimals}f}"
 
 
-def _heads(learning: Learning) -> list[str]:
+def _heads(learning: LearningPoints) -> list[str]:
     word = "epoch" if learning.x == "epoch" else "update"
     return [f"{word} {at:,}" for at in learning.points]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.render import grid
 
 TITLES = {
@@ -21,7 +21,7 @@ POINTS = 12
 """Columns of the table: equally spaced points of the longest run."""
 
 
-def check_arms(kind: str, records: Sequence[Record]) -> None:
+def check_arms(kind: str, records: Sequence[RunRecord]) -> None:
     """Whether the arms are those of a pilot, the reference, or of a grid, all but it.
 
     Raises:
@@ -50,7 +50,9 @@ def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def pilot_page(kind: str, name: str, records: Sequence[Record], metric: str, command: str) -> str:
+def pilot_page(
+    kind: str, name: str, records: Sequence[RunRecord], metric: str, command: str
+) -> str:
     """Markdown: one line a run, columns for what differs and for `metric` over training.
 
     Args:
@@ -111,7 +113,7 @@ def _differing(every: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _winners(
-    records: Sequence[Record],
+    records: Sequence[RunRecord],
     every: Sequence[Mapping[str, Any]],
     differing: Sequence[str],
     metric: str,
@@ -130,7 +132,7 @@ def _winners(
     return [*lines, ""]
 
 
-def _curve(record: Record, metric: str) -> dict[int, float]:
+def _curve(record: RunRecord, metric: str) -> dict[int, float]:
     return {int(p["step"]): float(p[metric]) for p in record.curve if p.get(metric) is not None}
 
 

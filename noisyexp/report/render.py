@@ -11,7 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.seed_by_seed import by_seed, order_of_rows
 from noisyexp.report.statistics import Estimate
 from noisyexp.report.table import Line, Section, Table
@@ -27,7 +27,7 @@ CSV_COLUMNS = (
 
 def to_markdown(table: Table, more: Sequence[str] = ()) -> str:
     """The table with one section a scale, `more`, then the rules, sources, gaps and deviations."""
-    blocks = [f"# {_title(table.name)}: the paper's numbers and ours"]
+    blocks = [f"# {table.title}: the paper's numbers and ours"]
     blocks.append(f"Made by `{table.command}` from the run records in `results/records/`.")
     for section in table.sections:
         blocks += _section(table, section)
@@ -70,11 +70,6 @@ def to_csv(table: Table) -> str:
                     _rounded(line.hours),
                 ])  # fmt: skip
     return out.getvalue()
-
-
-def _title(name: str) -> str:
-    """Name for people: Table 2 of table2, Figure 11 of fig11."""
-    return name.replace("table", "Table ").replace("fig", "Figure ")
 
 
 def _section(table: Table, section: Section) -> list[str]:
@@ -127,7 +122,7 @@ def _section(table: Table, section: Section) -> list[str]:
     return blocks
 
 
-def _provenance(records: Sequence[Record]) -> list[str]:
+def _provenance(records: Sequence[RunRecord]) -> list[str]:
     """Commits, versions and hardware of the records, each with its number of runs."""
     commits = Counter(_commits(r) for r in records)
     machines = Counter(
@@ -139,7 +134,7 @@ def _provenance(records: Sequence[Record]) -> list[str]:
     return [f"{what}: {runs} run{'s' if runs > 1 else ''}" for what, runs in found]
 
 
-def _commits(record: Record) -> str:
+def _commits(record: RunRecord) -> str:
     """The commits of all sessions of a run, in order."""
     codes = record.environments or (record.code,)
     names = dict.fromkeys(str(code.get("commit") or "unknown")[:12] for code in codes)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from noisyexp.records.run_record import Record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.table import Line, Table
 
 
-def first_solved(record: Record, limits: Mapping[str, float]) -> int | None:
+def first_solved(record: RunRecord, limits: Mapping[str, float]) -> int | None:
     """Updates until the first validation at which every metric is below its limit.
 
     Args:
@@ -53,7 +53,7 @@ def by_seed(table: Table, lines: Sequence[Line]) -> tuple[list[str], list[list[s
     return heads, rows
 
 
-def _level(record: Record) -> str:
+def _level(record: RunRecord) -> str:
     """The c of the chosen weights where it was annealed."""
     level = record.final.get("c")
     return "-" if level is None else f"{level:.3g}"

@@ -10,7 +10,8 @@ from noisyexp.errors import RecordError
 from noisyexp.records.agreement import mismatches
 from noisyexp.records.deviations import Deviation
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import PUBLISHABLE, MetricInfo, Record
+from noisyexp.records.run_record import Metric, RunRecord
+from noisyexp.records.schema import FINISHED
 from noisyexp.report.statistics import Estimate, mean_interval, paired_difference
 from noisyexp.report.verdict import PAPER_SCALE, absolute, effect, off_paper
 
@@ -43,7 +44,7 @@ class Line:
     """
 
     row: Row
-    records: tuple[Record, ...]
+    records: tuple[RunRecord, ...]
     cells: Mapping[str, Cell]
     missing_seeds: tuple[int, ...]
     s_per_step: tuple[float, float] | None
@@ -77,8 +78,9 @@ class Table:
     """
 
     name: str
+    title: str
     command: str
-    metrics: Mapping[str, MetricInfo]
+    metrics: Mapping[str, Metric]
     sections: tuple[Section, ...]
     left_out: tuple[str, ...]
     deviations: Mapping[str, tuple[Deviation, ...]]
@@ -88,11 +90,12 @@ class Table:
 def build_table(
     name: str,
     rows: Sequence[Row],
-    records: Sequence[Record],
+    records: Sequence[RunRecord],
     compose: Compose,
     deviations: Mapping[str, tuple[Deviation, ...]],
     command: str,
     limits: Mapping[str, float] | None = None,
+    title: str = "",
 ) -> Table:
     """Compute table `name`.
 
@@ -105,6 +108,7 @@ def build_table(
         deviations: ledger by task.
         command: what the reader types to make the table again.
         limits: the task counts as solved when metrics of the curve are below these.
+        title: as people call it, "Table 2"; default `name`.
 
     Raises:
         RecordError: two records of one row have the same scale, data and seed, or two records
@@ -122,24 +126,26 @@ def build_table(
         _section(rows, used, infos, scale, data, off_paper(scale, data, paper_data))
         for scale, data in order
     )
-    return Table(name, command, infos, sections, tuple(left_out), deviations, limits or {})
+    return Table(
+        name, title or name, command, infos, sections, tuple(left_out), deviations, limits or {}
+    )
 
 
 def _select(
-    rows: Sequence[Row], records: Sequence[Record], metrics: Sequence[str], compose: Compose
-) -> tuple[list[Record], list[str]]:
+    rows: Sequence[Row], records: Sequence[RunRecord], metrics: Sequence[str], compose: Compose
+) -> tuple[list[RunRecord], list[str]]:
     """The records that count, and one line for each that belongs to a row and does not count."""
-    names, configs = {row.experiment for row in rows}, {}
-    used: list[Record] = []
+    by_name, configs = {row.experiment: row for row in rows}, {}
+    used: list[RunRecord] = []
     left_out: list[str] = []
     for record in records:
-        if record.experiment is None or record.experiment not in names:
+        if record.experiment is None or record.experiment not in by_name:
             continue
         key = (record.experiment, record.scale)
         if key not in configs:
             configs[key] = compose(*key)
-        reasons = mismatches(record, configs[key])
-        if record.status not in PUBLISHABLE:
+        reasons = mismatches(record, by_name[record.experiment], configs[key])
+        if record.status not in FINISHED:
             reasons.append(f"its status is {record.status}")
         absent = [m for m in metrics if record.value(m) is None or m not in record.metrics]
         if record.complete and absent:
@@ -151,8 +157,8 @@ def _select(
     return used, left_out
 
 
-def _metric_infos(metrics: Sequence[str], records: Sequence[Record]) -> dict[str, MetricInfo]:
-    infos: dict[str, MetricInfo] = {}
+def _metric_infos(metrics: Sequence[str], records: Sequence[RunRecord]) -> dict[str, Metric]:
+    infos: dict[str, Metric] = {}
     for metric in metrics:
         found = {r.metrics[metric]: r.name for r in records if metric in r.metrics}
         if len({info.direction for info in found}) > 1:
@@ -160,14 +166,14 @@ def _metric_infos(metrics: Sequence[str], records: Sequence[Record]) -> dict[str
                 f"{' and '.join(found.values())} disagree on whether {metric} is to be minimised "
                 f"or maximised; run the older ones again"
             )
-        infos[metric] = next(iter(found), MetricInfo("", "min", metric))
+        infos[metric] = next(iter(found), Metric(metric, "", "min"))
     return infos
 
 
 def _section(
     rows: Sequence[Row],
-    records: Sequence[Record],
-    infos: Mapping[str, MetricInfo],
+    records: Sequence[RunRecord],
+    infos: Mapping[str, Metric],
     scale: str,
     data: str,
     where: str,
@@ -191,8 +197,8 @@ def _section(
     return Section(scale, data, where, tuple(lines))
 
 
-def _by_seed(records: Any) -> dict[int, Record]:
-    runs: dict[int, Record] = {}
+def _by_seed(records: Any) -> dict[int, RunRecord]:
+    runs: dict[int, RunRecord] = {}
     for record in sorted(records, key=lambda record: record.seed):
         if record.seed in runs:
             raise RecordError(
@@ -207,7 +213,7 @@ def _cell(
     row: Row,
     metric: str,
     direction: str,
-    runs: Mapping[str, Mapping[int, Record]],
+    runs: Mapping[str, Mapping[int, RunRecord]],
     papers: Mapping[str, Mapping[str, float | None]],
     where: str,
 ) -> Cell:
@@ -229,7 +235,7 @@ def _cell(
     return Cell(paper, ours, difference, paper_difference, judged, verdict)
 
 
-def _cost(records: Sequence[Record]) -> tuple[tuple[float, float] | None, float | None]:
+def _cost(records: Sequence[RunRecord]) -> tuple[tuple[float, float] | None, float | None]:
     steps = [float(r.cost["s_per_step"]) for r in records if r.cost.get("s_per_step") is not None]
     walls = [float(r.cost["wall_s"]) for r in records if r.cost.get("wall_s") is not None]
     return (min(steps), max(steps)) if steps else None, sum(walls) / 3600 if walls else None

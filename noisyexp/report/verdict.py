@@ -16,6 +16,8 @@ PAPER_SCALE = "paper"
 FEWEST_SEEDS = 4
 """Common seeds that a verdict on a difference needs."""
 TOO_FEW = "too few seeds"
+HOLDS, NOT_SHOWN, REVERSED = "holds", "not shown", "reversed"
+"""The words of every verdict on a difference."""
 
 RULES = (
     f"Ours: mean over the runs that finished ± half the width of the {CONFIDENCE:.0%} Student-t "
@@ -29,10 +31,17 @@ RULES = (
     "other scales or on other data than the paper's, nor for rows that the paper does not have.",
     f"Effect: difference to the baseline row over the seeds that both have; '{TOO_FEW}' if they "
     f"have fewer than {FEWEST_SEEDS} in common. "
-    "'confirmed' if its interval excludes 0 on the paper's side, 'reversed' if on the other side, "
+    "'holds' if its interval excludes 0 on the paper's side, 'reversed' if on the other side, "
     "'not shown' if it contains 0; then whether the paper's difference lies in our interval. At "
     "other scales or on other data the words say so: that is evidence on direction only.",
 )
+
+
+def judge(difference: Estimate, smaller: bool) -> str:
+    """The word for a difference that should be below 0 (`smaller`) or above it, by its interval."""
+    if difference.contains(0.0):
+        return NOT_SHOWN
+    return HOLDS if (difference.mean < 0) == smaller else REVERSED
 
 
 def off_paper(scale: str, data: str, paper_data: str) -> str:
@@ -84,16 +93,12 @@ def effect(
     if difference.n < FEWEST_SEEDS:
         return TOO_FEW
     at = f" at {where}" if where else ""
-    zero = difference.contains(0.0)
     if paper is None:
         gain = (difference.mean < 0) == (direction == "min")
-        word = "no difference shown" if zero else "better" if gain else "worse"
+        word = NOT_SHOWN if difference.contains(0.0) else "better" if gain else "worse"
         return f"no paper number; ours: {word}{at}"
     if paper == 0.0:
         return "not judged (the paper's difference is 0)"
-    if zero:
-        word = "not shown"
-    else:
-        word = "confirmed" if (difference.mean < 0) == (paper < 0) else "reversed"
+    word = judge(difference, smaller=paper < 0)
     side = "inside" if difference.contains(paper) else "outside"
     return f"{word}{at}; paper's {paper:+.3g} {side} our interval"

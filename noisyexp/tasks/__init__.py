@@ -1,11 +1,11 @@
 """One folder an experiment."""
 
+from noisyexp.records.metric import Metric
 from noisyexp.tasks.base import (
     Curriculum,
     Decision,
     FixedShapeTask,
     Look,
-    Metric,
     Panel,
     StepOutput,
     Task,

@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.activations.share import Share
+from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a task reports.
-
-    Attributes:
-        label: name in tables and figures.
-        unit: unit of the value.
-        direction: whether smaller ("min") or larger ("max") is better.
-    """
-
-    label: str
-    unit: str
-    direction: Literal["min", "max"]
-
-    def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; any number beats None, what is not finite beats nothing."""
-        if not math.isfinite(new):
-            return False
-        return old is None or (new < old if self.direction == "min" else new > old)
+from noisyexp.tasks.size import Size
 
 
 @dataclass
@@ -131,8 +110,6 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     selection: ClassVar[str]
     """Metric that decides which weights are best; of validation data, never of test data."""
-    solved: ClassVar[Mapping[str, float]] = MappingProxyType({})
-    """Limits on validation metrics, all smaller is better: below all of them it is solved."""
     item: ClassVar[str] = "items"
     """What `StepOutput.items` counts."""
     makes_data: ClassVar[bool] = False
@@ -166,6 +143,16 @@ class Task(ABC):
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """The model with units made by `spec`, initialised from torch's global generator."""
 
+    @classmethod
+    def size(cls, config: Any, source: str) -> Size:
+        """How much memory a run takes, about, from its configuration; zeros if nothing is known.
+
+        Args:
+            config: the section `task`.
+            source: "real" or "generated" data.
+        """
+        return Size()
+
     @property
     @abstractmethod
     def steps_per_epoch(self) -> int:
@@ -195,6 +182,15 @@ class Task(ABC):
         """What figures need of the final model beside metrics: numbers, texts, lists and dicts.
 
         It becomes part of the run record; the model is in evaluation mode.
+        """
+        return {}
+
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """What predictors that learned nothing of the task reach: value by metric and name.
+
+        Args:
+            config: an instance of `config_type`, or the settings of an older run as attributes.
         """
         return {}
 
@@ -259,6 +255,10 @@ class FixedShapeTask(Task):
         return output
 
 
+SHARED = ("classification", "text")
+"""Folders beside those of the tasks: what several tasks use."""
+
+
 def find_task(name: str) -> type[Task]:
     """The task of folder noisyexp/tasks/<name>, or of the import path of another such package.
 
@@ -270,8 +270,13 @@ def find_task(name: str) -> type[Task]:
     known = task_names()
     path = f"noisyexp.tasks.{name}" if name in known else name
     try:
-        return importlib.import_module(path).TASK  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
+        found = importlib.import_module(path).TASK
+        if not (isinstance(found, type) and issubclass(found, Task)):
+            raise TypeError(f"TASK of {path} is no subclass of Task")
+        return found
+    except (Exception, SystemExit) as error:  # a package of somebody's own may raise anything
+        if name in known and not isinstance(error, ImportError):
+            raise
         raise ValueError(
             f"{name!r}: choose from {', '.join(known)}, or name a package on PYTHONPATH "
             f"({error}).{closest(name, known)}"
@@ -281,4 +286,6 @@ def find_task(name: str) -> type[Task]:
 def task_names() -> list[str]:
     """Names of the folders under noisyexp/tasks that hold a task."""
     here = Path(__file__).parent
-    return sorted(path.parent.name for path in here.glob("*/__init__.py"))
+    return sorted(
+        name for path in here.glob("*/__init__.py") if (name := path.parent.name) not in SHARED
+    )

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from noisyexp.activations import SCHEDULES, ActivationSpec, find_variant
 from noisyexp.schema import option
 from noisyexp.training.optimizer import OPTIMIZERS, with_option
@@ -138,7 +140,11 @@ class ActConfig:
             return
         try:
             for kind in ("tanh", "sigmoid"):
-                self.spec()(kind, 1)
+                unit = self.spec()(kind, 1)
+                if "." in self.variant:  # a class of somebody's own: does it have an equation?
+                    unit.eval()(torch.zeros(1, 1))
+        except NotImplementedError:
+            yield f"variant: {self.variant} lacks an equation, see noisyexp.activations.Activation"
         except (TypeError, ValueError) as error:
             yield f"settings: {error}"
 

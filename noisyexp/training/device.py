@@ -10,6 +10,13 @@ from noisyexp.training.config import RunConfig
 from noisyexp.training.memory import keep_freed_memory
 
 
+def chosen_device(name: str) -> str:
+    """The device that a value of `device` means here: "cpu" or "cuda"."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
 def setup_torch(config: RunConfig) -> torch.device:
     """Device of the run; threads and determinism of the process."""
     if config.threads is not None:
@@ -27,9 +34,7 @@ def setup_torch(config: RunConfig) -> torch.device:
         torch.use_deterministic_algorithms(False)
     # fp32 means fp32 on CUDA too; cuDNN would run the reference arm alone in a shorter format.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = chosen_device(config.device)
     if name == "cpu":
         keep_freed_memory()
     return torch.device(name)

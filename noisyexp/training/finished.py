@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
-
-FINISHED = ("complete", "diverged")
-"""Statuses that running the same command again would only repeat."""
-
-PARTS = {
-    "config_hash": str, "experiment": str | None, "config": dict, "task": str, "act": str,
-    "scale": str, "data": str, "seed": int,
-}  # fmt: skip
-RESULTS = {"final": dict, "metrics": dict, "selection": str, "curve": list, "cost": dict}
+from noisyexp.records.schema import FINISHED, problems_of
 
 
 def finished_record(folder: Path, digest: str | None = None) -> dict[str, Any] | None:
@@ -37,7 +28,7 @@ def finished_record(folder: Path, digest: str | None = None) -> dict[str, Any] |
         record: dict[str, Any] = read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         _made_again(path, str(error))
         return None
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
@@ -51,36 +42,11 @@ def finished_record(folder: Path, digest: str | None = None) -> dict[str, Any] |
         )
     if record["status"] not in FINISHED:
         return None
-    lacks = _lacks(record)
-    if lacks:
-        _made_again(path, f"it says {record['status']} without {lacks}")
+    problems = problems_of(record)
+    if problems:
+        _made_again(path, f"it says {record['status']}, but {problems[0]}")
         return None
     return record
-
-
-def _lacks(record: Mapping[str, Any]) -> str | None:
-    """The first part of a finished record that is missing or no such thing; None for none."""
-    complete = record["status"] == "complete"
-    parts: dict[str, Any] = {**PARTS, **(RESULTS if complete else {"reason": str})}
-    for name, kind in parts.items():
-        if name not in record or not isinstance(record[name], kind):
-            return name
-    if not complete:
-        return None
-    final, seconds = record["final"], record["cost"].get("wall_s")
-    numbers = {f"final.{name}": value for name, value in final.items()}
-    numbers["cost.wall_s"] = seconds
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) and not (value is None and name != "cost.wall_s"):
-            return name
-    if record["selection"] not in final:
-        return f"final.{record['selection']}"
-    rows = [row for row in record["curve"] if isinstance(row, dict)]
-    own = [row for row in rows if row.get("step") == final.get("step")]
-    if len(rows) != len(record["curve"]) or not own:
-        return "a curve that has the final step"
-    same = all(final.get(name) == value for name, value in own[-1].items())
-    return None if same else "a final row that is that of the curve"
 
 
 def _made_again(path: Path, reason: str) -> None:

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from noisyexp.errors import FolderLostError, RunLockedError
 from noisyexp.locks import HeldError, hold, hold_folder
-
-NOT_HASHED = (
-    "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
-    "task.workers", "training.cuda_graph", "training.accumulate",
-)  # fmt: skip
-"""Keys that change at most the last bits of the result: runs that differ only here are one run.
-
-Device and threads are among them; the record says which were used, over all sessions.
-"""
 
 
 @dataclass(frozen=True)
@@ -40,22 +28,6 @@ class RunNames:
     data: str
     experiment: str | None
     seed: int
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits of the resolved configuration, seed included, less `NOT_HASHED`.
-
-    Of the resolved one and not of the overrides: editing a default makes another run.
-    """
-    kept = json.loads(json.dumps(config))
-    for key in NOT_HASHED:
-        *path, last = key.split(".")
-        section = kept
-        for part in path:
-            section = section.get(part, {})
-        section.pop(last, None)
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 def run_folder(root: Path, names: RunNames, digest: str) -> Path:

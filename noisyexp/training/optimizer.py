@@ -72,6 +72,17 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     return made
 
 
+def names_kept(optimizer: torch.optim.Optimizer) -> set[str]:
+    """What an optimiser of this kind and these settings keeps of a weight, found by one step."""
+    group = optimizer.param_groups[0]
+    options = {k: v for k, v in group.items() if k not in ("params", "fused", "foreach")}
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    twin = type(optimizer)([{**options, "params": [weight]}], lr=1e-3)  # type: ignore[call-arg]
+    twin.step()
+    return {name for name, value in twin.state[weight].items() if value is not None}
+
+
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Global L2 norm of all gradients, that of `torch.nn.utils.clip_grad_norm_`; one pass."""
     if not hasattr(nn.utils, "get_total_norm"):  # before torch 2.6; all gradients times 1

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from noisyexp.training.callbacks import Evaluate
+from noisyexp.training.optimizer import names_kept
 
 if TYPE_CHECKING:
     from noisyexp.training.trainer import Trainer
@@ -109,7 +109,7 @@ def _of_optimizer(trainer: Trainer, state: Mapping[str, Any]) -> Iterator[str]:
         for name in SETTINGS:
             if name in own and name in group and group[name] != own[name]:
                 yield f"an optimiser with {name}={group[name]}; this run has {own[name]}"
-    names = _names_kept(optimizer)
+    names = names_kept(optimizer)
     weights = dict(zip(places, held, strict=True))
     # In half precision the first updates may have been skipped.
     if names and state["step"] and not states and not trainer.scaler.is_enabled():
@@ -125,14 +125,3 @@ def _of_optimizer(trainer: Trainer, state: Mapping[str, Any]) -> Iterator[str]:
             fits = isinstance(value, Tensor) and (value.shape == size or value.dim() == 0)
             if not fits and not (name == "step" and isinstance(value, int | float)):
                 yield f"the optimiser's {name} of weight {place} is missing or of another shape"
-
-
-def _names_kept(optimizer: torch.optim.Optimizer) -> set[str]:
-    """What an optimiser of this kind and these settings keeps of a weight, found by one step."""
-    group = optimizer.param_groups[0]
-    options = {k: v for k, v in group.items() if k not in ("params", "fused", "foreach")}
-    weight = nn.Parameter(torch.zeros(1))
-    weight.grad = torch.zeros(1)
-    twin = type(optimizer)([{**options, "params": [weight]}], lr=1e-3)  # type: ignore[call-arg]
-    twin.step()
-    return {name for name, value in twin.state[weight].items() if value is not None}

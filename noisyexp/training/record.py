@@ -26,8 +26,13 @@ SCHEMA = 1
 ARITHMETIC = 2
 """The order in which float32 sums are made. It goes up when a change moves last bits on the same
 machine: 1, as in records that do not say; 2 since output layers add up the gradient of their
-weights chunk by chunk, decoders that of shared weights in one product, and optimisers clip and
-update in one pass."""
+weights chunk by chunk, decoders that of shared weights in one product, and the machine with memory
+makes a step in one call."""
+
+ARITHMETIC_OF_TASKS = {
+    task: 2 for task in ("ptb", "europarl_lm", "ptb_char", "lte", "nmt", "captioning", "ntm_recall")
+}
+"""The last ARITHMETIC that moved bits of a task; 1 for the others, whose records repeat exactly."""
 
 
 def start_record(
@@ -77,6 +82,7 @@ def describe_task(task: Task, model: nn.Module) -> dict[str, Any]:
         },
         "selection": task.selection,
         "floor": task.floor(),
+        "chance": task.chance(task.config),
         "parameters": {"total": total, "noise": noise},
     }
 

@@ -24,6 +24,7 @@ from noisyexp.activations import (
 from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
+from noisyexp.records.config_hash import config_hash
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint, plausible
 from noisyexp.training.callbacks import (
@@ -37,7 +38,7 @@ from noisyexp.training.callbacks import (
 from noisyexp.training.config import RunConfig
 from noisyexp.training.device import setup_torch
 from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import RunNames, check_held, config_hash, locked, run_folder
+from noisyexp.training.folder import RunNames, check_held, locked, run_folder
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
 from noisyexp.training.memory import is_out_of_memory
 from noisyexp.training.older import load_model

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisyexp.errors import NoisyexpError
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training.config import LoggerConfig
-from noisyexp.training.folder import RunNames, config_hash
+from noisyexp.training.folder import RunNames
 from noisyexp.training.loggers import StepLogger, missing_extra
 
 if TYPE_CHECKING:

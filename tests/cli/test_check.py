@@ -11,8 +11,9 @@ import torch
 
 from noisyexp.cli.compose import CONFIG_DIR, GROUPS, check, compose_config
 from noisyexp.errors import ConfigError
+from noisyexp.tasks.ptb import PTB
 from noisyexp.tasks.ptb import task as ptb_task
-from noisyexp.tasks.ptb.task import PTB
+from noisyexp.tasks.text import word_model
 
 Run = Callable[..., Any]
 
@@ -25,7 +26,7 @@ def nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         raise AssertionError("data was touched")
 
     for owner, name in (
-        (PTB, "prepare"), (ptb_task, "load_ptb"), (ptb_task.generated, "generate_corpus"),
+        (PTB, "prepare"), (ptb_task, "load_ptb"), (word_model.generated, "generate_corpus"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, forbidden)
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ from noisyexp.cli.run import main, spell_nan
 from noisyexp.cli.sample import main as sample
 from noisyexp.errors import DataError
 from noisyexp.tasks import find_task
-from noisyexp.tasks.ptb.task import PTB
+from noisyexp.tasks.ptb import PTB
 from noisyexp.training.run import Outcome
 
 Run = Callable[..., Any]

@@ -81,7 +81,8 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     """A Ray that runs already, started elsewhere."""
     (tmp_path / "elsewhere").mkdir()
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--port=6399",
-               "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false", "--block",
+               "--node-ip-address=127.0.0.1", "--num-cpus=2", "--block",
+               "--include-dashboard=false",
                "--object-store-memory=100000000"]  # fmt: skip
     with subprocess.Popen(
         command, cwd=tmp_path / "elsewhere", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -102,7 +102,7 @@ def test_limits_are_inclusive_and_whole_numbers_serve_as_numbers(
         ({"inner": 3}, "top.inner=3: expected a section with keys"),
         ({"maybe": {"rate": "x"}}, "top.maybe.rate='x': expected a number (above 0, at most 2.5)"),
         ({"free": [1]}, "top.free=[1]: expected a mapping"),
-        ({"items": {}}, "top.items={}: expected a list"),
+        ({"items": {}}, "top.items={}: expected a list of whole numbers"),
     ],
 )
 def test_each_mistake_names_key_value_and_what_is_allowed(

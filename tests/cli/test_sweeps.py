@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from noisyexp.cli.run import main
-from noisyexp.tasks.ptb.task import PTB
+from noisyexp.tasks.ptb import PTB
 from noisyexp.training.trainer import Trainer
 
 Run = Callable[..., Any]

@@ -31,10 +31,11 @@ TEXT = "the adj3 noun4 not verb1 a noun7.\n\na noun1 verb0 the noun2.\n"
 def expected(run: Path, beam: int) -> list[str]:
     loaded = load_run(run, "best")
     vocab = loaded.task.corpus.source.vocab  # type: ignore[attr-defined]
-    lines = ["the adj3 noun4 not verb1 a noun7 .", "", "a noun1 verb0 the noun2 ."]
+    lines = ["the adj3 noun4 not verb1 a noun7 .", "a noun1 verb0 the noun2 ."]
     ids = [vocab.lookup_indices(line.split()) for line in lines]
     found: list[Hypothesis] = search(loaded.model, ids, beam, 20, "cpu")  # type: ignore[arg-type]
-    return [read(h, loaded.task.corpus.target.vocab) for h in found]  # type: ignore[attr-defined]
+    texts = [read(h, loaded.task.corpus.target.vocab) for h in found]  # type: ignore[attr-defined]
+    return [texts[0], "", texts[1]]
 
 
 def give(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
@@ -45,11 +46,37 @@ def give(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 def test_a_line_for_a_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An empty line has a translation too; full stops are split off as in training."""
-    give(monkeypatch, TEXT.encode())
-    assert translate.main([f"run={run}", "tokens=true"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == expected(run, 2) and len(lines) == 3
+    """An empty line gives an empty line; full stops are split off as in training.
+
+    A mark at the beginning of the text and the line ends of another system are no words.
+    """
+    for text in (TEXT, "\ufeff" + TEXT.replace("\n", "\r\n"), TEXT.replace("\n\n", "\n \t\n")):
+        give(monkeypatch, text.encode())
+        assert translate.main([f"run={run}", "tokens=true"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == expected(run, 2) and len(lines) == 3
+
+
+def test_only_empty_lines(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give(monkeypatch, b"\n\n")
+    assert translate.main([f"run={run}"]) == 0
+    assert capsys.readouterr().out == "\n\n"
+
+
+def test_an_output_that_has_no_accents(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Translations are UTF-8 in any locale: the work must not end in an error of encoding."""
+    found = [Hypothesis([2], 1.0, True)]
+    monkeypatch.setattr(translate, "search", lambda *_: found)
+    monkeypatch.setattr(translate, "read", lambda h, _: "déjà")
+    give(monkeypatch, b"x\n")
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="ascii"))
+    assert translate.main([f"run={run}"]) == 0
+    assert output.getvalue() == "déjà\n".encode()
 
 
 def test_plain_text_and_what_it_lacks(
@@ -63,7 +90,7 @@ def test_plain_text_and_what_it_lacks(
     monkeypatch.setattr(
         translate, "read", lambda h, _: {2: "l&apos; eau .", 1: "UNK ."}[h.tokens[0]]
     )
-    give(monkeypatch, TEXT.encode())
+    give(monkeypatch, TEXT.replace("\n\n", "\nnoun1\n").encode())
     assert translate.main([f"run={run}"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "l'eau.\nl'eau.\nUNK.\n"

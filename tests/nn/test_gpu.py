@@ -7,19 +7,24 @@ show, NVRTC and the launch, needs a GPU; the same tests then run on it, too.
 from __future__ import annotations
 
 import ctypes
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from equivalence import VARIANTS, compare, make
 from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
 from torch.nn.utils.rnn import pack_sequence
 
-from noisyexp import NoisyLSTM
+from noisyexp import NoisyGRUCell, NoisyLSTM
 from noisyexp.activations import NoiseSource, attach_noise, make_activation
 from noisyexp.activations.fused import fused_unit
-from noisyexp.kernels import bindings, build, cuda
+from noisyexp.kernels import bindings, build, cuda, persistent
 from noisyexp.kernels.philox import DrawKey, normal, normal_torch
+from noisyexp.nn import output
+from noisyexp.nn.output import linear_cross_entropy
+from noisyexp.nn.shared import shared_weights
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -110,6 +115,56 @@ def test_draws(
     key = DrawKey(0x1234_5678_9ABC_DEF0, call=3)
     expected = normal_torch(key, shape, torch.device("cpu"))
     torch.testing.assert_close(normal(key, shape, device).cpu(), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.01])
+def test_gradients_of_cross_entropy(
+    device: torch.device, floor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weighted rows, some without a target, against torch's functions in float64."""
+    without = SimpleNamespace(**{**vars(bindings), "library": lambda: None})
+    monkeypatch.setattr(output, "K", without)  # or the processor's own kernel would run
+    monkeypatch.setattr(output, "ROWS", 7)
+    monkeypatch.setitem(output.NEAR, device.type, 1)
+    torch.manual_seed(0)
+    parts = [torch.randn(23, 5), torch.randn(41, 5), torch.randn(41)]
+    targets, weights = torch.randint(41, (23,)), torch.rand(23).to(device)
+    targets[::5] = -1
+    targets = targets.to(device)
+    leaves = [part.to(device).requires_grad_() for part in parts]
+    total = linear_cross_entropy(
+        *leaves, targets, row_weight=weights, ignore_index=-1, floor=floor
+    ).total
+    total.backward()
+    exact = [part.detach().to(device).double().requires_grad_() for part in parts]
+    costs = cross_entropy(linear(*exact), targets, ignore_index=-1, reduction="none")
+    costs = torch.where(targets >= 0, -torch.log(torch.exp(-costs) + floor), 0.0)
+    expected = (costs * weights.double()).sum()
+    expected.backward()
+    torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
+    for leaf, truth in zip(leaves, exact, strict=True):
+        torch.testing.assert_close(leaf.grad.double(), truth.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_that_share_their_weights_go_by_torchs_products(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the launch for all steps, which would make the gradient of a weight at every step."""
+    monkeypatch.setattr(persistent, "limits_of", lambda index: persistent.Limits(132, 232448))
+    monkeypatch.setattr(persistent, "launch", None)
+    x, found = torch.randn(3, 2, 4).to(device), []
+    for backend in ("auto", "eager"):
+        torch.manual_seed(0)
+        cell = NoisyGRUCell(4, 9, variant="nah", c=2.0, backend=backend)
+        attach_noise(cell, NoiseSource(1))
+        cell, h = cell.to(device), torch.zeros(2, 9).to(device)
+        with shared_weights():
+            for part in x:
+                h = cell(part, h)
+        h.square().sum().backward()
+        found.append([h.detach(), *(p.grad for p in cell.parameters())])
+    for fast, slow in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
 
 
 def test_source_compiles_for_current_gpus() -> None:

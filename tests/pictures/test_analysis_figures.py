@@ -16,11 +16,11 @@ from noisyexp.pictures.analysis_figures import (
     FIGURE_5,
     LearnedUnits,
     learned_units,
-    mixture_figures,
     output_noise_slope,
+    plot_learned_units,
     plot_learning,
 )
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 
 
 @pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
@@ -123,15 +123,11 @@ def test_figures_of_the_mixture(tmp_path: Path, check_same_drawing: Any) -> None
     runs += [
         (findings(20, 2), config(variant, seed)) for variant in ("nah", "nan") for seed in (1, 0)
     ]
-    drawn = [
-        path
-        for figure in ("fig6", "fig7")
-        for stem in mixture_figures(runs, tmp_path / "a", figure, "-cpu")
-        for path in (tmp_path / "a" / f"{stem}.svg", tmp_path / "a" / f"{stem}.png")
-    ]
-    assert [path.stem for path in drawn[::2]] == ["fig6-cpu", "fig6-p-cpu", "fig7-cpu"]
-    for figure in ("fig6", "fig7"):
-        mixture_figures(runs[::-1], tmp_path / "b", figure, "-cpu")
+    kinds = {"fig6": "unit_slopes", "fig6-p": "p_histograms", "fig7": "unit_values"}
+    for name, kind in kinds.items():
+        assert plot_learned_units(runs, kind, tmp_path / "a" / name)
+        assert plot_learned_units(runs[::-1], kind, tmp_path / "b" / name)
+    drawn = [tmp_path / "a" / f"{name}{end}" for name in kinds for end in (".svg", ".png")]
     for one in drawn:
         if one.suffix == ".svg":
             check_same_drawing(one, tmp_path / "b" / one.name)
@@ -139,10 +135,10 @@ def test_figures_of_the_mixture(tmp_path: Path, check_same_drawing: Any) -> None
             assert one.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "seed 0" in drawn[0].read_text()  # the lowest of both
     assert "12 units, 2 networks" in drawn[2].read_text()
-    assert mixture_figures(runs[:1], tmp_path / "c", "fig6") == []
+    assert not any(plot_learned_units(runs[:1], kind, tmp_path / "c") for kind in kinds.values())
 
 
-def records(make_record: Any, **fields: Any) -> list[Record]:
+def records(make_record: Any, **fields: Any) -> list[RunRecord]:
     """Two seeds of five series; train_nll of seed s after epoch e is 1 / (e + s)."""
     info = {"unit": "nats", "direction": "min"}
     metrics = {name: {**info, "label": name} for name in FIGURE_5}

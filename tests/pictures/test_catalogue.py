@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from noisyexp.pictures.captions import CAPTIONS
 from noisyexp.pictures.catalogue import (
-    CURVES,
-    FIGURES,
+    DRAW,
     Picture,
     by_scale,
+    captions_page,
+    figure_names,
     made_of,
-    page,
     parts,
     remove_stale,
 )
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.report.sheet import KINDS, Sheet, load_sheets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ ROWS = [row("reference", None), row("nah", "table9/reference", order=2)]
 
 
 def test_the_plain_name_goes_to_the_largest_scale_that_compares(make_record: Any) -> None:
-    def run(name: str, scale: str, **fields: Any) -> Record:
+    def run(name: str, scale: str, **fields: Any) -> RunRecord:
         return load_record(make_record(experiment=f"table9/{name}", scale=scale, **fields))
 
     records = [run("reference", "paper"), run("reference", "cpu"), run("nah", "cpu")]
@@ -71,14 +71,14 @@ def test_page_and_files_that_no_record_gives(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     pictures = [Picture("fig1", "Text."), Picture("fig1-paper", "More.")]
     assert [path.name for path in remove_stale("fig1", pictures, tmp_path)] == ["fig1-cpu.png"]
-    text = page({"fig1": pictures, "table5": [], "fig11": [Picture("fig11", "End.")]})
+    text = captions_page({"fig1": pictures, "table5": [], "fig11": [Picture("fig11", "End.")]})
     assert "## Figure 1\n\n![Figure 1](fig1.png)\n\nText.\n\n![Figure 1](fig1-paper.png)" in text
     assert text.endswith("## Figure 11\n\n![Figure 11](fig11.png)\n\nEnd.\n")
     assert "Table 5" not in text
 
 
 def test_figures_1_to_11_are_drawn_and_say_what_was_inferred() -> None:
-    assert [name for name in FIGURES if name.startswith("fig")] == [
+    assert [name for name in figure_names(ROOT) if name.startswith("fig")] == [
         f"fig{number}" for number in range(1, 12)
     ]
     text = (ROOT / "results" / "figures" / "README.md").read_text(encoding="utf-8")
@@ -89,10 +89,11 @@ def test_figures_1_to_11_are_drawn_and_say_what_was_inferred() -> None:
             assert "Inferred" in section or "inferred" in section, title
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_end_points_are_numbers_of_the_row_files(name: str) -> None:
-    curves = CURVES[name]
-    rows = load_rows(ROOT / "configs" / "experiment" / curves.rows)
-    assert name in CAPTIONS
-    if curves.end:
-        assert all(row.paper.get(curves.end) for row in rows if row.source == "paper")
+@pytest.mark.parametrize("sheet", load_sheets(ROOT).values(), ids=lambda sheet: sheet.name)
+def test_end_points_are_numbers_of_the_row_files(sheet: Sheet) -> None:
+    rows = load_rows(ROOT / "configs" / "experiment" / sheet.rows)
+    assert sheet.pictures
+    for picture in sheet.pictures:
+        assert picture.kind in DRAW and set(DRAW) == set(KINDS)
+        if picture.end:
+            assert all(row.paper.get(picture.end) for row in rows if row.source == "paper")

@@ -19,10 +19,10 @@ from noisyexp.pictures.curves import (
     plot_curves,
     plot_panels,
 )
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 
 
-def _records(make_record: Any) -> list[Record]:
+def _records(make_record: Any) -> list[RunRecord]:
     curves = {
         ("nah", 0): [10.0, 6.0, 4.0],
         ("nah", 1): [12.0, 8.0],

@@ -36,14 +36,15 @@ def test_rows_come_in_order_with_everything_in_the_file(table_root: Path) -> Non
     assert nah.time == "3 minutes on a quick machine"
     assert nah.paper == {"test_ppl": 100.0}
     assert (nah.baseline, nah.source, nah.task) == ("table9/soft", "paper", "ptb")
-    assert nah.overlay_lines == 10
+    assert nah.overlay_lines == 11
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("# expect:  valid_ppl about 180 after epoch 1\n", "", "lacks '# expect:'"),
-        ("# seeds:   0,1,2", "# seeds:   a few", "seeds is 'a few'"),
+        ("seeds: [0, 1, 2]", "seeds: 0,1,2", "row.seeds is '0,1,2', expected different whole"),
+        ("seeds: [0, 1, 2]", "seeds: [0, 0]", r"row.seeds is \[0, 0\]"),
         ("# Row nah.\n", "", "lacks a title"),
         ("  order: 2\n", "", "row.order is missing"),
         ("source: paper", "source: blog", "allowed are paper, ours"),

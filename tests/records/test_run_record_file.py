@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 import pytest
 
 from noisyexp.errors import RecordError
-from noisyexp.records import run_record as records_module
-from noisyexp.records.agreement import mismatches
-from noisyexp.records.run_record import load_record, load_records, publish
+from noisyexp.records.agreement import disagreements
+from noisyexp.records.publish import publish
+from noisyexp.records.run_record import RunRecord, load_record, load_records
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_loads_what_the_file_says(make_record: Any) -> None:
@@ -44,8 +45,8 @@ def test_folder_is_read_in_order_and_a_missing_one_is_empty(
         ({"seed": True}, "seed is True, expected a whole number"),
         ({"seed": "0"}, "seed is '0', expected a whole number"),
         ({"task": ""}, "task is '', expected text"),
-        ({"final": {"test_ppl": "100"}}, r"final.test_ppl is '100', expected a number"),
-        ({"metrics": {"m": {"unit": "", "label": "m"}}}, "metrics.m needs unit, direction"),
+        ({"final": {"test_ppl": "100"}}, r"final.test_ppl is '100', expected a finite number"),
+        ({"metrics": {"m": {"unit": "", "label": "m"}}}, "metrics.m.direction is missing"),
         ({"metrics": {"m": {"unit": "", "label": "m", "direction": "up"}}}, "min or max"),
     ],
 )
@@ -124,21 +125,21 @@ def test_no_path_outside_the_records(make_record: Any, tmp_path: Path, experimen
         publish(make_record(experiment=experiment), tmp_path / "results")
 
 
-def test_mismatches_compare_common_keys_that_decide_the_numbers(make_record: Any) -> None:
+def test_disagreements_compare_common_keys_that_decide_the_numbers(make_record: Any) -> None:
     record = load_record(make_record())
     row = json.loads(json.dumps(record.config))
-    assert mismatches(record, row) == []
+    assert disagreements(record.config, row) == []
     row["training"]["lr"] = 1  # the same number as 1.0
     row["training"]["new_setting"] = 3
     row["act"]["label"] = "another name"
     row["row"] = {"label": "x"}
     row["logger"] = "csv"
     row["anneal"] = math.inf  # JSON has no infinity: the record holds null
-    assert mismatches(record, row) == []
+    assert disagreements(record.config, row) == []
     row["training"]["lr"] = 0.5
     row["act"]["c"] = 30.0
     row["precision"] = "bfloat16"
-    assert mismatches(record, row) == [
+    assert disagreements(record.config, row) == [
         "training.lr is 1.0, the row file gives 0.5",
         "act.c is 0.5, the row file gives 30.0",
         "precision is 'float32', the row file gives 'bfloat16'",
@@ -147,23 +148,70 @@ def test_mismatches_compare_common_keys_that_decide_the_numbers(make_record: Any
 
 def test_a_block_against_nothing_is_a_mismatch(make_record: Any) -> None:
     record = load_record(make_record())
-    assert mismatches(record, {"anneal": {"start": 30.0}}) == [
+    assert disagreements(record.config, {"anneal": {"start": 30.0}}) == [
         "anneal is None, the row file gives {'start': 30.0}"
     ]
 
 
-DRAW_UNITS = {"analysis_figures.py", "escape.py", "unit_figures.py"}
-"""Modules that draw what units do, not what records say."""
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r["final"].update(valid_ppl=90.0), "final.valid_ppl is 90.0, curve has 101.0"),
+        (lambda r: r["final"].update(valid_ppl=math.nan), "final.valid_ppl is nan, expected a fin"),
+        (lambda r: r["final"].update(step=7), "final.step is 7, curve has no such step"),
+        (lambda r: r.update(best={"step": 2, "valid_ppl": 99.0}), "best.valid_ppl is 99.0, curve"),
+        (lambda r: r["curve"].append({"step": 3, "epoch": 2, "valid_ppl": 90.0}) or
+         r.update(best={"step": 2, "valid_ppl": 101.0}), "best.valid_ppl is 101.0, curve has 90.0"),
+        (lambda r: r["curve"].append(dict(r["curve"][0])), "not in the order of its steps"),
+        (lambda r: r.update(curve=[5]), r"curve\[0\] is 5, expected an object"),
+        (lambda r: r.update(curve="x"), "curve is 'x', expected a list"),
+        (lambda r: r["curve"][0].update(valid_ppl="low"), r"curve\[0\].valid_ppl is 'low'"),
+        (lambda r: r.update(config={}), "config.task is missing; config.training is missing"),
+        (lambda r: r.update(config_hash="0" * 12), "config and config_hash do not belong together"),
+        (lambda r: r.update(seed=1), "seed is 1, config has 0"),
+        (lambda r: r.update(cost=[]), r"cost is \[\], expected an object"),
+        (lambda r: r.update(environments=[None]), r"environments\[0\] is None"),
+        (lambda r: r.update(machine=None), "machine is None, expected an object"),
+        (lambda r: r.update(selection="nope"), "selection is 'nope', metrics has test_ppl"),
+        (lambda r: r.pop("curve"), "curve is missing"),
+        (lambda r: r.update(final={}), "final is empty, status is complete"),
+        (lambda r: r["config"].update(deep=nested(60)), "nested deeper than 40 levels"),
+    ],
+)  # fmt: skip
+def test_a_record_that_contradicts_itself(
+    make_record: Any, tmp_path: Path, change: Any, words: str
+) -> None:
+    raw = json.loads(make_record().read_text())
+    change(raw)
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(RecordError, match=words) as caught:
+        load_record(path)
+    assert "damaged.json is not a run record of schema 1: " in str(caught.value)
 
 
-def test_reading_records_imports_neither_torch_nor_hydra() -> None:
-    imported = set()
-    paths = {path.name: path for path in Path(records_module.__file__).parent.glob("*.py")}
-    for path in (path for name, path in paths.items() if name not in DRAW_UNITS):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(str(node.module).partition(".")[0])
-    assert "json" in imported
-    assert not imported & {"torch", "hydra"}
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_nesting_that_no_parser_takes(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(RecordError, match=r"x\.json: it is nested too deeply"):
+        load_record(path)
+
+
+def test_a_run_that_failed_early_may_lack_what_was_never_measured(make_record: Any) -> None:
+    raw = json.loads(make_record(status="failed", reason="no data").read_text())
+    for key in ("machine", "metrics", "curve", "best", "final", "cost", "parameters", "selection"):
+        del raw[key]
+    assert RunRecord.from_json(raw, "x").metrics == {}
+    with pytest.raises(RecordError, match="machine is missing; parameters is missing"):
+        RunRecord.from_json({**raw, "status": "complete"}, "x")
+
+
+def test_every_committed_record_is_one() -> None:
+    assert len(load_records(ROOT / "results" / "records")) > 260

@@ -14,30 +14,33 @@ from noisyexp.records.row_files import load_rows
 from noisyexp.records.run_record import load_record
 from noisyexp.report.claims import (
     SHORT_HEADS,
-    Claim,
     examine,
     headlines,
-    judge,
-    load_claims,
     show_p,
     summary,
+    verdict_on,
 )
+from noisyexp.report.sheet import Claim, Sheet
 from noisyexp.report.statistics import Estimate
 from noisyexp.report.table import Table, build_table
 
 CLAIM = Claim(
     "NAH beats soft",
     "Table 9",
-    "table9/nah",
-    "table9/soft",
+    "nah",
+    "soft",
     "test_ppl",
     None,
     "make x",
     True,
     None,
 )
-AFTER_2 = Claim("faster", "Figure 9", "table9/nah", "table9/soft", "valid_ppl", {"epoch": 2}, "y",
+AFTER_2 = Claim("faster", "Figure 9", "nah", "soft", "valid_ppl", {"epoch": 2}, "y",
                 False, None)  # fmt: skip
+
+
+def sheet(*claims: Claim) -> Sheet:
+    return Sheet("table9", 1, "Table 9", "table9", "make x", {}, None, (), claims)
 
 
 def table_of(root: Path, make_record: Any, compose: Any, runs: list[tuple[str, int, float]],
@@ -66,14 +69,13 @@ def test_a_claim(table_root: Path, make_record: Any, compose: Any) -> None:
     assert (faster.metric, faster.paper) == ("validation perplexity, epoch 2", "-")
     ratio = math.exp((math.log(111 / 120) + math.log(111 / 122)) / 2)
     assert faster.difference.startswith(f"times {ratio:.3g} (")
-    tables = {"table9": table}
-    lines = summary([AFTER_2, replace(CLAIM, beside="size")], tables).splitlines()
+    lines = summary([(sheet(AFTER_2, replace(CLAIM, beside="size")), table)]).splitlines()
     assert lines[0].startswith("2 claims, of which 0 have 4 common seeds or more")
     assert lines[5] == (
         "| NAH beats soft (also different: size) | Table 9 | scale paper, 2 seeds "
         "| 110 → 100 | 111 → 101 (test perplexity) | -10 ± 13 | - | too few seeds | `make x` |"
     )
-    assert headlines([AFTER_2, CLAIM], tables).splitlines() == [
+    assert headlines([(sheet(AFTER_2, CLAIM), table)]).splitlines() == [
         f"| {' | '.join(SHORT_HEADS)} |",
         "| --- | --- | --- | --- | --- |",
         "| NAH beats soft | Table 9, scale paper, 2 seeds | 110 → 100 | "
@@ -90,10 +92,10 @@ def test_the_scale_with_most_seeds(table_root: Path, make_record: Any, compose: 
     one = table_of(table_root, make_record, compose, [("soft", 0, 110.0), ("nah", 0, 90.0)])
     assert examine(CLAIM, one).verdict == "too few seeds"
     none = table_of(table_root, make_record, compose, [("soft", 0, 110.0)])
-    assert summary([CLAIM], {"table9": none}).splitlines()[-1] == (
+    assert summary([(sheet(CLAIM), none)]).splitlines()[-1] == (
         "| NAH beats soft | Table 9 | not run | 110 → 100 | - | - | - | not run | `make x` |"
     )
-    assert headlines([CLAIM], {"table9": none}).splitlines()[2] == (
+    assert headlines([(sheet(CLAIM), none)]).splitlines()[2] == (
         "| NAH beats soft | Table 9, not run | 110 → 100 | - | not run |"
     )
 
@@ -108,9 +110,9 @@ def test_the_scale_with_most_seeds(table_root: Path, make_record: Any, compose: 
     ],
 )
 def test_verdicts(mean: float, direction: str, word: str) -> None:
-    assert judge(Estimate(mean, 1.0, 4), direction, "") == word
-    assert judge(Estimate(mean, 1.0, 4), direction, "scale cpu") == f"{word} at scale cpu"
-    assert judge(Estimate(mean, 1.0, 3), direction, "scale cpu") == "too few seeds"
+    assert verdict_on(Estimate(mean, 1.0, 4), direction, "") == word
+    assert verdict_on(Estimate(mean, 1.0, 4), direction, "scale cpu") == f"{word} at scale cpu"
+    assert verdict_on(Estimate(mean, 1.0, 3), direction, "scale cpu") == "too few seeds"
 
 
 def test_p_is_adjusted_for_the_claims_that_are_tested(
@@ -125,7 +127,7 @@ def test_p_is_adjusted_for_the_claims_that_are_tested(
     p = 1 - 2 / math.pi * (angle + math.sin(angle) * math.cos(angle))
     found = examine(CLAIM, table)
     assert found.p == pytest.approx(p, rel=1e-9)
-    one, two = (summary([CLAIM] * n, {"table9": table}).splitlines() for n in (1, 2))
+    one, two = (summary([(sheet(*[CLAIM] * n), table)]).splitlines() for n in (1, 2))
     assert f"| -2.5 ± 2.1 | {p:.1g} | holds |" in one[-1]
     assert f"| -2.5 ± 2.1 | {2 * p:.1g} | holds |" in two[-1]
     assert [show_p(value) for value in (0.0004, 0.0123, 0.5, 1.0)] == [
@@ -133,11 +135,7 @@ def test_p_is_adjusted_for_the_claims_that_are_tested(
     ]  # fmt: skip
 
 
-def test_mistakes(tmp_path: Path, table_root: Path, make_record: Any, compose: Any) -> None:
-    path = tmp_path / "claims.yaml"
-    path.write_text("- {text: a, where: b, row: table9/nah, agains: c, metric: d, command: e}\n")
-    with pytest.raises(RecordError, match=r"agains=.* Did you mean against\?"):
-        load_claims(path)
+def test_a_claim_on_no_row(table_root: Path, make_record: Any, compose: Any) -> None:
     table = table_of(table_root, make_record, compose, [("soft", 0, 110.0)])
-    with pytest.raises(RecordError, match="no row table9/none"):
-        examine(replace(CLAIM, row="table9/none"), table)
+    with pytest.raises(RecordError, match="a claim names the row none"):
+        examine(replace(CLAIM, row="none"), table)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from noisyexp.records.row_files import load_rows
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.report.image_bootstrap import bleu4, compare, image_blocks
 
 COUNTS = [10, 12, 8, 5, 3, 1, 10, 9, 8, 7]
@@ -19,7 +19,7 @@ COUNTS = [10, 12, 8, 5, 3, 1, 10, 9, 8, 7]
 NUMBERS = re.compile(r"[+-]\d+\.\d+")
 
 
-def run(make_record: Any, nll: Any, counts: Any = None, **fields: Any) -> Record:
+def run(make_record: Any, nll: Any, counts: Any = None, **fields: Any) -> RunRecord:
     counts = [COUNTS] * len(nll) if counts is None else counts
     test = {
         f"{k}.jpg": {"nll": float(cost), "bleu_counts": [int(n) for n in row]}

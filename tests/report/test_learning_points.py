@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.report.learning_points import (
-    Learning,
     compare,
     estimate,
     learning_blocks,
     show,
     values,
 )
+from noisyexp.report.sheet import LearningPoints
 
 INFO = {name: {"unit": "nats", "direction": "min", "label": name} for name in ("nll", "share")}
 
@@ -28,7 +28,7 @@ def row(name: str, source: str = "paper") -> Row:
     )  # fmt: skip
 
 
-def runs(make_record: Any, name: str, factor: float, **fields: Any) -> list[Record]:
+def runs(make_record: Any, name: str, factor: float, **fields: Any) -> list[RunRecord]:
     """Two seeds; after epoch e the nll of seed s is factor / (e + s), the share 10 e + factor."""
     return [
         load_record(
@@ -70,7 +70,7 @@ def test_difference_over_common_seeds(own: dict[int, float], shown: str) -> None
 
 def test_blocks(make_record: Any) -> None:
     """A grid a metric, then one a metric for each row compared with; unfinished runs are out."""
-    learning = Learning("epoch", (1, 20), ("nll",), ("share",), ("reference", "absent"))
+    learning = LearningPoints("epoch", (1, 20), ("nll",), ("share",), ("reference", "absent"))
     records = runs(make_record, "reference", 2.0) + runs(make_record, "nah", 1.0)
     records += runs(make_record, "hard", 1.0, status="diverged")
     rows = [row("reference"), row("hard"), row("nah", "ours")]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from noisyexp.errors import RecordError
-from noisyexp.records.run_record import Record, load_record
+from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.report.pilot import pilot_page, settings
 
 
-def _record(make_record: Any, lr: float, values: list[float], **changes: Any) -> Record:
+def _record(make_record: Any, lr: float, values: list[float], **changes: Any) -> RunRecord:
     config = {"seed": 0, "training": {"lr": lr, "optimizer": "adam"}, "run_root": f"x{lr}"}
     curve = [{"step": 100 * (k + 1), "valid_ppl": v} for k, v in enumerate(values)]
     return load_record(
@@ -58,8 +58,7 @@ def test_grid_names_the_best_run_of_each_arm(make_record: Any) -> None:
         records.append(
             load_record(
                 make_record(
-                    act=act, config=config, curve=curve, final={"step": 9, "valid_ppl": kept},
-                    config_hash=f"{act}{c}",
+                    act=act, config=config, curve=curve, final={"step": 900, "valid_ppl": kept},
                 )
             )
         )  # fmt: skip

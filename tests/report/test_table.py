@@ -147,12 +147,12 @@ def test_markdown_says_where_the_numbers_come_from(
     path = table_root / "results/records/table9/hard-paper-seed0.json"
     make_record(
         path, 104.0, experiment="table9/hard", code={"commit": "b" * 40, "dirty": True},
-        cost={"wall_s": 7200.0, "s_per_step": None},
+        cost={"wall_s": 7200.0, "s_per_step": 0.2},
     )  # fmt: skip
     text = to_markdown(_build(table_root, compose))
     for words in (
         "Made by `make it`", "| soft | 110 | 110.00 | 1 | 1 of 1 | 0.1 | 0.50 |",
-        "| hard * | - | 104.00 | 1 | 1 of 1 | - | 2.00 |",
+        "| hard * | - | 104.00 | 1 | 1 of 1 | 0.2 | 2.00 |",
         "| nah | test perplexity | agrees (one seed) | -10.00 | -10 | too few seeds",
         "commit aaaaaaaaaaaa: 2 runs", "commit bbbbbbbbbbbb with uncommitted changes",
         "torch 2.13.0+cpu on Test Processor (cpu, 2 threads): 3 runs",

@@ -46,12 +46,12 @@ def test_absolute_is_not_judged_off_the_papers_scale_or_data() -> None:
 @pytest.mark.parametrize(
     ("difference", "paper", "expected"),
     [
-        (Estimate(-7.0, 1.0, 4), -7.7, "confirmed; paper's -7.7 inside our interval"),
-        (Estimate(-3.0, 1.0, 4), -7.7, "confirmed; paper's -7.7 outside our interval"),
+        (Estimate(-7.0, 1.0, 4), -7.7, "holds; paper's -7.7 inside our interval"),
+        (Estimate(-3.0, 1.0, 4), -7.7, "holds; paper's -7.7 outside our interval"),
         (Estimate(3.0, 1.0, 4), -7.7, "reversed; paper's -7.7 outside our interval"),
         (Estimate(-1.0, 1.0, 4), -7.7, "not shown; paper's -7.7 outside our interval"),
         (Estimate(0.5, 9.0, 4), -7.7, "not shown; paper's -7.7 inside our interval"),
-        (Estimate(2.0, 1.0, 4), 1.5, "confirmed; paper's +1.5 inside our interval"),
+        (Estimate(2.0, 1.0, 4), 1.5, "holds; paper's +1.5 inside our interval"),
         (Estimate(-7.0, None, 1), -7.7, "too few seeds"),
         (Estimate(-7.0, 1.0, 3), -7.7, "too few seeds"),
         (Estimate(-7.0, 1.0, 3), None, "too few seeds"),
@@ -59,7 +59,7 @@ def test_absolute_is_not_judged_off_the_papers_scale_or_data() -> None:
         (Estimate(-2.0, 1.0, 4), 0.0, "not judged (the paper's difference is 0)"),
         (Estimate(-2.0, 1.0, 4), None, "no paper number; ours: better"),
         (Estimate(2.0, 1.0, 4), None, "no paper number; ours: worse"),
-        (Estimate(1.0, 1.0, 4), None, "no paper number; ours: no difference shown"),
+        (Estimate(1.0, 1.0, 4), None, "no paper number; ours: not shown"),
     ],
 )
 def test_effect(difference: Estimate | None, paper: float | None, expected: str) -> None:
@@ -68,7 +68,7 @@ def test_effect(difference: Estimate | None, paper: float | None, expected: str)
 
 def test_effect_carries_the_scale_in_its_words() -> None:
     verdict = effect(Estimate(-7.0, 1.0, 4), -7.7, "min", off_paper("cpu", "generated", "real"))
-    assert verdict.startswith("confirmed at scale cpu, generated data;")
+    assert verdict.startswith("holds at scale cpu, generated data;")
     assert effect(Estimate(2.0, 1.0, 4), None, "max", "scale cpu").endswith(
         "ours: better at scale cpu"
     )

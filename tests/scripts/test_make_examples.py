@@ -13,7 +13,7 @@ from PIL import Image
 import scripts.make_examples as script
 from noisyexp.cli.compose import check
 from noisyexp.data.moses import detokenise
-from noisyexp.records.run_record import publish
+from noisyexp.records.publish import publish
 from noisyexp.tasks.nmt.decoding import read
 from noisyexp.training import execute
 from noisyexp.training.load import load_run

@@ -17,9 +17,10 @@ from noisyexp.nn.language_model import LanguageModel
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.lte import LTE, LTEConfig
+from noisyexp.tasks.lte.answers import answer, marks
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, encode
-from noisyexp.tasks.lte.look import answer, marks
 from noisyexp.tasks.lte.programs import ALPHABET, Program, split_of
+from noisyexp.tasks.lte.scoring import chance_accuracies
 
 CPU = torch.device("cpu")
 VARIANTS = ("reference", "hard", "nan", "nah", "nani", "nanil", "nanis")
@@ -268,7 +269,7 @@ def test_look(monkeypatch: pytest.MonkeyPatch) -> None:
     assert task.look(model, CPU).text == text
     assert marks("128.", "137.") == " ^^" and marks("12.", "1234.") == "  ^^^"
     assert marks("5.", "5.") == ""
-    chance = task.chance()
+    chance = chance_accuracies(task.target)
     assert chance["character"] < chance["position"] < chance["previous"] < 40
     assert f"always the same character {chance['character']:.1f} %" in text
 

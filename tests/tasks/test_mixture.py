@@ -15,8 +15,8 @@ from noisyexp.activations import ActivationSpec, noise_parameters
 from noisyexp.cli.compose import check
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
+from noisyexp.tasks.classification.mlp import MLP
 from noisyexp.tasks.mixture import Mixture, MixtureConfig, data
-from noisyexp.tasks.mnist.model import MLP
 
 CPU = torch.device("cpu")
 CONFIG = MixtureConfig(

@@ -16,8 +16,9 @@ from noisyexp.cli.compose import check
 from noisyexp.data.mnist import load_mnist
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
+from noisyexp.tasks.classification.examples import Examples, batch_rows
+from noisyexp.tasks.classification.mlp import MLP, confusion, score
 from noisyexp.tasks.mnist import MNISTConfig, MNISTTask, data
-from noisyexp.tasks.mnist.model import MLP, confusion, score
 
 CPU = torch.device("cpu")
 CONFIG = MNISTConfig(
@@ -126,7 +127,7 @@ def test_score_by_hand() -> None:
     """Scores log(q) with q = 0.5, 0.2 for the right class: NLL is the mean of -log q."""
     probability = torch.full((2, 10), 0.5 / 9)
     probability[0, 3], probability[1, 3] = 0.5, 0.5
-    examples = data.Examples(probability.log(), torch.tensor([3, 4]))
+    examples = Examples(probability.log(), torch.tensor([3, 4]))
     found = score(Fixed(), examples, CPU)
     assert found.nll == pytest.approx((math.log(2) + math.log(18)) / 2, rel=1e-6)
     assert found.error == 50.0
@@ -149,7 +150,7 @@ def test_saturation_of_hand_made_inputs() -> None:
     task = prepared(hidden_size=4)
     images = torch.zeros(200, 784, dtype=torch.uint8)
     images[:, 0] = torch.tensor([0, 255]).repeat(100)
-    valid = data.Examples(images, torch.zeros(200, dtype=torch.int64))
+    valid = Examples(images, torch.zeros(200, dtype=torch.int64))
     task.splits = task.splits._replace(valid=valid)
     model = network("nan", (784, 4, 10)).eval()
     with torch.no_grad():
@@ -168,17 +169,17 @@ def test_an_epoch_has_every_image_once() -> None:
     task = prepared()
     assert task.steps_per_epoch == 10  # nine of 50, one of 30
     for epoch in (0, 3):
-        rows = [data.batch_rows(480, 50, 0, 10 * epoch + k) for k in range(10)]
+        rows = [batch_rows(480, 50, 0, 10 * epoch + k) for k in range(10)]
         assert [len(row) for row in rows] == [50] * 9 + [30]
         assert sorted(torch.cat(rows).tolist()) == list(range(480))
-    assert torch.equal(task.batch(4)[1], task.splits.train.labels[data.batch_rows(480, 50, 0, 4)])
+    assert torch.equal(task.batch(4)[1], task.splits.train.labels[batch_rows(480, 50, 0, 4)])
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
-    first = data.batch_rows(480, 50, 0, 0)
-    others = [data.batch_rows(480, 50, *key) for key in ((0, 10), (1, 0), (0, 1))]
+    first = batch_rows(480, 50, 0, 0)
+    others = [batch_rows(480, 50, *key) for key in ((0, 10), (1, 0), (0, 1))]
     assert all(not torch.equal(first, other) for other in others)
-    assert torch.equal(first, data.batch_rows(480, 50, 0, 0))
+    assert torch.equal(first, batch_rows(480, 50, 0, 0))
 
 
 def test_training_metrics_are_those_of_the_epoch() -> None:
@@ -207,7 +208,7 @@ def test_generated_patterns() -> None:
     counts = torch.bincount(train.labels, minlength=10)
     assert all(abs(int(count) - 200) < 4 * math.sqrt(180) for count in counts)
 
-    def cells(examples: data.Examples) -> Tensor:
+    def cells(examples: Examples) -> Tensor:
         pixels = examples.inputs.float().view(-1, 7, 4, 7, 4) / 255
         return (pixels.mean((2, 4)) > 0.5).flatten(1)
 

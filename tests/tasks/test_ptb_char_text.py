@@ -14,8 +14,6 @@ from torch import Tensor
 
 from noisyexp.data.download import RemoteFile
 from noisyexp.errors import DataError
-from noisyexp.tasks.ptb.corpus import Corpus, tokenize
-from noisyexp.tasks.ptb.generated import Language, generate_tokens, make_language
 from noisyexp.tasks.ptb_char import text as text_module
 from noisyexp.tasks.ptb_char.text import (
     characters,
@@ -25,6 +23,8 @@ from noisyexp.tasks.ptb_char.text import (
     load_characters,
     spell,
 )
+from noisyexp.tasks.text.corpus import Corpus, tokenize
+from noisyexp.tasks.text.generated import Language, generate_tokens, make_language
 
 
 def read(corpus: Corpus, split: str) -> str:

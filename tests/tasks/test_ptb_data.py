@@ -14,9 +14,9 @@ from torch import Tensor
 
 from noisyexp.data.download import RemoteFile, resolve
 from noisyexp.errors import DataError
-from noisyexp.tasks.ptb import corpus as corpus_module
-from noisyexp.tasks.ptb.corpus import PTB_FILES, Corpus, hub_bytes, load_ptb, tokenize
-from noisyexp.tasks.ptb.streams import num_windows, stream_starts, to_streams, window
+from noisyexp.tasks.text import corpus as corpus_module
+from noisyexp.tasks.text.corpus import PTB_FILES, Corpus, hub_bytes, load_ptb, tokenize
+from noisyexp.tasks.text.streams import num_windows, stream_starts, to_streams, window
 
 TRAIN, VALID = 929_589, 73_760
 

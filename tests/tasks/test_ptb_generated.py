@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisyexp.tasks.ptb.generated import (
+from noisyexp.tasks.text.generated import (
     GROUPS,
     Language,
     entropy_rate_nats,

@@ -17,19 +17,19 @@ from noisyexp.nn.language_model import LanguageModel
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb import PTB
-from noisyexp.tasks.ptb import task as task_module
-from noisyexp.tasks.ptb.streams import num_windows
-from noisyexp.tasks.ptb.task import PTBConfig, zaremba_perplexity
+from noisyexp.tasks.text import word_model as task_module
+from noisyexp.tasks.text.streams import num_windows
+from noisyexp.tasks.text.word_model import WordModelConfig, zaremba_perplexity
 
 CPU = torch.device("cpu")
-SMALL = PTBConfig(
+SMALL = WordModelConfig(
     name="ptb", hidden_size=8, num_layers=2, dropout=0.0, init_range=0.1, batch_size=4, steps=5,
     reset="zero", max_tokens=None, vocab_size=40, train_tokens=1000,
 )  # fmt: skip
 PAPER = replace(SMALL, hidden_size=200, batch_size=20, steps=20)
 
 
-def prepared(config: PTBConfig = SMALL, source: str = "generated", root: str = ".") -> PTB:
+def prepared(config: WordModelConfig = SMALL, source: str = "generated", root: str = ".") -> PTB:
     task = PTB(config, source, 0)
     task.prepare(Path(root))
     return task
@@ -265,7 +265,7 @@ def test_floor_of_the_generated_language() -> None:
 def test_too_little_text_is_an_error_that_says_what_to_change() -> None:
     problems: list[str] = []
     values = {**vars(SMALL), "max_tokens": 100, "batch_size": 10, "steps": 10}
-    assert build(PTBConfig, values, "task", problems) is None
+    assert build(WordModelConfig, values, "task", problems) is None
     assert problems == [
         "task.max_tokens=100: at least batch_size * (steps + 1) = 110 tokens are needed for one "
         "window"

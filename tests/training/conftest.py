@@ -20,8 +20,9 @@ from torch import nn
 
 from noisyexp.activations import ActivationSpec, NoiseSource
 from noisyexp.cli.compose import compose_config, spec_from_config
+from noisyexp.records.metric import Metric
 from noisyexp.schema import build
-from noisyexp.tasks.base import Metric, StepOutput, Task
+from noisyexp.tasks.base import StepOutput, Task
 from noisyexp.training import Outcome, RunSpec, Trainer, checkpoint, execute
 from noisyexp.training import run as run_module
 from noisyexp.training.callbacks import Callback, Evaluate

@@ -15,7 +15,7 @@ from torch import nn
 
 from noisyexp.cli.run import run_one
 from noisyexp.errors import CheckpointError, FolderLostError, RecordError, RunLockedError
-from noisyexp.tasks.ptb.task import PTB
+from noisyexp.tasks.ptb import PTB
 from noisyexp.training import Outcome, RunSpec, execute
 from noisyexp.training import run as run_module
 from noisyexp.training.folder import locked

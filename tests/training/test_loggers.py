@@ -15,8 +15,8 @@ import pytest
 from noisyexp.cli.compose import check
 from noisyexp.cli.run import run_one
 from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training import RunSpec, Trainer, execute
-from noisyexp.training.folder import config_hash
 from noisyexp.training.loggers import MetricsFiles
 
 Row = dict[str, float]

@@ -18,14 +18,15 @@ from noisyexp import locks
 from noisyexp.cli.compose import check
 from noisyexp.errors import RunLockedError
 from noisyexp.locks import this_process
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training import RunSpec, execute
-from noisyexp.training.folder import RunNames, config_hash, locked, run_folder
+from noisyexp.training.folder import RunNames, locked, run_folder
 
 # What may differ between two executions of one run: where, how fast, how shown.
 FREE = {
     "run_root", "device", "threads", "progress", "row", "data.root",
     "logger.every_steps", "logger.tensorboard", "logger.wandb", "logger.wandb_project",
-    "checkpoint.every_seconds", "checkpoint.every_steps",
+    "checkpoint.every_seconds", "checkpoint.every_steps", "training.cuda_graph",
 }  # fmt: skip
 
 

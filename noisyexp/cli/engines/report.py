@@ -7,7 +7,7 @@ from collections import Counter
 from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
 from noisyexp.cli.outcome import show
-from noisyexp.training.finished import FINISHED
+from noisyexp.records.schema import FINISHED
 from noisyexp.training.folder import RunNames
 
 

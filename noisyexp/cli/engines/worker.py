@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from noisyexp.process import settle
+from noisyexp.process import settle, settle_output
 
 if __name__ == "__main__":
     settle()
+    settle_output(lossy=True)
     from noisyexp.cli.engines.jobs import work
     from noisyexp.cli.workers import tied_to_sweep
 

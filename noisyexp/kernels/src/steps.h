@@ -1,4 +1,4 @@
-/* Kernels of one step, and of a unit on an array. Included once per REAL, after gpu.h. */
+/* Kernels of one step, of a unit on an array, and of a cross-entropy. Included once per REAL, after gpu.h. */
 
 /* The gates of an LSTM: stored products and bias through their units. */
 INLINE void NAME(lstm_gates)(const layer *a, place at, NAME(value) y[4]) {
@@ -89,5 +89,18 @@ KERNEL NAME(unit_map)(GIVEN site unit, GIVEN shape size, const REAL *x, REAL *va
         const REAL g = SLICE(d_value, at.t);
         NAME(add_p_grad)(&unit, at, part, g * y.dp);
         SLICE(d_x, at.t) = g * y.dx;
+    }
+}
+
+/* The gradient of weighted cross-entropies, weight (softmax - 1 at the target), written over the
+   logarithms of the softmax (rows, units). Thread n has rows n, n + threads, ... */
+KERNEL NAME(cross_entropy_back)(GIVEN shape size, REAL *logs, const int64_t *targets,
+                                const REAL *weights) {
+    const int64_t part = THREAD / size.units, unit = THREAD % size.units;
+    if (part >= size.threads) return;
+    for (int64_t row = part; row < size.rows; row += size.threads) {
+        REAL *log_p = logs + row * size.units + unit;
+        const REAL d = (REAL)exp(*log_p) * weights[row];
+        *log_p = unit == targets[row] ? d - weights[row] : d;
     }
 }

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.errors import DataError
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.captioning import data, generated
 from noisyexp.tasks.captioning.cost import caption_nll, training_cost
 from noisyexp.tasks.captioning.decoding import caption_all, spell
@@ -27,9 +28,14 @@ from noisyexp.tasks.captioning.scoring import (
     check_meteor,
     meteor_and_cider,
 )
+from noisyexp.tasks.size import Size, linear, recurrent
 
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
+
+
+SHAPE_OF_DATA = {"real": (512, 196, 8_000), "generated": (18, 16, 20)}
+"""Channels and places of annotations, and words in their captions, about."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,30 @@ class Captioning(Task):
     def __init__(self, config: CaptioningConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
         self.tested: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def size(cls, config: CaptioningConfig, source: str) -> Size:
+        """An LSTM over words and annotations; keys of all places for each caption."""
+        e, h = config.embedding_size, config.hidden_size
+        d, places, words = SHAPE_OF_DATA[source]
+        words = config.n_words or words
+        layers = config.attention_layers + config.init_layers + config.output_layers
+        beam = max([config.beam, *config.other_beams])
+        return Size(
+            2.0 * words * e
+            + recurrent(4, e + d, h)
+            + 2 * linear(d, h)
+            + linear(h, e)
+            + (config.attention_layers + config.init_layers - 1.0) * linear(d, d)
+            + (config.output_layers - 1.0) * linear(e, e),
+            config.batch_size
+            * (
+                places * d * (2.0 + config.attention_layers)
+                + config.max_words * (10.0 * h + 2 * e + places * d)
+            ),
+            beam * (4.0 * words + 100.0 * h),
+            layers,
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Read captions and annotations, which takes the network once, or draw the stand-in."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from noisyexp.tasks.europarl_lm.text import load_europarl
-from noisyexp.tasks.ptb.task import PTB
+from noisyexp.tasks.text.corpus import Corpus
+from noisyexp.tasks.text.word_model import WordLanguageModel
 
 
-class EuroparlLM(PTB):
-    """As `PTB` in all but the text: does what holds on one text hold on another?"""
+class EuroparlLM(WordLanguageModel):
+    """As PTB in all but the text: does what holds on one text hold on another?"""
 
-    def prepare(self, root: Path) -> dict[str, str]:
-        """Read the text and cut it into streams."""
-        if self.source != "real":
-            return super().prepare(root)
-        self.corpus = load_europarl(root)
-        self._cut(self.corpus)
-        return self.corpus.files
+    def read(self, root: Path) -> Corpus:
+        """English Europarl."""
+        return load_europarl(root)

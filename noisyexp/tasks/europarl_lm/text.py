@@ -17,7 +17,7 @@ import torch
 from noisyexp.data.europarl import europarl
 from noisyexp.data.vocab import build_vocab_from_iterator, vocab_by_first_appearance
 from noisyexp.errors import DataError
-from noisyexp.tasks.ptb.corpus import COUNTS, EOS, Corpus
+from noisyexp.tasks.text.corpus import COUNTS, EOS, Corpus
 
 UNKNOWN = "<unk>"
 APOSTROPHE = "\u2019"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 
 import torch
@@ -108,6 +109,7 @@ def held_out_programs(level: Level, count: int) -> list[Program]:
     return list(islice(programs(key, "test", "naive", level, level), count))
 
 
+@cache
 def chance_accuracies(level: Level) -> dict[str, float]:
     """Test accuracy of trivial predictors at a level; see `trivial_accuracies`."""
     return trivial_accuracies(held_out_programs(level, CHANCE_PROGRAMS))

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.nn.language_model import LanguageModel, State, detach
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, StepOutput, Task
+from noisyexp.tasks.base import Look, StepOutput, Task
+from noisyexp.tasks.lte.answers import describe
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, fill
-from noisyexp.tasks.lte.look import describe
 from noisyexp.tasks.lte.programs import ALPHABET, STRATEGIES, Level, Program, programs
 from noisyexp.tasks.lte.scoring import (
     accuracy,
@@ -25,6 +26,7 @@ from noisyexp.tasks.lte.scoring import (
     held_out_programs,
     standard_error,
 )
+from noisyexp.tasks.size import Size, linear, recurrent
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ class LTE(Task):
         )
         self._state: State | None = None
         self._kept: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
+
+    @classmethod
+    def size(cls, config: LTEConfig, source: str) -> Size:
+        """The model of Table 2 on characters; matrices of characters for each set."""
+        h, letters = config.hidden_size, len(ALPHABET)
+        rows = config.steps * max(config.epoch_steps, config.eval_windows)
+        columns = config.columns + 4.0 * config.eval_columns + config.large_columns
+        return Size(
+            letters * h + recurrent(4, h, h, config.num_layers) + linear(h, letters),
+            10.0 * config.columns * config.steps * config.num_layers * h,
+            8.0 * rows * columns,
+            config.num_layers,
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Nothing: there are no files, and sets are made when they are needed."""
@@ -223,14 +238,16 @@ class LTE(Task):
         """Test programs of the last level, the same for every seed and arm."""
         return held_out_programs(self.target, count)
 
-    def chance(self) -> dict[str, float]:
-        """Test accuracy of trivial predictors at the last level; see `trivial_accuracies`."""
-        return chance_accuracies(self.target)
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """The most frequent character at each place of the output, given the one before it."""
+        found = chance_accuracies((config.target_length, config.target_nesting))
+        return {"target_acc": {"place and last character": found["previous"]}}
 
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """Ten test programs of the last level with the model's answers, and chance."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.test_programs(10), self.chance(), device))
+        return Look(describe(model, self.test_programs(10), chance_accuracies(self.target), device))
 
     def state_dict(self) -> dict[str, Any]:
         """The carried hidden state; the curriculum has its own."""

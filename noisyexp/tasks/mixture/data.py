@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import derive_seed
-from noisyexp.tasks.mnist.data import Examples
+from noisyexp.tasks.classification.examples import Examples
 
 MEANS = ((-3.0, 0.0), (0.0, 3.0), (3.0, 0.0))
 DEVIATIONS = (0.5, 0.8, 1.2)

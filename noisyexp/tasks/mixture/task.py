@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.classification.examples import Examples, batch_rows, steps_in
+from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mixture import data
-from noisyexp.tasks.mnist.data import Examples, batch_rows, steps_in
-from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss
+from noisyexp.tasks.size import Size, linear
 
 SHOWN = 200
 """Test points whose pre-activations are kept for the figures."""
@@ -57,6 +59,18 @@ class Mixture(Task):
     selection = "valid_nll"
     item = "points"
     makes_data = True
+
+    @classmethod
+    def size(cls, config: MixtureConfig, source: str) -> Size:
+        """A few numbers a unit; two coordinates and a label a point."""
+        h, layers = config.hidden_size, config.num_layers
+        points = config.train_size + config.valid_size + config.test_size
+        return Size(
+            linear(data.DIMENSIONS, h) + (layers - 1) * linear(h, h) + linear(h, data.CLASSES),
+            4.0 * config.batch_size * layers * h,
+            16.0 * points,
+            layers,
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Draw the three sets; there are no files."""

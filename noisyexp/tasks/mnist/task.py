@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.data.mnist import CLASSES, PIXELS, TEST_SIZE, TRAIN_SIZE
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.classification.examples import batch_rows, steps_in
+from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mnist import data
-from noisyexp.tasks.mnist.model import MLP, confusion, score, training_loss
+from noisyexp.tasks.size import Size, linear
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,17 @@ class MNISTTask(Task):
     selection = "valid_nll"
     item = "images"
 
+    @classmethod
+    def size(cls, config: MNISTConfig, source: str) -> Size:
+        """The 70,000 images as bytes, those that are used as numbers."""
+        h = config.hidden_size
+        used = config.train_size + config.valid_size + config.test_size
+        return Size(
+            linear(PIXELS, h) + linear(h, CLASSES),
+            config.batch_size * (PIXELS + 4.0 * h),
+            PIXELS * (70_000.0 + 4 * used),
+        )
+
     def prepare(self, root: Path) -> dict[str, str]:
         """Read MNIST, or draw the stand-in."""
         config = self.config
@@ -78,12 +92,12 @@ class MNISTTask(Task):
     @property
     def steps_per_epoch(self) -> int:
         """Updates of a pass over the training images."""
-        return data.steps_in(self.config.train_size, self.config.batch_size)
+        return steps_in(self.config.train_size, self.config.batch_size)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Pixels (B, 784) and digits (B,) of update `step`."""
         config = self.config
-        rows = data.batch_rows(config.train_size, config.batch_size, self.seed, step)
+        rows = batch_rows(config.train_size, config.batch_size, self.seed, step)
         return self.splits.train.take(rows)
 
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:

@@ -16,14 +16,16 @@ from noisyexp.data.europarl import CORPORA
 from noisyexp.errors import DataError
 from noisyexp.nn.beam import Hypothesis
 from noisyexp.places import cache_folder
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.nmt.batches import Batch, make_batches, mask_of, shuffled, take
 from noisyexp.tasks.nmt.corpus import VALID_SETS, generate, load
 from noisyexp.tasks.nmt.decoders import DECODERS
 from noisyexp.tasks.nmt.decoding import mean_nll, read, score, search
 from noisyexp.tasks.nmt.initial import Initial
 from noisyexp.tasks.nmt.model import Translator
+from noisyexp.tasks.size import Size, linear, recurrent
 
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
@@ -82,6 +84,31 @@ class NMT(Task):
     def __init__(self, config: NMTConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
         self._found: dict[str, Any] = {}
+
+    @classmethod
+    def size(cls, config: NMTConfig, source: str) -> Size:
+        """Two dictionaries, three to four GRUs, attention; a beam or a batch of sentences."""
+        e, h, words = config.embedding_size, config.hidden_size, config.vocab_size
+        decoder = (
+            recurrent(3, e, h) + recurrent(3, 2 * h, h)
+            if config.decoder == "B"
+            else recurrent(3, e + 2 * h, h)
+        )
+        pairs = 2e6 if source == "real" else 1.0 * config.train_pairs
+        rows = config.batch_size * config.max_length
+        return Size(
+            2 * words * e
+            + 2 * recurrent(3, e, h)
+            + decoder
+            + 2 * linear(2 * h, 2 * h)
+            + linear(2 * h, h)
+            + linear(h, e)
+            + linear(e, e)
+            + linear(2 * h, e)
+            + linear(e, words),
+            rows * (40.0 * h + 4 * e) + 1.0 * rows * config.max_length * 2 * h,
+            8.0 * pairs + config.beam * (4.0 * words + 100.0 * h),
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Tokenise, which is done once, or generate; and lay out the batches of an epoch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.nn.memory import MEMORY_INITS
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
 from noisyexp.tasks.ntm_recall import data
 from noisyexp.tasks.ntm_recall.model import CONTROLLERS, NTM
+from noisyexp.tasks.size import Size, linear, recurrent
 
 CHUNK = 320
 """Episodes that are scored at once; it changes memory, not the result."""
@@ -85,13 +87,33 @@ class NTMRecall(Task):
     config: NTMRecallConfig
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
     selection = "valid_nats_mix"
-    solved: ClassVar[Mapping[str, float]] = {"valid_nats_max": 0.12, "valid_wrong_max": 0.1}
     item = "sequences"
     makes_data = True
 
     def __init__(self, config: NTMRecallConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
         self._sets: dict[str, data.Episodes] = {}
+
+    @classmethod
+    def size(cls, config: NTMRecallConfig, source: str) -> Size:
+        """Controller, heads and output; the memory of every step is kept."""
+        c, n, m = config.controller_size, config.memory_rows, config.memory_width
+        reads, inputs = config.read_heads * m, data.CHANNELS
+        heads = config.read_heads + config.write_heads
+        own = linear(inputs + reads, c)
+        if config.controller == "lstm":
+            own = recurrent(4, inputs + reads, c) + 2 * c
+        steps = (config.max_items + 1.0) * (data.VECTORS + 1) + data.VECTORS
+        kept = n * m * (1 + config.write_heads) + n * heads * 6 + 10 * c
+        return Size(
+            own
+            + linear(c, heads * (m + 6) + config.write_heads * 2 * m)
+            + heads * n
+            + reads
+            + linear(c + reads, data.BITS),
+            config.batch_size * steps * kept,
+            4.0 * steps * inputs * 3 * (config.valid_size + config.test_size),
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Draw the validation and test sets; there are no files."""
@@ -191,6 +213,19 @@ class NTMRecall(Task):
             one, other = score(model, episodes.part(start, start + CHUNK).to(device))
             nats, wrong = nats + float(one), wrong + float(other)
         return {f"{split}_nats_{role}": nats / size, f"{split}_wrong_{role}": wrong / size}
+
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """Chance, and the best of a machine that knows the list and ignores the query."""
+        low, high = config.min_items, config.max_items
+        blind = {
+            "max": data.query_blind_nats(high), "mix": data.query_blind_mean(low, high),
+            "min": data.query_blind_nats(low),
+        }  # fmt: skip
+        return {
+            f"valid_nats_{role}": {"chance": data.chance_nats(), "query ignored": value}
+            for role, value in blind.items()
+        }
 
     @torch.no_grad()
     def look(self, model: nn.Module, device: torch.device) -> Look:

@@ -1,7 +1,7 @@
 """Penn Treebank, word level: the LSTM language model of Table 2."""
 
-from noisyexp.tasks.ptb.task import PTB, PTBConfig
+from noisyexp.tasks.ptb.task import PTB
 
 TASK = PTB
 
-__all__ = ["PTB", "TASK", "PTBConfig"]
+__all__ = ["PTB", "TASK"]

@@ -15,15 +15,21 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, Metric, StepOutput
-from noisyexp.tasks.ptb.corpus import Corpus
-from noisyexp.tasks.ptb.look import CHARACTERS, describe
-from noisyexp.tasks.ptb.streams import num_windows, to_streams, window
+from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
+from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.text.continuations import CHARACTERS, describe
+from noisyexp.tasks.text.corpus import Corpus
+from noisyexp.tasks.text.streams import num_windows, to_streams, window
 
 CHUNK = 500
 """Steps that are scored at once; it changes memory, not the result."""
+
+
+SIGNS = 50
+"""About, of every text."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,17 @@ class PTBChar(FixedShapeTask):
         super().__init__(config, source, seed)
         self._state: State | None = None
         self._on_device: tuple[torch.device, Tensor] | None = None
+
+    @classmethod
+    def size(cls, config: PTBCharConfig, source: str) -> Size:
+        """One GRU layer between characters."""
+        h, e = config.hidden_size, config.embedding_size
+        letters = 6e6 if source == "real" else 7.0 * config.train_words
+        return Size(
+            SIGNS * e + recurrent(3, e or SIGNS, h) + linear(h, SIGNS),
+            8.0 * config.batch_size * config.steps * h,
+            8 * letters,
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Read the text and cut it into streams."""

@@ -16,8 +16,8 @@ import torch
 
 from noisyexp.data.download import resolve
 from noisyexp.data.vocab import vocab_by_first_appearance
-from noisyexp.tasks.ptb import generated
-from noisyexp.tasks.ptb.corpus import EOS, PTB_FILES, Corpus
+from noisyexp.tasks.text import generated
+from noisyexp.tasks.text.corpus import EOS, PTB_FILES, Corpus
 
 SPLITS = ("train", "valid", "test")
 COUNTS = {"train": 5_017_482, "valid": 393_042, "test": 442_423, "vocab": 50}

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from noisyexp.activations import ActivationSpec, derive_seed
+from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Metric, Panel, StepOutput, Task
+from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.unique_count import data
 from noisyexp.tasks.unique_count.model import Counter
 
@@ -65,13 +67,28 @@ class UniqueCount(Task):
         "test_loss": Metric("test loss", "nats or squared error", "min"),
     }
     selection = "valid_error"
-    solved: ClassVar[Mapping[str, float]] = {"valid_error": 1.0}
     item = "sequences"
     makes_data = True
 
     def __init__(self, config: UniqueCountConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
         self._sets: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def size(cls, config: UniqueCountConfig, source: str) -> Size:
+        """Embedding, LSTM, ReLU layer; the sequences of validation and test."""
+        h, mlp, values = config.hidden_size, config.mlp_size, config.num_values
+        scalar = config.encoding == "scalar"
+        inputs = 1 if scalar else config.embedding_size
+        outputs = values + 1 if config.target == "classification" else 1
+        return Size(
+            (0 if scalar else values * inputs)
+            + recurrent(4, inputs, h)
+            + linear(h, mlp)
+            + linear(mlp, outputs),
+            config.batch_size * (10.0 * config.length * h + mlp + outputs),
+            8.0 * config.length * (config.valid_size + config.test_size),
+        )
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Draw the validation and the test set; there are no files."""
@@ -161,6 +178,15 @@ class UniqueCount(Task):
             total += self._losses(scores, targets).double()
         error, loss = 100.0 * wrong / len(counts), float(total) / len(counts)
         return {f"{split}_error": error, f"{split}_loss": loss}
+
+    @classmethod
+    def chance(cls, config: Any) -> dict[str, dict[str, float]]:
+        """The majority error, and smooth counting at the lengths and values of Table 5."""
+        found = {"majority": data.majority_error(config.length, config.num_values)}
+        if (config.length, config.num_values) == (26, 11):
+            # Best thresholds on sums of 1 - exp(-a n); tests/tasks/test_unique_count.py.
+            found |= {"smooth counting, a = 0.25": 34.1, "smooth counting, a = 1": 10.3}
+        return {"valid_error": found}
 
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """The confusion matrix of the test set, in percent of each true count."""

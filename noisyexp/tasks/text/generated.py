@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 
 from noisyexp.data.vocab import Vocab
-from noisyexp.tasks.ptb.corpus import EOS, Corpus
+from noisyexp.tasks.text.corpus import EOS, Corpus
 
 GROUPS = ("verb", "name", "noun", "link")
 AGREEING = ("verb", "name")

@@ -13,18 +13,14 @@ import scripts.escape as script
 from noisyexp.fileio import read_json
 from noisyexp.pictures.escape import (
     ARMS,
-    SHOWN,
     Arm,
-    Settings,
     caption_fig2,
-    descend,
     draw_fig2,
-    draw_starts,
     make_unit,
     objective,
-    shares,
     wilson,
 )
+from scripts.escape import SHOWN, Settings, descend, draw_starts, shares
 
 HARD = Arm("hard", "hard")
 SMALL = Settings(starts=40, updates=30, learning_rates=(0.05, 0.1), keep=10)

@@ -10,8 +10,8 @@ import torch
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.nn.language_model import LanguageModel
-from noisyexp.tasks.ptb.look import hard_tokens, write
 from noisyexp.tasks.ptb_char import PTBChar, PTBCharConfig
+from noisyexp.tasks.text.continuations import hard_tokens, write
 
 CPU = torch.device("cpu")
 SMALL = PTBCharConfig(

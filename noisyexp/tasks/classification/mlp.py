@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from noisyexp.activations import Activation, ActivationSpec, draws_apart
 from noisyexp.tasks.base import StepOutput
-from noisyexp.tasks.mnist.data import Examples
+from noisyexp.tasks.classification.examples import Examples
 
 CHUNK = 2000
 """Examples that are scored at once; it changes memory, not the result."""

@@ -10,10 +10,10 @@ import torch
 from noisyexp.activations import ActivationSpec
 from noisyexp.nn.language_model import LanguageModel
 from noisyexp.tasks.ptb import PTB
-from noisyexp.tasks.ptb.task import PTBConfig
+from noisyexp.tasks.text.word_model import WordModelConfig
 
 CPU = torch.device("cpu")
-SMALL = PTBConfig(
+SMALL = WordModelConfig(
     name="ptb", hidden_size=6, num_layers=2, dropout=0.0, init_range=2.0, batch_size=4, steps=5,
     reset="zero", max_tokens=400, vocab_size=40, train_tokens=1000,
 )  # fmt: skip

@@ -1,0 +1,47 @@
+"""Overrides of the command line, read one by one."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from noisyexp.schema import shown
+
+
+def parse(texts: list[str], loader: ConfigLoader, problems: list[str]) -> list[Override]:
+    """The overrides that can be read; the others are reported."""
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = []
+    for text in texts:
+        try:
+            if text.startswith("="):
+                raise HydraException("no key")
+            parsed += parser.parse_overrides([text])
+        except Exception:  # the parser recurses, and its numbers have limits: anything may come
+            problems.append(
+                f"{shown(text)}: cannot be read as key=value; {_odd(text)}quote values with "
+                "blanks, commas or brackets twice: \"key='a, b'\""
+            )
+    return parsed
+
+
+def _odd(text: str) -> str:
+    """The first character that only looks like one of the keyboard."""
+    odd = next((letter for letter in text if not letter.isascii()), None)
+    if odd is None:
+        return ""
+    return f"{odd!r} in it is {unicodedata.name(odd, 'no character of ASCII')}; "
+
+
+def given_twice(texts: list[str]) -> Iterator[str]:
+    """Problems: Hydra would take the last of two values in silence."""
+    keys = [text.partition("=")[0].lstrip("+~") for text in texts if "=" in text]
+    for key, count in Counter(keys).items():
+        if count > 1 and key:
+            yield f"{shown(key, 60)}: given {'twice' if count == 2 else f'{count} times'}"

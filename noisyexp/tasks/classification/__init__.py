@@ -1,0 +1,1 @@
+"""Shared by the tasks that classify: examples, batches, the network with one kind of unit."""

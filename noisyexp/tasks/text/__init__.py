@@ -1,0 +1,1 @@
+"""Shared by the tasks on text: corpora, streams, the word language model, what models write."""

@@ -1,0 +1,283 @@
+"""Word-level language modelling with an LSTM (Table 2, Section 6.3), on any text."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from noisyexp.activations import ActivationSpec
+from noisyexp.errors import DataError
+from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
+from noisyexp.nn.saturation import Saturation
+from noisyexp.records.metric import Metric
+from noisyexp.schema import option
+from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
+from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.text import generated
+from noisyexp.tasks.text.continuations import WORDS, describe
+from noisyexp.tasks.text.corpus import Corpus
+from noisyexp.tasks.text.streams import num_windows, to_streams, window
+
+TEST_CHUNK = 500
+"""Steps of the one test stream that are scored at once; it changes memory, not the result."""
+
+WATCHED = 500
+"""Rows of the validation streams on which saturation is measured: 10,000 words."""
+
+REAL_WORDS = 10_000
+"""Of the real text."""
+
+
+@dataclass(frozen=True)
+class WordModelConfig:
+    """Section `task` of a run of a word language model."""
+
+    name: str = option("the task's folder")
+    hidden_size: int = option("H, units of a layer and size of the embedding", low=1)
+    num_layers: int = option("LSTM layers", low=1)
+    dropout: float = option("on non-recurrent connections", low=0, high=0.99)
+    init_range: float = option("weights are drawn from U[-r, r]", above=0)
+    batch_size: int = option("B, parallel streams", low=1)
+    steps: int = option("T, steps of a window and of backpropagation", low=1)
+    reset: str = option("state at the start of an epoch", choices=("zero", "zaremba"))
+    max_tokens: int | None = option("read only so many tokens of each split; null: all", low=100)
+    vocab_size: int = option("words of the generated language", low=40)
+    train_tokens: int = option("training tokens of the generated language", low=1000)
+
+    def check(self) -> Iterator[str]:
+        """Problems that need more than one field."""
+        if self.max_tokens is not None and self.max_tokens < self.batch_size * (self.steps + 1):
+            yield (
+                f"max_tokens={self.max_tokens}: at least batch_size * (steps + 1) = "
+                f"{self.batch_size * (self.steps + 1)} tokens are needed for one window"
+            )
+
+
+class WordLanguageModel(FixedShapeTask):
+    """The LSTM language model of Zaremba et al. (2014), code of 20 May 2015; a task names its text.
+
+    Loss of a window: negative log-likelihood summed over its T steps and averaged over its B
+    streams, so that clipping to norm 5 and lr = 1 mean what they meant there.
+    """
+
+    config_type = WordModelConfig
+    config: WordModelConfig
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "train_ppl": Metric("training perplexity", "perplexity", "min"),
+        "valid_ppl": Metric("validation perplexity", "perplexity", "min"),
+        "valid_ppl_zaremba": Metric(
+            "validation perplexity, formula of the 2015 code", "perplexity", "min"
+        ),
+        "test_ppl": Metric("test perplexity", "perplexity", "min"),
+    }
+    selection = "valid_ppl"
+    item = "tokens"
+
+    def __init__(self, config: WordModelConfig, source: str, seed: int) -> None:
+        super().__init__(config, source, seed)
+        self._state: State | None = None
+        self._on_device: tuple[torch.device, Tensor] | None = None
+
+    @abstractmethod
+    def read(self, root: Path) -> Corpus:
+        """The real text, from the folder of the data sets.
+
+        Raises:
+            DataError: a file is missing or wrong.
+        """
+
+    @classmethod
+    def size(cls, config: WordModelConfig, source: str) -> Size:
+        """Embedding, layers and output; gates, states and units of every step."""
+        h, layers = config.hidden_size, config.num_layers
+        words = REAL_WORDS if source == "real" else config.vocab_size
+        tokens = 1.1e6 if source == "real" else 1.2 * config.train_tokens
+        kept = tokens if config.max_tokens is None else min(tokens, 3.0 * config.max_tokens)
+        return Size(
+            words * h + recurrent(4, h, h, layers) + linear(h, words),
+            10.0 * config.batch_size * config.steps * layers * h,
+            8 * kept + (0.0 if source == "real" else 16.0 * words),
+            layers,
+        )
+
+    def prepare(self, root: Path) -> dict[str, str]:
+        """Read the corpus and cut the training text into streams."""
+        size = self.config.train_tokens
+        held_out = max(size // 10, min(size, 4000))
+        if self.source == "real":
+            self.corpus = self.read(root)
+        else:
+            # One text for all seeds: as with real data, the seed is that of the model alone.
+            self.corpus = generated.generate_corpus(
+                0, self.config.vocab_size, (size, held_out, held_out)
+            )
+        self._cut(self.corpus)
+        return self.corpus.files
+
+    def _cut(self, corpus: Corpus) -> None:
+        limit = self.config.max_tokens
+        self.train_streams = to_streams(corpus.train[:limit], self.config.batch_size)
+        self.valid_streams = to_streams(corpus.valid[:limit], self.config.batch_size)
+        self.test_stream = corpus.test[:limit].unsqueeze(1)
+        for split, streams in (("train", self.train_streams), ("valid", self.valid_streams)):
+            if num_windows(len(streams), self.config.steps) < 1:
+                raise DataError(
+                    f"the {split} text has {len(streams)} tokens for each of "
+                    f"{self.config.batch_size} streams, too few for one window of "
+                    f"task.steps={self.config.steps}: make task.batch_size or task.steps smaller"
+                )
+
+    def build_model(self, spec: ActivationSpec) -> nn.Module:
+        """The model of Zaremba et al. with `spec` in all five places of every layer."""
+        config = self.config
+        return LanguageModel(
+            len(self.corpus.vocab),
+            config.hidden_size,
+            config.num_layers,
+            config.dropout,
+            config.init_range,
+            spec,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Windows in a pass: 2,323 on the real training text with B = T = 20."""
+        return num_windows(len(self.train_streams), self.config.steps)
+
+    def batch(self, model: nn.Module, step: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Words and next words of one window, (T, B) each, and the state before it."""
+        assert isinstance(model, LanguageModel)
+        index = step % self.steps_per_epoch
+        begins = index == 0 and (self.share is None or self.share.first_pass)
+        if begins and (step == 0 or self.config.reset == "zero"):
+            self._state = None
+        if self._on_device is None or self._on_device[0] != device:
+            self._on_device = (device, self.train_streams.to(device))
+        inputs, targets = window(self._on_device[1], index, self.config.steps)
+        state = self._state or model.zero_state(inputs.shape[1])
+        if self.share is not None:
+            rows = self.share.take(inputs.shape[1])
+            # Cloned: the whole state is written to before the gradient of the share is made.
+            inputs, targets = inputs[:, rows], targets[:, rows]
+            state = tuple(part[:, rows].clone() for part in state)
+        return inputs, targets, *state
+
+    def loss_of_batch(
+        self, model: nn.Module, batch: Sequence[Tensor]
+    ) -> tuple[StepOutput, tuple[Tensor, ...]]:
+        """Negative log-likelihood of one window, summed over T and averaged over B."""
+        assert isinstance(model, LanguageModel)
+        inputs, targets, *state = batch
+        columns = targets.shape[1] if self.share is None else self.share.total
+        found, new = model.loss(inputs, tuple(state), targets, 1.0 / columns)
+        count = targets.numel()
+        sums: dict[str, Tensor | float] = {"nll": found.costs.sum(), "tokens": count}
+        return StepOutput(found.total, sums, count), detach(new)
+
+    def keep(self, state: tuple[Tensor, ...]) -> None:
+        """The state after the window."""
+        if self.share is not None:
+            before = self._state or (None,) * len(state)
+            pairs = zip(before, state, strict=True)
+            state = tuple(self.share.put(whole, part, 1) for whole, part in pairs)
+        self._state = state
+
+    def why_whole(self) -> str | None:
+        """Streams are independent."""
+        return None
+
+    def carried(self) -> list[Tensor]:
+        """The state of every stream."""
+        return list(self._state or ())
+
+    def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Perplexity of the training text, noise and dropout on, while the weights move."""
+        return {"train_ppl": _perplexity(sums["nll"], sums["tokens"])}
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Validation perplexity over whole windows of B streams, by both formulas."""
+        assert isinstance(model, LanguageModel)
+        steps, streams = self.config.steps, self.valid_streams.to(device)
+        windows = num_windows(len(streams), steps)
+        nll, count, state = stream_nll(model, streams, windows, steps)
+        if self.config.reset == "zaremba":
+            self._state = state
+        return {
+            "valid_ppl": _perplexity(float(nll), count),
+            "valid_ppl_zaremba": zaremba_perplexity(
+                float(nll) / streams.shape[1], len(streams), steps
+            ),
+        }
+
+    def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Test perplexity of the text as one stream from a zero state, all tokens but the first."""
+        assert isinstance(model, LanguageModel)
+        stream = self.test_stream.to(device)
+        chunks = math.ceil((len(stream) - 1) / TEST_CHUNK)
+        nll, count, _ = stream_nll(model, stream, chunks, TEST_CHUNK)
+        return {"test_ppl": _perplexity(float(nll), count)}
+
+    def floor(self) -> dict[str, float]:
+        """Perplexity of the best possible predictor of the generated language."""
+        nats = self.corpus.floor_nats
+        return {} if nats is None else {"valid_ppl": math.exp(nats), "test_ppl": math.exp(nats)}
+
+    def look(self, model: nn.Module, device: torch.device) -> Look:
+        """What the model writes after the first words of the validation text, and what is hard."""
+        assert isinstance(model, LanguageModel)
+        text = describe(model, self.corpus.valid, self.corpus.vocab, device, WORDS)
+        lines = ["", "inputs of the units beyond the hard unit's threshold, on validation text"]
+        for path, share in self.saturated(model, device).items():
+            lines.append(f"  {path:<5} {share:4.1f} %")
+        return Look("\n".join([text, *lines]))
+
+    def saturated(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Percent of each unit's inputs beyond the threshold, by layer and place ("l0.i").
+
+        Read are the first `WATCHED` rows of the validation streams, from a zero state.
+        """
+        assert isinstance(model, LanguageModel)
+        streams, counter = self.valid_streams[:WATCHED].to(device), Saturation()
+        with torch.no_grad(), counter.watch(model):
+            model(streams, model.zero_state(streams.shape[1]))
+        found = counter.percent_by_unit.items()
+        return {".".join(path.split(".")[-2:]): share for path, share in found}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The carried hidden state."""
+        return {"state": None if self._state is None else list(self._state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the carried hidden state."""
+        kept = state["state"]
+        self._state = None if kept is None else (kept[0], kept[1])
+
+
+def zaremba_perplexity(nll_per_stream: float, rows: int, steps: int) -> float:
+    """Validation perplexity as the 2015 code prints it, too low by about one point.
+
+    The sum over floor((rows - 1) / steps) windows of their mean negative log-likelihood a token is
+    divided by the fraction (rows - 1) / steps itself: 184 windows, divided by 184.35.
+
+    Args:
+        nll_per_stream: sum over all windows and steps, averaged over streams, in nats.
+        rows: tokens of a stream.
+        steps: T.
+    """
+    return _exp(nll_per_stream / steps / ((rows - 1) / steps))
+
+
+def _perplexity(nll: float, count: float) -> float:
+    return _exp(nll / max(count, 1))
+
+
+def _exp(nats: float) -> float:
+    """Infinite beyond the largest number: a run that comes there has diverged."""
+    return math.inf if nats > 700.0 else math.exp(nats)

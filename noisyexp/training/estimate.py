@@ -1,0 +1,93 @@
+"""Memory of a run from its configuration, before anything is allocated, and that of the machine."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from noisyexp.tasks import find_task
+from noisyexp.training.optimizer import build_optimizer, names_kept
+
+if TYPE_CHECKING:
+    from noisyexp.training.config import TrainingConfig
+
+NUMBER = 4.0
+"""Bytes of a float32."""
+MODULE = 20e3
+"""Bytes of Python that a layer costs."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that a run needs beside torch itself, about.
+
+    Attributes:
+        model: weights, their gradients and what the optimiser keeps of them.
+        update: what an update keeps for its backward pass.
+        data: data sets in memory.
+        parameters: weights of the model, a count.
+    """
+
+    model: float
+    update: float
+    data: float
+    parameters: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.model + self.update + self.data
+
+
+def estimate(task_config: Any, training: TrainingConfig, source: str) -> Estimate:
+    """Memory of a run, about; zeros for a task that does not say its size.
+
+    Args:
+        task_config: section `task`.
+        training: section `training`.
+        source: "real" or "generated" data.
+    """
+    size = find_task(task_config.name).size(task_config, source)
+    kept = names_kept(build_optimizer(nn.Linear(1, 1), training)) - {"step"}
+    return Estimate(
+        model=NUMBER * size.parameters * (2 + len(kept)) + MODULE * size.modules,
+        update=NUMBER * size.activations,
+        data=size.data,
+        parameters=size.parameters,
+    )
+
+
+def memory_here(device: str) -> float:
+    """Bytes of memory that a process on this machine can have at most.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    if device == "cuda":
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    found = [float(limit) for limit in resource.getrlimit(resource.RLIMIT_AS)[:1] if limit > 0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        pairs = dict(line.split(":", 1) for line in lines if ":" in line)
+        found.append(sum(1024.0 * int(pairs[key].split()[0]) for key in ("MemTotal", "SwapTotal")))
+        found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError, KeyError):  # another system, or a group without a limit
+        pass
+    return min(found, default=float("inf"))
+
+
+def too_large(needed: Estimate, device: str) -> str | None:
+    """Why a run does not fit into this machine; None if it may."""
+    here = memory_here(device)
+    if needed.total <= here:
+        return None
+    return (
+        f"the run needs about {needed.total / 1e9:,.1f} GB of memory ({needed.parameters:,.0f} "
+        f"weights: {needed.model / 1e9:,.1f} GB, an update: {needed.update / 1e9:,.1f} GB, data: "
+        f"{needed.data / 1e9:,.1f} GB); this machine has {here / 1e9:,.1f} GB"
+    )
