@@ -9,7 +9,7 @@ SEEDS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow lint demo bench bench-bf16 bench-gpu figures tables queue build clean \
+.PHONY: help setup test slow engines lint demo bench bench-bf16 bench-gpu figures tables queue build clean \
 	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
@@ -44,6 +44,16 @@ test: setup  ## run the test suite (10 to 15 minutes on 2 cores)
 
 slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# Ray's packages disagree with those of constraints.txt: an environment of its own.
+.venv-engines/.done: pyproject.toml
+	test -x .venv-engines/bin/python || $(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[experiments,ray]' pytest
+	touch $@
+
+engines: .venv-engines/.done  ## sweeps on Ray, in an environment of its own (minutes)
+	.venv-engines/bin/python -m pytest -m slow tests/cli/test_ray.py
 
 lint: setup  ## style and types
 	$(BIN)/ruff check .

@@ -22,7 +22,8 @@ def make_trainer(overrides: list[str], act: str, folder: str) -> Trainer:
     # Updates alone need Hydra: layers are measured without it.
     from noisyexp.cli.compose import check
     from noisyexp.tasks import find_task
-    from noisyexp.training.run import build_trainer, setup_torch
+    from noisyexp.training.device import setup_torch
+    from noisyexp.training.run import build_trainer
 
     (spec,) = check([*overrides, *options])
     device = setup_torch(spec.config)

@@ -21,8 +21,9 @@ from torch import nn
 from noisyexp.cli.compose import check
 from noisyexp.fileio import write_json
 from noisyexp.tasks import find_task
+from noisyexp.training.device import setup_torch
 from noisyexp.training.record import code_version, describe_machine
-from noisyexp.training.run import build_trainer, setup_torch
+from noisyexp.training.run import build_trainer
 from noisyexp.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
