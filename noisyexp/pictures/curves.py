@@ -88,8 +88,7 @@ def plot_curves(
         seeds: draw every run instead of mean and range, which hide sudden changes.
         labels: printed name by name of the line; default: the activation and the row.
         title: above the picture, before the scale; default: the task.
-        tops: upper ends of axes by metric, where a steep beginning would hide the rest; without
-            effect where all values are higher.
+        tops: upper ends of axes by metric; without effect where all values are higher.
 
     Returns:
         Paths of the SVG and the PNG file; the same records give the same SVG.
