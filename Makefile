@@ -61,20 +61,20 @@ lint: setup  ## style and types
 	$(BIN)/mypy
 
 bench: setup  ## layers against torch's (time, memory, growth), import time, the trainer's overhead
-	$(BIN)/python scripts/bench_layers.py
-	$(BIN)/python scripts/bench_tasks.py
-	$(BIN)/python scripts/bench_attention.py
-	$(BIN)/python scripts/bench_data.py
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python -m benchmarks.layers
+	$(BIN)/python -m benchmarks.tasks
+	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.trainer
 
 bench-bf16: setup  ## products and layers in bf16 on this processor: checked, then timed
-	$(BIN)/python scripts/bench_bf16.py
+	$(BIN)/python -m benchmarks.bf16
 
 bench-gpu: setup  ## layers on a GPU against cuDNN's
-	$(BIN)/python scripts/bench_gpu.py
+	$(BIN)/python -m benchmarks.gpu
 
 check-gpu: setup  ## on a GPU, in six minutes: its tests, the benchmark, seeds of Table 2
-	$(BIN)/python scripts/check_gpu.py
+	$(BIN)/python -m benchmarks.check_gpu
 
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1
 reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from noisyexp.cli.attempt import attempt
-from noisyexp.cli.compose import ROOT_FILE, check, spec_from_config
+from noisyexp.cli.compose import NOT_COMPOSED, ROOT_FILE, check, spec_from_config
 from noisyexp.cli.engines.jobs import RunFailedError, objective
 from noisyexp.cli.engines.plugins import register
 from noisyexp.cli.engines.report import sweep_report
@@ -94,8 +94,8 @@ def main(argv: list[str]) -> int:
             return error.exit_code
         except SystemExit as stop:  # Hydra has printed why
             return 2 if stop.code else 0
-        except ValueError as error:  # two flags that exclude each other, or act=null
-            print(error, file=sys.stderr)
+        except (*NOT_COMPOSED, ValueError) as error:  # flags that exclude each other, a sweep
+            print(spoken(error), file=sys.stderr)
             return 2
         return 0
     multirun = any(flag in argv for flag in MULTIRUN_FLAGS)

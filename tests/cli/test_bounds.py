@@ -1,0 +1,146 @@
+"""Values beyond all bounds, sweeps without end, words that only look right: told, not tried."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisyexp.cli.compose import check
+from noisyexp.cli.run import spell_home
+from noisyexp.errors import ConfigError
+from noisyexp.tasks import find_task
+from noisyexp.tasks.ptb.task import PTB
+from noisyexp.training.estimate import estimate, memory_here
+
+Run = Callable[..., Any]
+CORES = os.cpu_count()
+MISTAKES = {
+    "values": {
+        "seed=" + "9" * 400: "9...: expected a whole number (at least 0), and no larger than",
+        "training.weight_decay=1e308": "1e+308: expected a number (at least 0), and no larger than",
+        "training.lr=-inf": "training.lr=-inf: expected a number (above 0)",
+        "training.rms_eps=nan": "training.rms_eps=nan: expected a number (above 0)",
+        "run_root=": "run_root='': expected a text",
+        "data.root=": "data.root='': expected a text",
+        "act.label=''": "act.label='': expected a text",
+    },
+    "words": {
+        "s\u0435ed=1": "is CYRILLIC SMALL LETTER IE",
+        "seed=\uff11": "is FULLWIDTH DIGIT ONE",
+        "a" * 3000: "cannot be read as key=value",
+        "x=" + "[" * 2000: "cannot be read as key=value",
+        "training.lr=" + "9" * 5000: "cannot be read as key=value",
+    },
+    "sweeps": {
+        "hydra.searchpath=range(1,1)": "Hydra's own keys cannot be swept over",
+        "seed=range(1,4),1": "no such sweep (one sweep inside another)",
+        "task.batch_size=range(1,1e9)": "999,999,999 runs; at most 10,000",
+        "training.lr=range(0,1,0)": "a range needs finite ends and a step that is not 0",
+        "training.epochs=range(0,nan)": "a range needs finite ends and a step that is not 0",
+        "act.alpha=range(0,1,1e-30)": "at most 10,000",
+        "act.c=shuffle(range(1,1e12))": "at most 10,000",
+    },
+    "threads": {"threads=99999999999": f"threads=99999999999: this machine has {CORES}"},
+    "classes": {"act.variant=...": "act.variant: variant '...' cannot be imported"},
+    "base class": {"act.variant=noisyexp.activations.base.Activation": "is the base of all units"},
+    "module that runs": {"task.name=noisyexp.__main__": "choose from captioning"},
+    "twice": {"seed=1": "'seed': given twice", "++seed=1": "'seed': given twice"},
+    "Hydra's own": {"hydra.job.env_copy=${nope:1}": "Unsupported interpolation type nope"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_each_has_its_line_at_once(run: Run, kind: str, tmp_path: Path) -> None:
+    began = time.process_time()
+    result = run("task=mixture", "scale=smoke", *MISTAKES[kind])
+    assert (result.code, result.out) == (2, "")
+    assert "Traceback" not in result.err and max(map(len, result.err.splitlines())) < 400
+    for text in MISTAKES[kind].values():
+        assert any(text in problem for problem in result.problems), (text, result.problems)
+    assert time.process_time() - began < 20
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_of_numbers_holds_numbers(run: Run) -> None:
+    (problem,) = run("task=captioning", "task.other_beams=[true]").problems
+    assert problem == "task.other_beams=[True]: expected a list of whole numbers"
+
+
+def test_questions_are_checked_too(run: Run) -> None:
+    result = run("task=mixture", "+task.hidden_size", "--cfg", "job")
+    assert result.code == 2 and "'+task.hidden_size': cannot be read" in result.problems[0]
+    assert run("task=mixture", "seed=1,2", "--cfg", "job").code == 2
+
+
+def test_homes(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = os.path.expanduser("~")
+    assert spell_home("run_root=~/runs") == f"run_root={home}/runs"
+    assert spell_home("act.label=~/runs") == "act.label=~/runs"
+    monkeypatch.setenv("NOISYEXP_DATA", "~/data")
+    assert check(["task=ptb"])[0].config.data.root == f"{home}/data"
+    monkeypatch.setenv("NOISYEXP_DATA", "~no-such-user/data")
+    with pytest.raises(ConfigError, match="there is no such home folder"):
+        check(["task=ptb"])
+
+
+# --- memory
+
+SMALL = (
+    ["task=mixture"], ["task=unique_count"], ["task=lte"], ["task=ptb", "data=generated"],
+    ["task=ntm_recall"], ["task=nmt", "data=generated"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SMALL, ids=lambda words: words[0])
+def test_the_estimate_knows_the_weights(words: list[str], tmp_path: Path) -> None:
+    (spec,) = check([*words, "scale=smoke"])
+    config, source = spec.task_config, spec.config.data.source
+    task = find_task(config.name)(config, source, 0)
+    task.prepare(tmp_path)
+    weights = sum(p.numel() for p in task.build_model(spec.config.act.spec()).parameters())
+    found = estimate(config, spec.config.training, source)
+    assert found.parameters == pytest.approx(weights, rel=0.15)
+    assert found.total < memory_here("cpu")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=mixture", "task.hidden_size=100000000"],
+        ["task=mixture", "task.num_layers=100000000"],
+        ["task=unique_count", "task.length=100000000"],
+        ["task=lte", "task.large_columns=100000000"],
+        ["task=ptb", "task.num_layers=100000000"],
+        ["task=ntm_recall", "task.memory_rows=100000000"],
+        ["task=nmt", "task.hidden_size=100000000"],
+        ["task=captioning", "task.attention_layers=100000000"],
+    ],
+    ids=lambda words: words[1].split("=")[0],
+)
+def test_what_cannot_fit_is_refused_before_anything_is_allocated(
+    run: Run, words: list[str]
+) -> None:
+    result = run(*words)
+    assert result.code == 2
+    assert any(
+        "the run needs about" in problem and "this machine has" in problem
+        for problem in result.problems
+    )
+
+
+def test_no_memory_left_is_told(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 9 bytes"
+    for error in (MemoryError(), RuntimeError(said)):
+
+        def fail(*args: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(PTB, "build_model", fail)
+        result = tiny("act=reference")
+        assert result.code == 1 and "not enough memory" in result.err
+        assert "Traceback" not in result.err
