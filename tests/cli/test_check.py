@@ -120,7 +120,7 @@ MISTAKES = {
         "scale=demoo": "scale=demoo: choose from cpu, demo, paper, smoke. Did you mean demo?",
         "data=fake": "data=fake: choose from generated, real.",
         "experiment=table2/naah": "Did you mean table2/nah?",
-        "hydra/launcher=slurm": "hydra/launcher=slurm: choose from basic",
+        "hydra/launcher=slrum": "hydra/launcher=slrum: choose from basic",
     },
     "not readable": {
         "task": f"'task'{UNREADABLE}",
@@ -225,7 +225,7 @@ def test_a_sweep_over_nothing(run: Run, sweep: str) -> None:
 
 def test_a_sweep_that_is_too_large(run: Run) -> None:
     assert run("-m", "seed=range(0,10001)").problems == [
-        "the sweep has more than 10000 runs; split it"
+        "seed=range(0,10001): 10,001 runs; at most 10,000 at a time"
     ]
 
 
