@@ -9,7 +9,7 @@ SEEDS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow lint demo bench bench-bf16 bench-gpu figures tables queue build clean \
+.PHONY: help setup test slow engines lint demo bench bench-bf16 bench-gpu figures tables queue build clean \
 	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
@@ -45,26 +45,36 @@ test: setup  ## run the test suite (10 to 15 minutes on 2 cores)
 slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+# Ray's packages disagree with those of constraints.txt: an environment of its own.
+.venv-engines/.done: pyproject.toml
+	test -x .venv-engines/bin/python || $(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[experiments,ray]' pytest
+	touch $@
+
+engines: .venv-engines/.done  ## sweeps on Ray, in an environment of its own (minutes)
+	.venv-engines/bin/python -m pytest -m slow tests/cli/test_ray.py
+
 lint: setup  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: setup  ## layers against torch's (time, memory, growth), import time, the trainer's overhead
-	$(BIN)/python scripts/bench_layers.py
-	$(BIN)/python scripts/bench_tasks.py
-	$(BIN)/python scripts/bench_attention.py
-	$(BIN)/python scripts/bench_data.py
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python -m benchmarks.layers
+	$(BIN)/python -m benchmarks.tasks
+	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.trainer
 
 bench-bf16: setup  ## products and layers in bf16 on this processor: checked, then timed
-	$(BIN)/python scripts/bench_bf16.py
+	$(BIN)/python -m benchmarks.bf16
 
 bench-gpu: setup  ## layers on a GPU against cuDNN's
-	$(BIN)/python scripts/bench_gpu.py
+	$(BIN)/python -m benchmarks.gpu
 
 check-gpu: setup  ## on a GPU, in six minutes: its tests, the benchmark, seeds of Table 2
-	$(BIN)/python scripts/check_gpu.py
+	$(BIN)/python -m benchmarks.check_gpu
 
 # For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1
 reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv

@@ -8,7 +8,8 @@ import traceback
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import NoisyexpError
 from noisyexp.fileio import ADVICE, explain
-from noisyexp.training.run import RunSpec, execute
+from noisyexp.training.processes import join
+from noisyexp.training.run import RunSpec, execute, follow
 
 
 def attempt(spec: RunSpec) -> tuple[int, str | None]:
@@ -21,8 +22,12 @@ def attempt(spec: RunSpec) -> tuple[int, str | None]:
         Interrupted: a signal came.
     """
     name = spec.folder.name
+    processes = join(spec.config.device)
     try:
-        outcome = execute(spec)
+        if processes.rank > 0:
+            follow(spec, processes)
+            return 0, None
+        outcome = execute(spec, processes=processes)
     except NoisyexpError as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         return error.exit_code, str(error)
@@ -35,5 +40,7 @@ def attempt(spec: RunSpec) -> tuple[int, str | None]:
             print(f"{name} failed:", file=sys.stderr)
             traceback.print_exc()
         return 1, reason
+    finally:
+        processes.leave()
     print(run_line(outcome), flush=True)
     return (0 if outcome.record["status"] == "complete" else 1), None

@@ -30,6 +30,8 @@ class Verb:
 VERBS = {
     "run": Verb("noisyexp.cli.run", "train: one run, or a sweep with -m"),
     "reproduce": Verb("noisyexp.cli.reproduce", "run what a table of the paper lacks, write it"),
+    "report": Verb("noisyexp.cli.report", "average any runs over seeds: table, file or page"),
+    "runs": Verb("noisyexp.cli.runs", "list runs with settings and size, or remove some"),
     "queue": Verb("noisyexp.cli.queue", "do the long runs of results/queue.yaml, some at a time"),
     "table": Verb("noisyexp.cli.table", "write the pages of results/ from the run records"),
     "figure": Verb("noisyexp.cli.figure", "draw the figures of results/ from the run records"),

@@ -38,9 +38,10 @@ from noisyexp.schema import build, closest, shown
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
+from noisyexp.training.device import chosen_device
 from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
-from noisyexp.training.run import RunSpec, chosen_device
+from noisyexp.training.run import RunSpec
 
 ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")

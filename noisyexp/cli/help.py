@@ -35,7 +35,7 @@ Common keys
   training.epochs=3        any key of the configuration can be set like this
   data.root=<folder>       data sets; default from the environment variable NOISYEXP_DATA
   act.alpha=1.15 act.c=0.5 settings of the units; act.tanh.c=0.5 for one kind
-  hydra/launcher=joblib    run a sweep in parallel (pip install -e '.[launchers]')
+  hydra/launcher=local     run a sweep in parallel; slurm and ray on a cluster: docs/engines.md
 
 A run folder is named by the hash of its resolved configuration: the same command resumes an
 interrupted run and skips a finished one. Ctrl-C writes a checkpoint first.

@@ -28,6 +28,7 @@ from noisyexp.fileio import explain
 from noisyexp.places import CONFIG_DIR
 from noisyexp.process import settle_output
 from noisyexp.training.finished import finished_record
+from noisyexp.training.processes import torchrun_size
 from noisyexp.training.run import RunSpec
 from noisyexp.training.signals import Interrupted, hand_on
 
@@ -106,6 +107,8 @@ def main(argv: list[str]) -> int:
                 [f"{flag}: no such option; see noisyexp run --help" for flag in unknown]
             )
         specs = check(overrides, once=True)
+        if multirun and torchrun_size() > 1:
+            raise ConfigError(["torchrun does one run with all of its processes: leave out -m"])
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
         if not any(word.lstrip("+").startswith(STARTS) for word in overrides):

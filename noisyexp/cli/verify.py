@@ -33,8 +33,9 @@ from noisyexp.records.schema import FINISHED
 from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
 from noisyexp.training.callbacks import Callback
+from noisyexp.training.device import setup_torch
 from noisyexp.training.record import ARITHMETIC_OF_TASKS, describe_machine, describe_task
-from noisyexp.training.run import RunSpec, build_trainer, execute, setup_torch
+from noisyexp.training.run import RunSpec, build_trainer, execute
 from noisyexp.training.trainer import Trainer
 
 TOLERANCE = 0.02

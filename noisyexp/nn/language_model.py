@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, noise_parameters, reset_noise_parameters
+from noisyexp.activations.share import dropout
 from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.lstm import NoisyLSTM
 from noisyexp.nn.output import CrossEntropy, linear_cross_entropy
@@ -125,9 +126,12 @@ class LanguageModel(nn.Module):
         Returns:
             (T, B, H) and the state after the last step.
         """
-        x = self.dropout(self.embedding(tokens))
+        x = self._drop(self.embedding(tokens))
         hidden, new = self.recurrent(x, state if len(state) > 1 else state[0])
-        return self.dropout(hidden), new if isinstance(new, tuple) else (new,)
+        return self._drop(hidden), new if isinstance(new, tuple) else (new,)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout.p, self.dropout.training, 1)
 
     def loss(
         self, tokens: Tensor, state: State, targets: Tensor, weight: float = 1.0, ignore: int = -100

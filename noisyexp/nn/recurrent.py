@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from noisyexp.activations.share import dropout
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import State
@@ -148,7 +149,7 @@ class NoisyRecurrent(NoisyModule):
                 finals.append(final)
             x = torch.cat(outputs, dim=-1) if directions == 2 else outputs[0]
             if self.dropout and layer + 1 < self.num_layers:
-                x = functional.dropout(x, self.dropout, self.training)
+                x = dropout(x, self.dropout, self.training, 1)
         if len(finals) == 1:
             return x, tuple(part.unsqueeze(0) for part in finals[0])
         return x, tuple(torch.stack(part) for part in zip(*finals, strict=True))

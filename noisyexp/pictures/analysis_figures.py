@@ -17,10 +17,10 @@ from noisyexp.errors import RecordError
 from noisyexp.pictures.curves import (
     PALETTE,
     _act_index,
-    _legend,
     _styles,
     curve_band,
     figure_style,
+    legend_label,
     line_name,
     save_figure,
 )
@@ -36,7 +36,12 @@ _INSIDE, _OUTSIDE = PALETTE[1], PALETTE[2]
 # --- Figure 5
 
 
-def plot_learning(records: Sequence[RunRecord], path: Path) -> tuple[Path, Path]:
+def plot_learning(
+    records: Sequence[RunRecord],
+    path: Path,
+    labels: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> tuple[Path, Path]:
     """Figure 5: curves of the MNIST networks, noise at the output left, at the input right.
 
     Both columns have tanh and hard tanh; lines are means over seeds, bands go from the lowest to
@@ -45,6 +50,8 @@ def plot_learning(records: Sequence[RunRecord], path: Path) -> tuple[Path, Path]
     Args:
         records: complete runs of task mnist at one scale.
         path: where to write, without or with a suffix.
+        labels: printed name by name of the line.
+        title: above the picture, before the scale; default: the task.
 
     Returns:
         Paths of the SVG and the PNG file.
@@ -65,10 +72,10 @@ def plot_learning(records: Sequence[RunRecord], path: Path) -> tuple[Path, Path]
     with figure_style():
         figure = _new_figure(7.2, 9.2)
         axes = figure.subplots(len(FIGURE_5), 2, sharex=True, sharey="row", squeeze=False)
-        for column, (title, chosen) in enumerate(columns.items()):
-            axes[0, column].set_title(title)
+        for column, (heading, chosen) in enumerate(columns.items()):
+            axes[0, column].set_title(heading)
             axes[-1, column].set_xlabel("epoch")
-            _draw_learning(axes[:, column], chosen)
+            _draw_learning(axes[:, column], chosen, labels or {})
         for row, metric in zip(axes, FIGURE_5, strict=True):
             row[0].set_ylabel(records[0].metrics[metric].title.replace(", ", ",\n"))
             if "nll" in metric:
@@ -83,11 +90,15 @@ def plot_learning(records: Sequence[RunRecord], path: Path) -> tuple[Path, Path]
         )
         first = records[0]
         kind = "" if first.data == "real" else f", {first.data} data"
-        figure.suptitle(f"{first.task}, scale {first.scale}{kind}: mean and range over seeds")
+        figure.suptitle(
+            f"{title or first.task}, scale {first.scale}{kind}: mean and range over seeds"
+        )
         return save_figure(figure, path)
 
 
-def _draw_learning(axes: Sequence[Any], records: Sequence[RunRecord]) -> None:
+def _draw_learning(
+    axes: Sequence[Any], records: Sequence[RunRecord], labels: Mapping[str, str]
+) -> None:
     """One column of Figure 5."""
     groups = _series(records)
     styles = _styles({name: runs[0].act for name, runs in groups.items()})
@@ -97,7 +108,7 @@ def _draw_learning(axes: Sequence[Any], records: Sequence[RunRecord]) -> None:
             colour, line = styles[name]
             axis.plot(
                 positions, mean, color=colour, linestyle=line, linewidth=1.4,
-                label=_legend(name, runs),
+                label=legend_label(name, runs, labels),
             )  # fmt: skip
             axis.fill_between(positions, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.grid(True, which="major", linewidth=0.4, alpha=0.5)

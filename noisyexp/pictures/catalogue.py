@@ -150,10 +150,15 @@ def draw_curves(
         stem = f"{sheet.name}{suffix}{part}"
         plot_curves(
             chosen, sheet.metrics, folder / stem, ends, sheet.x, chance_levels(chosen[0]),
-            sheet.every_seed, sheet.tops,
+            sheet.every_seed, sheet.tops, printed(rows), sheet.title,
         )  # fmt: skip
         drawn.append(Drawn(stem, chosen))
     return drawn
+
+
+def printed(rows: Sequence[Row]) -> dict[str, str]:
+    """The printed label of every row by the name of its line."""
+    return {row.experiment.partition("/")[2]: row.label for row in rows}
 
 
 def draw_noise_sides(
@@ -164,7 +169,7 @@ def draw_noise_sides(
     folder: Path,
 ) -> list[Drawn]:
     """Noise at the output beside noise at the input."""
-    plot_learning(records, folder / f"{sheet.name}{suffix}")
+    plot_learning(records, folder / f"{sheet.name}{suffix}", printed(rows), sheet.title)
     return [Drawn(f"{sheet.name}{suffix}", records)]
 
 

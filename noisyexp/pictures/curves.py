@@ -16,6 +16,8 @@ from noisyexp.records.run_record import Metric, RunRecord
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white, and a grey.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#808080")
+LABEL_WIDTH = 40
+"""Letters of a line of a legend in two columns."""
 LINE_STYLES = (
     "-",
     "--",
@@ -66,11 +68,12 @@ def plot_curves(
     levels: Mapping[str, Mapping[str, float]] | None = None,
     seeds: bool = False,
     tops: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    title: str | None = None,
 ) -> tuple[Path, Path]:
     """Draw metrics over training, one line a row or activation, as SVG and PNG.
 
-    The line is the mean over the runs that finished, the band goes from the lowest to the highest
-    of them. Runs that diverged are counted in the legend and not drawn.
+    The line is the mean of the runs that finished, the band their range; others are only counted.
 
     Args:
         records: runs of one task at one scale.
@@ -83,12 +86,12 @@ def plot_curves(
         x: what to draw it over, "epoch" or "step".
         levels: horizontal lines by metric: label to value, as the chance level.
         seeds: draw every run instead of mean and range, which hide sudden changes.
-        tops: upper ends of axes by metric, where a steep beginning would hide the rest; without
-            effect where all values are higher.
+        labels: printed name by name of the line; default: the activation and the row.
+        title: above the picture, before the scale; default: the task.
+        tops: upper ends of axes by metric; without effect where all values are higher.
 
     Returns:
-        Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
-        same records.
+        Paths of the SVG and the PNG file; the same records give the same SVG.
 
     Raises:
         RecordError: no run has the metric, or the runs are of several tasks, scales or data sets.
@@ -110,8 +113,12 @@ def plot_curves(
         raise RecordError(f"nothing to draw: no complete run has {wanted[0]!r} over {x!r}")
     with figure_style():
         return save_figure(
-            _draw(groups, drawn, reference_lines or {}, x, levels or {}, seeds, tops or {}), path
-        )
+            _draw(
+                groups, drawn, reference_lines or {}, x, levels or {}, seeds, tops or {},
+                {key: legend_label(key, runs, labels or {}) for key, runs in groups.items()}, title,
+            ),
+            path,
+        )  # fmt: skip
 
 
 def _by_line(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -154,13 +161,16 @@ def _draw(
     levels: Mapping[str, Mapping[str, float]],
     seeds: bool,
     tops: Mapping[str, float],
+    names: Mapping[str, str],
+    title: str | None,
 ) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     heights = [3.0] + [1.2] * (len(panels) - 1)
-    legend = 0.2 * ((len(groups) + len(ends) + 1) // 2)
+    rows = len(ends) + sum(name.count("\n") + 1 for name in names.values())
+    legend = 0.2 * ((rows + 1) // 2)
     figure = Figure(figsize=(6.4, sum(heights) + legend + 0.4), layout="constrained")
     FigureCanvasAgg(figure)  # no window system is needed, and pyplot's global state is not touched
     every = figure.subplots(
@@ -171,9 +181,9 @@ def _draw(
     for axes, (metric, bands) in zip(every, panels.items(), strict=True):
         if seeds:
             runs = {name: [curve_band([r], metric, x) for r in groups[name]] for name in bands}
-            _draw_runs(axes, groups, runs, styles)
+            _draw_runs(axes, names, runs, styles)
         else:
-            _draw_panel(axes, groups, bands, styles)
+            _draw_panel(axes, names, bands, styles)
         for k, (label, value) in enumerate(levels.get(metric, {}).items()):
             axes.axhline(value, color="0.45", linewidth=1.0, linestyle=LINE_STYLES[k % 4])
             axes.annotate(
@@ -191,7 +201,7 @@ def _draw(
     every[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     kind = "" if record.data == "real" else f", {record.data} data"
     shown = "single runs" if seeds else "mean and range over seeds"
-    every[0].set_title(f"{record.task}, scale {record.scale}{kind}: {shown}")
+    every[0].set_title(f"{title or record.task}, scale {record.scale}{kind}: {shown}")
     # Outside the axes: a legend inside covers some curve sooner or later.
     handles, labels = every[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -204,7 +214,7 @@ _WORDS = {"level": "curriculum level", "c": "c (noise)"}
 
 def _draw_panel(
     axes: Any,
-    groups: Mapping[str, Sequence[RunRecord]],
+    names: Mapping[str, str],
     bands: Mapping[str, Band],
     styles: Mapping[str, tuple[str, Any]],
 ) -> None:
@@ -212,7 +222,7 @@ def _draw_panel(
     for key, (positions, mean, low, high) in bands.items():
         colour, line = styles[key]
         axes.plot(
-            positions, mean, label=_legend(key, groups[key]), linewidth=1.6, color=colour,
+            positions, mean, label=names[key], linewidth=1.6, color=colour,
             linestyle=line,
         )  # fmt: skip
         axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -220,7 +230,7 @@ def _draw_panel(
 
 def _draw_runs(
     axes: Any,
-    groups: Mapping[str, Sequence[RunRecord]],
+    names: Mapping[str, str],
     runs: Mapping[str, Sequence[Band]],
     styles: Mapping[str, tuple[str, Any]],
 ) -> None:
@@ -228,15 +238,18 @@ def _draw_runs(
     for key, bands in runs.items():
         colour, line = styles[key]
         for index, (positions, values, *_) in enumerate(bands):
-            label = _legend(key, groups[key]) if index == 0 else None
+            label = names[key] if index == 0 else None
             axes.plot(positions, values, label=label, linewidth=1.2, color=colour, linestyle=line)
 
 
-def _legend(key: str, runs: Sequence[RunRecord]) -> str:
+def legend_label(key: str, runs: Sequence[RunRecord], labels: Mapping[str, str]) -> str:
+    """What the legend says of a line: its printed name and how many of its runs finished."""
     finished = sum(run.complete for run in runs)
     seeds = f"{finished} seed{'s' if finished != 1 else ''}"
     if finished < len(runs):
         seeds = f"{finished} of {len(runs)} finished"
+    if key in labels:
+        return textwrap.fill(f"{labels[key]} ({seeds})", LABEL_WIDTH)
     name = _act_label(runs[0])
     if key not in (runs[0].act, "reference"):
         name += f", row {key}"

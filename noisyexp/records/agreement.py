@@ -11,7 +11,7 @@ from noisyexp.records.run_record import RunRecord
 
 # What decides the numbers of a run. Row, logger and path settings may differ freely.
 COMPARED = ("task", "training", "act", "anneal", "precision")
-IGNORED = ("act.label", "task.workers", "training.cuda_graph")
+IGNORED = ("act.label", "task.workers", "training.cuda_graph", "training.accumulate")
 
 
 def mismatches(record: RunRecord, row: Row, config: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
-    "task.workers", "training.cuda_graph",
+    "task.workers", "training.cuda_graph", "training.accumulate",
 )  # fmt: skip
 """Keys that change at most the last bits of the result: runs that differ only here are one run.
 

@@ -38,6 +38,7 @@ class PictureSheet:
     name: str = option("of the files in results/figures, as fig9 or table3")
     kind: str = option("how it is drawn", choices=KINDS)
     caption: str = option("content, and what was inferred")
+    title: str | None = option("above the picture; null: the task")
     metrics: list[str] = option("curves: keys of the curve, a panel each from top to bottom")
     x: str = option("curves: what they are drawn over", choices=("epoch", "step"))
     end: str | None = option("curves: the paper's number that is drawn as end point")
@@ -116,7 +117,7 @@ class _Head:
 
 OPTIONAL: Mapping[str, Any] = {"solved": {}, "learning": None, "pictures": [], "claims": []}
 OPTIONAL_IN_PICTURES: Mapping[str, Any] = {
-    "metrics": [], "x": "step", "end": None, "every_seed": False, "tops": {},
+    "title": None, "metrics": [], "x": "step", "end": None, "every_seed": False, "tops": {},
 }  # fmt: skip
 OPTIONAL_IN_CLAIMS: Mapping[str, Any] = {"at": None, "headline": False, "beside": None}
 

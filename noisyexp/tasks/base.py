@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.activations.share import Share
 from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
 from noisyexp.tasks.size import Size
@@ -113,6 +114,11 @@ class Task(ABC):
     """What `StepOutput.items` counts."""
     makes_data: ClassVar[bool] = False
     """Whether the task has no files and always generates its data, which then are the real ones."""
+    rows_first: ClassVar[tuple[str, ...]] = ()
+    """Units, by module path, whose batch is their first dimension and not the one before the last;
+    read where a batch is divided."""
+    share: Share | None = None
+    """Set while a task that can be divided computes the loss of a share of its batch."""
     curriculum: Curriculum | None = None
     """Set by a task whose training data depends on how well it is doing."""
 
@@ -191,6 +197,23 @@ class Task(ABC):
     def floor(self) -> dict[str, float]:
         """Best value that any model can reach, by metric, where it is known (generated data)."""
         return {}
+
+    def why_whole(self) -> str | None:
+        """Why a batch cannot be divided over processes or passes; None if it can.
+
+        A task that can takes the rows of `share` where it is not None, and divides by the rows of
+        the whole batch.
+        """
+        return "its batch cannot be divided"
+
+    @property
+    def full_batch(self) -> int:
+        """Rows of a full batch."""
+        return int(self.config.batch_size)
+
+    def carried(self) -> list[Tensor]:
+        """Tensors that go from step to step, the rows of the batch in dimension 1."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step needs besides its number, such as a carried hidden state."""

@@ -206,20 +206,24 @@ class Checkpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Let others ask the trainer for a checkpoint; clear away what a killed process left."""
-        for left in self.folder.glob(".*.tmp"):
+        for left in self.folder.glob(".*.tmp") if trainer.processes.rank == 0 else ():
             left.unlink(missing_ok=True)
         trainer.save_checkpoint = lambda: self.write(trainer)
 
     def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
         """Write `last.pt` when it is time."""
         by_steps = self.every_steps is not None and trainer.step % self.every_steps == 0
-        waited = time.monotonic() - self._written
-        if by_steps or (self.every_seconds is not None and waited >= self.every_seconds):
+        by_time = False
+        if self.every_seconds is not None:
+            due = int(time.monotonic() - self._written >= self.every_seconds)
+            # Clocks differ, and all processes have to save at the same update.
+            by_time = bool(trainer.processes.largest(due, trainer.device))
+        if by_steps or by_time:
             self.write(trainer)
 
     def on_epoch_recorded(self, trainer: Trainer) -> None:
         """Write `best.pt` first, so that `last.pt` never promises a best that is not there."""
-        if trainer.is_best:
+        if trainer.is_best and trainer.processes.rank == 0:
             check_held(self.folder)
             best = {"model": trainer.model.state_dict(), "step": trainer.step}
             save(best, self.folder / BEST, self.config_hash)
@@ -227,9 +231,13 @@ class Checkpoint(Callback):
 
     def write(self, trainer: Trainer) -> None:
         """Write `last.pt`; the one before becomes `previous.pt`."""
+        state = trainer.state_dict()
+        self._written = time.monotonic()
+        if trainer.processes.rank > 0:
+            return
         last, fresh = self.folder / LAST, self.folder / "next.pt"
         check_held(self.folder)
-        save(trainer.state_dict(), fresh, self.config_hash)
+        save(state, fresh, self.config_hash)
         # A second name for `last.pt`, then two renames: both lead to a whole file at any time.
         second = self.folder / "second.pt"
         second.unlink(missing_ok=True)

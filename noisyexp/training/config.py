@@ -51,6 +51,7 @@ class TrainingConfig:
     stopping: str = option("which validations are in vain", choices=("in_a_row", "history"))
     evaluate_every: int = option("epochs between validations", low=1)
     use_weights: str = option("weights of the final evaluation", choices=("last", "best"))
+    accumulate: int = option("passes that share a batch, for memory; their gradients add up", low=1)
     cuda_graph: bool = option(
         "replay whole updates as CUDA graphs: the same numbers, without the processor's time"
     )
@@ -85,8 +86,14 @@ class LoggerConfig:
 
     every_steps: int = option("updates between lines of the training loss", low=1)
     tensorboard: bool = option("write TensorBoard event files")
-    wandb: str = option("Weights & Biases", choices=("off", "offline", "online"))
+    wandb: str = option(
+        "Weights & Biases; auto: online, or offline where that does not work",
+        choices=("off", "offline", "online", "auto"),
+    )
     wandb_project: str = option("Weights & Biases project")
+    wandb_entity: str | None = option("user or team of the project; null: that of the login")
+    wandb_tags: list[str] = option("tags of the run")
+    wandb_group: str | None = option("group; null: the row, or runs that differ in seed alone")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class TensorBoardLogger(StepLogger):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise _missing("tensorboard") from error
+            raise missing_extra("tensorboard") from error
         self._writer = SummaryWriter(str(self.folder), purge_step=trainer.step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -134,68 +134,8 @@ class TensorBoardLogger(StepLogger):
             self._writer.close()
 
 
-class WandbLogger(StepLogger):
-    """One Weights & Biases run per job, its id the hash of the run; needs the extra `wandb`.
-
-    Args:
-        folder: the run folder.
-        every_steps: updates between lines.
-        mode: "offline" or "online".
-        project: name of the project.
-        run_id: hash of the resolved configuration and seed; a resumed job continues its run.
-        names: task, act, seed and experiment of the run.
-        config: resolved configuration.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        every_steps: int,
-        *,
-        mode: str,
-        project: str,
-        run_id: str,
-        names: Mapping[str, Any],
-        config: Mapping[str, Any],
-    ) -> None:
-        super().__init__(every_steps)
-        self.folder, self.mode, self.project = folder, mode, project
-        self.run_id, self.names, self.config = run_id, names, config
-        self._run: Any = None
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        """Start the run, ending one that an earlier job of this process left open."""
-        try:
-            import wandb
-        except ImportError as error:
-            raise _missing("wandb") from error
-        self._run = wandb.init(
-            project=self.project,
-            id=self.run_id,
-            name=f"{self.names['act']}-s{self.names['seed']}",
-            group=self.names["experiment"] or self.names["task"],
-            job_type=self.names["task"],
-            config=dict(self.config),
-            dir=str(self.folder),
-            mode=self.mode,  # type: ignore[arg-type]
-            resume="allow",
-            reinit="finish_previous",
-            settings=wandb.Settings(silent=True),
-        )
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Every number of the row, at its step."""
-        values = {name: value for name, value in row.items() if name != "step"}
-        self._run.log(values, step=row["step"])
-
-    def close(self, trainer: Trainer) -> None:
-        """End the run: the next job of a sweep must not log into it."""
-        if self._run is not None:
-            done = trainer.stop or trainer.step == trainer.total_steps
-            self._run.finish(exit_code=0 if done else 1)
-
-
-def _missing(extra: str) -> NoisyexpError:
+def missing_extra(extra: str) -> NoisyexpError:
+    """What to say when the package of an extra is not there."""
     return NoisyexpError(
         f"{extra} is not installed: run `pip install -e '.[{extra}]'`, or leave the logger out"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from noisyexp.activations import (
     noise_parameters,
     set_noise_level,
 )
+from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
 from noisyexp.records.config_hash import config_hash
@@ -36,12 +36,14 @@ from noisyexp.training.callbacks import (
     NoiseAnnealing,
 )
 from noisyexp.training.config import RunConfig
+from noisyexp.training.device import setup_torch
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import RunNames, check_held, locked, run_folder
-from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger, WandbLogger
-from noisyexp.training.memory import is_out_of_memory, keep_freed_memory
+from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
+from noisyexp.training.memory import is_out_of_memory
 from noisyexp.training.older import load_model
 from noisyexp.training.optimizer import build_optimizer
+from noisyexp.training.processes import ALONE, Processes
 from noisyexp.training.progress import ProgressDisplay
 from noisyexp.training.record import (
     describe_machine,
@@ -52,6 +54,7 @@ from noisyexp.training.record import (
 from noisyexp.training.sessions import Sessions
 from noisyexp.training.signals import Interrupted, StopOnSignal
 from noisyexp.training.trainer import Trainer
+from noisyexp.training.wandb_logger import WandbLogger, in_sweep
 
 
 @dataclass(frozen=True)
@@ -98,28 +101,32 @@ class Outcome:
     skipped: bool
 
 
-def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
+def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes = ALONE) -> Outcome:
     """Run `spec` to its end, from its checkpoint if it has one, or do nothing if it is finished.
 
     Args:
         spec: the run.
         extra: callbacks beside its own, that look on.
+        processes: that train together; this is the first of them, see `follow`.
 
     Raises:
         NoisyexpError: data, checkpoint or lock stand in the way; run.json says `failed`.
         Interrupted: a signal came; run.json says `interrupted`.
     """
     folder = spec.folder
-    with locked(folder), StopOnSignal() as stop:
+    with processes.first_decides() as go, locked(folder), StopOnSignal() as stop:
         done = finished_record(folder, spec.digest)
         if done is not None:
+            if spec.config.logger.wandb != "off" and in_sweep():
+                _wandb(spec).tell(done)
             return Outcome(folder, _adopt(done, spec), skipped=True)
+        go()
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
         # What remains if the process is killed: no record of an earlier session with its reason.
         killed = {**record, "reason": "running, or ended without warning"}
         _write_quietly(folder, killed)
         try:
-            _train(spec, record, extra, stop)
+            _train(spec, record, extra, stop, processes)
         except DivergedError as error:
             record.update(status="diverged", reason=str(error))
             record["diverged"] = {
@@ -145,6 +152,20 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = ()) -> Outcome:
         except OSError as error:
             raise _cannot_write(folder, error) from error
         return Outcome(folder, record, skipped=False)
+
+
+def follow(spec: RunSpec, processes: Processes) -> None:
+    """What a process but the first does: the same updates, and no files.
+
+    Raises:
+        Interrupted: a signal came to one of them.
+    """
+    with StopOnSignal() as stop:
+        if not processes.first_went():
+            return  # refused, or finished before
+        record = start_record(spec.names, spec.plain, spec.digest, spec.command)
+        with contextlib.suppress(DivergedError):  # all alike; the first has it recorded
+            _train(spec, record, (), stop, processes)
 
 
 def _adopt(record: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
@@ -186,10 +207,14 @@ def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _train(
-    spec: RunSpec, record: dict[str, Any], extra: Sequence[Callback], stop: StopOnSignal
+    spec: RunSpec,
+    record: dict[str, Any],
+    extra: Sequence[Callback],
+    stop: StopOnSignal,
+    processes: Processes,
 ) -> None:
     config, folder = spec.config, spec.folder
-    device = setup_torch(config)
+    device = processes.place(setup_torch(config))
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
     record["machine"] = describe_machine(device)
     record["data_files"] = task.prepare(Path(config.data.root))
@@ -202,11 +227,13 @@ def _train(
         },
         record["data_files"],
     )
-    trainer = build_trainer(spec, task, device, [sessions, *extra], [stop])
+    trainer = build_trainer(spec, task, device, [sessions, *extra], [stop], processes)
     record.update(describe_task(task, trainer.model))
     _restore(trainer, folder, spec.digest)
     try:
         trainer.fit()
+        if processes.rank > 0:  # the first process measures
+            return
         _check_measured(trainer, trainer.curve[-1])
         record["final"] = _final_metrics(trainer, folder, spec.digest)
         findings = trainer.evaluate(task.findings)
@@ -294,42 +321,13 @@ def _load_best(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
     return next(row for row in trainer.curve if row["step"] == best["step"])
 
 
-def chosen_device(name: str) -> str:
-    """The device that a value of `device` means here: "cpu" or "cuda"."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-def setup_torch(config: RunConfig) -> torch.device:
-    """Device of the run; threads and determinism of the process."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    if config.deterministic:
-        # The one value that both cuBLAS and the recurrent layers of cuDNN call reproducible.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-        # The same 128 KiB, or torch warns at the first product that it has to make it smaller.
-        os.environ.setdefault("CUBLASLT_WORKSPACE_SIZE", "128")
-        torch.use_deterministic_algorithms(True)
-        # Filling every new tensor is for finding bugs, and costs time in each step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.use_deterministic_algorithms(False)
-    # fp32 means fp32 on CUDA too; cuDNN would run the reference arm alone in a shorter format.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    name = chosen_device(config.device)
-    if name == "cpu":
-        keep_freed_memory()
-    return torch.device(name)
-
-
 def build_trainer(
     spec: RunSpec,
     task: Task,
     device: torch.device,
     extra: Sequence[Callback],
     last: Sequence[Callback] = (),
+    processes: Processes = ALONE,
 ) -> Trainer:
     """Model, optimiser, noise and callbacks of a run; `task` has been prepared.
 
@@ -339,6 +337,7 @@ def build_trainer(
         device: where the model goes.
         extra: callbacks before those of the configuration.
         last: callbacks behind them.
+        processes: that train together.
     """
     config = spec.config
     # Weights depend on the seed alone: every arm starts from the same ones.
@@ -346,21 +345,23 @@ def build_trainer(
     model = task.build_model(config.act.spec()).to(device)
     for p in noise_parameters(model):
         p.requires_grad_(config.act.learn_p)
-    noise = NoiseSource(config.seed)
+    several = processes.size * config.training.accumulate > 1
+    noise = SharedSource(config.seed) if several else NoiseSource(config.seed)
     attach_noise(model, noise)
     return Trainer(
         task,
         model,
         build_optimizer(model, config.training),
         config.training,
-        [*extra, *_callbacks(spec, task), *last],
+        [*extra, *_callbacks(spec, task, processes.rank == 0), *last],
         noise=noise,
         device=device,
         precision=config.precision,
+        processes=processes,
     )
 
 
-def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
+def _callbacks(spec: RunSpec, task: Task, shown: bool) -> list[Callback]:
     """In the order of their work at the end of an epoch: measure, adjust, log, save, leave."""
     config, folder = spec.config, spec.folder
     made: list[Callback] = []
@@ -374,23 +375,21 @@ def _callbacks(spec: RunSpec, task: Task) -> list[Callback]:
         made.append(FollowCurriculum(task.curriculum))
     if config.training.patience is not None:
         made.append(EarlyStopping(config.training.patience, config.training.stopping))
+    save = config.checkpoint
+    files = checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest)
+    if not shown:  # it takes part in what is saved, and writes nothing
+        return [*made, files]
     log = config.logger
     made.append(MetricsFiles(folder, log.every_steps))
     if log.tensorboard:
         made.append(TensorBoardLogger(folder / "tensorboard", log.every_steps))
     if log.wandb != "off":
-        made.append(
-            WandbLogger(
-                folder,
-                log.every_steps,
-                mode=log.wandb,
-                project=log.wandb_project,
-                run_id=spec.digest,
-                names=vars(spec.names),
-                config=spec.plain,
-            )
-        )
+        made.append(_wandb(spec))
     made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
     save = config.checkpoint
     made.append(checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest))
     return made
+
+
+def _wandb(spec: RunSpec) -> WandbLogger:
+    return WandbLogger(spec.folder, spec.config.logger, spec.digest, spec.names, spec.plain)

@@ -100,9 +100,12 @@ class StopOnSignal(Callback):
         self._leave(trainer)
 
     def _leave(self, trainer: Trainer) -> None:
-        if self.received is not None:
+        # One process of several is enough: all stop at the same update.
+        signum = trainer.processes.largest(self.received or 0, trainer.device)
+        if signum:
+            self.received = signum
             trainer.save_checkpoint()
-            raise Interrupted(self.received)
+            raise Interrupted(signum)
 
     def close(self, trainer: Trainer) -> None:
         """From here on all that can be saved has been."""

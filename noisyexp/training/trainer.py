@@ -20,6 +20,8 @@ from noisyexp.training.config import TrainingConfig
 from noisyexp.training.graphs import UpdateGraphs
 from noisyexp.training.older import load_model, load_optimizer
 from noisyexp.training.optimizer import clip_factor, gradient_norm, scale_gradients, step
+from noisyexp.training.processes import ALONE, Processes
+from noisyexp.training.split import SplitUpdates
 
 MAX_SKIPPED = 20
 """Updates in a row that fp16 may skip for an overflow before the run counts as diverged."""
@@ -39,6 +41,7 @@ class Trainer:
         noise: source of the units' draws, told the number of every step.
         device: where the model is.
         precision: "fp32", or "bf16" / "fp16" autocast.
+        processes: that train together.
 
     Attributes:
         step: finished updates.
@@ -62,6 +65,7 @@ class Trainer:
         noise: NoiseSource,
         device: torch.device,
         precision: str = "fp32",
+        processes: Processes = ALONE,
     ) -> None:
         self.task, self.model, self.optimizer, self.config = task, model, optimizer, config
         self.callbacks, self.noise, self.device = list(callbacks), noise, device
@@ -79,6 +83,9 @@ class Trainer:
         self.skipped = 0
         self.save_checkpoint: Callable[[], None] = lambda: None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.processes, self.split = processes, None  # type: Processes, SplitUpdates | None
+        if self.processes.size * config.accumulate > 1:
+            self.split = SplitUpdates(task, self.processes, config.accumulate)
         self._graphs = UpdateGraphs(self) if config.cuda_graph else None
         self._hooks = {
             name: [
@@ -139,8 +146,9 @@ class Trainer:
         # Dropout and the noise are functions of (seed, step), never of what was drawn before. (Not
         # so for dropout between the layers of cuDNN's LSTM, which keeps a state of its own.)
         self.noise.set_step(self.step)
-        self._seed(derive_seed(self.noise.seed, "step", self.step))
-        output = self.update() if self._graphs is None else self._graphs.update(self)
+        self.seed_step(derive_seed(self.noise.seed, "step", self.step))
+        by = self.split or self._graphs
+        output = self.update() if by is None else by.update(self)
         for name, value in output.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.step += 1
@@ -155,11 +163,15 @@ class Trainer:
         self.check_finite(loss, None)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
+        self.apply_gradients(loss)
+        return output
+
+    def apply_gradients(self, loss: float) -> None:
+        """The optimiser's step of an update of this loss."""
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters)
         self.check_finite(loss, float(norm))
         self._step(clip_factor(norm, self.config.max_grad_norm))
-        return output
 
     def check_finite(self, loss: float, norm: float | None) -> None:
         """Whether to go on with an update of this loss and, where it is known, gradient.
@@ -192,7 +204,7 @@ class Trainer:
         for call in self._hooks[hook]:
             call(self, *args)
 
-    def _seed(self, seed: int) -> None:
+    def seed_step(self, seed: int) -> None:
         """Seed torch for one step: `torch.manual_seed` without its 0.2 ms for absent devices."""
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -236,7 +248,12 @@ class Trainer:
             group["lr"] = value
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a new process needs to go on as if nothing had happened."""
+        """All that a new process needs to go on as if nothing had happened.
+
+        Of several processes all have to call it: each knows some rows of what a task carries.
+        """
+        if self.split is not None:
+            self.split.gather(self.task)
         return {
             "step": self.step,
             "epoch": self.epoch,

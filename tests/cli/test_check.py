@@ -120,7 +120,7 @@ MISTAKES = {
         "scale=demoo": "scale=demoo: choose from cpu, demo, paper, smoke. Did you mean demo?",
         "data=fake": "data=fake: choose from generated, real.",
         "experiment=table2/naah": "Did you mean table2/nah?",
-        "hydra/launcher=slrum": "hydra/launcher=slrum: choose from basic",
+        "hydra/launcher=slrm": "hydra/launcher=slrm: choose from basic",
     },
     "not readable": {
         "task": f"'task'{UNREADABLE}",

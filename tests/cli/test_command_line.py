@@ -142,7 +142,7 @@ def test_every_command_shown_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     commands = [spell for spell in shown_commands() if not spell.startswith("data.root=<")]
     assert len(commands) >= 4 + 10
-    assert {"device=cuda", "precision=bf16", "act.c=0.5", "hydra/launcher=joblib"} <= {*commands}
+    assert {"device=cuda", "precision=bf16", "act.c=0.5", "hydra/launcher=local"} <= {*commands}
     for command in commands:
         words = [spell_nan(word) for word in shlex.split(command)]
         multirun = "-m" in words

@@ -20,7 +20,7 @@ from tests.cli import slurm_loopback
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
-LONG = ("task=ptb", "act=nah", "training.epochs=1500", "checkpoint.every_steps=20")
+LONG = ("task=ptb", "act=nah", "training.epochs=200", "checkpoint.every_steps=20")
 """Some seconds of updates."""
 
 
@@ -51,8 +51,10 @@ class SweepOnSlurm:
         self.output = (folder / "output.txt").open("w")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, cwd=folder, stdout=self.output, stderr=subprocess.STDOUT, env=environment
-        )
+            command, cwd=folder, stdout=self.output, stderr=subprocess.STDOUT, env=environment,
+            # A shell's background job, which may have started these tests, ignores Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
 
     def text(self) -> str:
         return (self.folder / "output.txt").read_text()

@@ -23,8 +23,13 @@ Records = Callable[..., dict[str, dict[str, Any]]]
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def sweep_file(tmp_path: Path) -> Path:
+    """The list of the newest sweep."""
+    return max((tmp_path / "runs" / "sweeps").glob("*/sweep.json"), key=lambda p: p.stat().st_mtime)
+
+
 def sweep_list(tmp_path: Path) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads((tmp_path / "runs" / "sweep.json").read_text())
+    entries: list[dict[str, Any]] = json.loads(sweep_file(tmp_path).read_text())["runs"]
     return entries
 
 
@@ -60,15 +65,21 @@ def test_every_combination_runs_and_is_reported(
     names = ["reference 0", "reference 1", "nan_normal 0", "nan_normal 1"]
     ends = [f"valid_ppl {found[name]['final']['valid_ppl']:.2f}" for name in names]
     assert report_of(result) == [
-        f"4 of 4 runs complete (list in {tmp_path / 'runs' / 'sweep.json'})",
+        f"4 of 4 runs complete (list in {sweep_file(tmp_path)})",
         *(
             f"  act={name.split()[0].removesuffix('_normal')} seed={name.split()[1]}: {end}"
             for name, end in zip(names, ends, strict=True)
         ),
     ]
-    assert [entry["status"] for entry in sweep_list(tmp_path)] == ["complete"] * 4
-    # One line each before the report, with the numbers of the run.
-    assert len(result.out.splitlines()) == 4 + 5
+    entries = sweep_list(tmp_path)
+    assert [entry["status"] for entry in entries] == ["complete"] * 4
+    assert [entry["metrics"] for entry in entries] == [found[name]["final"] for name in names]
+    assert entries[0]["overrides"][:3] == ["task=ptb", "act=reference", "seed=0"]
+    # How many there are; one line each before the report, with the numbers of the run.
+    assert len(result.out.splitlines()) == 1 + 4 + 5
+    # A second sweep has a list of its own.
+    assert tiny("act=reference", "-m", "seed=0,1").code == 0
+    assert len([*(tmp_path / "runs" / "sweeps").iterdir()]) == 2
 
 
 def test_a_diverged_run_stops_nobody(tiny: Run, tmp_path: Path) -> None:
@@ -78,7 +89,7 @@ def test_a_diverged_run_stops_nobody(tiny: Run, tmp_path: Path) -> None:
         assert result.code == 1
         head, first, second = report_of(result)
         # The same command would only diverge again, so it is not recommended.
-        path = tmp_path / "runs" / "sweep.json"
+        path = sweep_file(tmp_path)
         assert head == f"1 of 2 runs complete, 1 diverged (list in {path})"
         assert first.startswith("  training.lr=1e+38: diverged: non-finite loss at step 2: loss ")
         assert second.startswith("  training.lr=1.0: valid_ppl ")
@@ -120,7 +131,7 @@ def test_a_failed_run_stops_nobody_and_is_run_again(
     before = records()
     result = tiny(*command)
     assert (result.code, result.err) == (0, "")
-    assert result.out.count("already finished") == 2
+    assert result.out.splitlines()[0] == "3 runs, 2 finished before"
     after = records()
     for name in ("reference 0", "reference 2"):
         assert after[name] == before[name]
@@ -154,7 +165,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     monkeypatch.undo()
     result = tiny(*command)
     assert result.code == 0
-    assert result.out.count("already finished") == 1
+    assert result.out.splitlines()[0] == "3 runs, 1 finished before"
     assert report_of(result)[0].startswith("3 of 3 runs complete (")
     (resumed,) = [text for text in result.err.splitlines() if text.startswith("resuming")]
     assert resumed.endswith("at step 3")
@@ -166,22 +177,119 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     assert outcomes(records("at once"))["nah 1"] == outcomes(after)["nah 1"]
 
 
-def test_the_report_comes_even_if_the_launcher_gives_up(tiny: Run, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    result = tiny("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0", "seed=0,1")
-    assert result.code == 1
-    assert "n_jobs == 0" in result.err
-    head, *lines = report_of(result)
-    assert head.startswith("0 of 2 runs complete, 2 not run; the same command goes on with")
-    assert lines == [
-        f"  seed={seed}: not run: no record was written; it may have been killed" for seed in (0, 1)
+REFUSED = {
+    "training.lr=interval(0.1,5.0)": "training.lr=interval(0.1,5.0): an interval needs a sweeper "
+    "that draws from it, as hydra/sweeper=optuna; or list values: 0.1,0.3",
+    "+hydra.sweeper.params.seed=21,22": "+hydra.sweeper.params.seed=21,22: Hydra's own keys cannot "
+    "be swept over; quote the values for its sweeper: '+hydra.sweeper.params.seed=\"21,22\"'",
+    "seed=range(0,300000000)": "seed=range(0,300000000): 300,000,000 runs; at most 10,000 at a "
+    "time",
+    "hydra.job.chdir=true": "hydra.job.chdir=true: a run has a folder of its own; leave it out",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_sweeps_that_cannot_be_are_refused_in_a_line(word: str, tiny: Run, tmp_path: Path) -> None:
+    result = tiny("-m", "act=reference", word)
+    assert (result.code, result.problems) == (2, [REFUSED[word]])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_product_that_is_too_large_is_refused_with_its_size(tiny: Run) -> None:
+    result = tiny("-m", "seed=range(0,3000)", "training.lr=0.1,0.2,0.3,0.4")
+    assert result.problems == ["the sweep has 12,000 runs; at most 10,000 at a time, split it"]
+
+
+def test_a_launcher_that_cannot_work_says_so(tiny: Run) -> None:
+    result = tiny("-m", "hydra/launcher=local", "hydra.launcher.n_jobs=0", "seed=0,1")
+    assert result.problems == ["hydra.launcher.n_jobs=0: expected -1 or at least 1"]
+
+
+def test_values_in_the_sweepers_own_key(tiny: Run, records: Records) -> None:
+    assert tiny("-m", "act=reference", '+hydra.sweeper.params.seed="0,1"').code == 0
+    assert sorted(records()) == ["reference 0", "reference 1"]
+
+
+def test_optuna_is_told_the_selection_metric(tiny: Run, tmp_path: Path) -> None:
+    """The best of three rates, one of which diverges; and the direction is the task's."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = ("-m", "act=reference", "hydra/sweeper=optuna", "training.lr=choice(0.01,1.0,1e38)")
+    result = tiny(*words, "hydra.sweeper.direction=maximize")
+    assert result.problems == [
+        "hydra.sweeper.direction=maximize: a run gives its sweeper valid_ppl, so use "
+        "hydra.sweeper.direction=minimize"
     ]
+    result = tiny(*words, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1",
+                  "hydra.sweeper.sampler.seed=1")  # fmt: skip
+    assert result.code == 1, (result.out, result.err)
+    values = {}
+    for entry in sweep_list(tmp_path):
+        (rate,) = [word for word in entry["overrides"] if word.startswith("training.lr=")]
+        if entry["metrics"]:
+            values[rate] = entry["metrics"]["valid_ppl"]
+    assert len(values) == 2  # and one that diverges
+    best = min(values, key=lambda rate: values[rate])
+    text = (tmp_path / "runs" / ".hydra" / "optimization_results.yaml").read_text()
+    assert f"best_value: {values[best]}" in text
+    assert f"training.lr: {best.partition('=')[2]}" in text
+
+
+def test_a_killed_worker_costs_one_run(
+    settings: Callable[..., list[str]], records: Records, tmp_path: Path
+) -> None:
+    """SIGKILL to one, SIGTERM to another: the third is done, and no process is left."""
+    endless = ["training.epochs=100000", "checkpoint.every_steps=50"]
+    rest = [word for word in settings() if not word.startswith("training.epochs")]
+    words = ["-m", "task=ptb", "act=reference", "seed=0,1", "hydra/launcher=local",
+             "hydra.launcher.n_jobs=2", *rest, *endless]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, stdout=subprocess.PIPE,
+        text=True,
+    ) as sweep:  # fmt: skip
+        while len([*(tmp_path / "runs").rglob("last.pt")]) < 2:
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        os.kill(int(children[1]), signal.SIGTERM)
+        said, _ = sweep.communicate(timeout=100)
+    assert sweep.returncode == 1
+    assert "killed by SIGKILL, see " in said and "SIGTERM: checkpoint written" in said
+    assert said.count("0 of 2 runs complete, 2 interrupted") == 1
+
+
+def test_submitit_on_this_machine(
+    settings: Callable[..., list[str]], records: Records, tmp_path: Path
+) -> None:
+    """USR2 puts a job back and it ends with the bits of a whole run; SIGTERM ends one job."""
+    pytest.importorskip("submitit")
+    rest = [word for word in settings() if not word.startswith("training.epochs")]
+    words = ["-m", "task=ptb", "act=nah", "seed=0,1", "hydra/launcher=submitit_local",
+             "hydra.launcher.array_parallelism=2", *rest, "training.epochs=60",
+             "checkpoint.every_steps=5"]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, stdout=subprocess.PIPE,
+        text=True,
+    ) as sweep:  # fmt: skip
+        pids = {}
+        while len(pids) < 2:
+            assert sweep.poll() is None
+            for path in (tmp_path / "runs").rglob("last.pt"):
+                lock = (path.parent / "lock").read_text().split()
+                pids[path.parent.name.split("-s")[-1][0]] = int(lock[0]) if lock else 0
+            time.sleep(0.02)
+        os.kill(pids["0"], signal.SIGUSR2)
+        os.kill(pids["1"], signal.SIGTERM)
+        said, _ = sweep.communicate(timeout=200)
+    found = records()
+    assert (found["nah 0"]["status"], found["nah 0"]["cost"]["sessions"]) == ("complete", 2), said
+    assert (found["nah 1"]["status"], found["nah 1"]["reason"]) == ("interrupted", "SIGTERM")
+    assert sweep.returncode == 1 and "1 of 2 runs complete, 1 interrupted" in said
 
 
 def test_two_processes_give_the_same_bits_as_one(
     tiny: Run, settings: Callable[..., list[str]], records: Records, tmp_path: Path
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = ["-m", "task=ptb", "act=nan", "seed=0,1"]
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = subprocess.run(
@@ -201,7 +309,6 @@ def test_two_processes_give_the_same_bits_as_one(
 def test_workers_stop_with_the_command_that_started_them(
     signum: signal.Signals, settings: Callable[..., list[str]], records: Records, tmp_path: Path
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = ["-m", "seed=0,1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     endless = ["training.epochs=100000", "training.max_steps=null"]
     command = [sys.executable, str(ROOT / "run.py"), *words, *settings(), *endless]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.pages import attention_page, data_page, gpu_page, layers_page, tasks_page
 from noisyexp.activations import activations
 from noisyexp.cli.command import VERBS
 from noisyexp.cli.compose import check
@@ -22,7 +23,6 @@ from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.run import spell_nan
 from noisyexp.records.run_record import load_records
 from noisyexp.report.pilot import TITLES, pilot_page
-from noisyexp.results.bench import attention_page, data_page, gpu_page, layers_page, tasks_page
 from noisyexp.tasks import find_task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,7 +23,8 @@ from noisyexp.kernels import bindings
 from noisyexp.nn import output
 from noisyexp.tasks import find_task
 from noisyexp.training import graphs, optimizer
-from noisyexp.training.run import RunSpec, build_trainer, setup_torch
+from noisyexp.training.device import setup_torch
+from noisyexp.training.run import RunSpec, build_trainer
 from noisyexp.training.trainer import Trainer
 
 SMALL = [

@@ -62,6 +62,7 @@ TRAINING = {
     "cuda_graph": False,
     "evaluate_every": 1,
     "use_weights": "last",
+    "accumulate": 1,
 }
 
 

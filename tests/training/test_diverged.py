@@ -92,20 +92,16 @@ def test_a_learning_rate_far_too_large(tmp_path: Path) -> None:
     assert "learning rate 1e+30" in record["reason"]
 
 
-@pytest.mark.parametrize(
-    ("kept", "lr"),
-    [("best", "1e38"), ("last", "1e39"), ("last", "1e38")],
-)
-def test_weights_with_which_nothing_can_be_measured(tmp_path: Path, kept: str, lr: str) -> None:
-    """One update with a finite loss, then weights that are not finite, or of which the loss is
-    finite and its perplexity is not: 1e38 is a float32, 1e39 is none."""
+@pytest.mark.parametrize("kept", ["best", "last"])
+def test_weights_with_which_nothing_can_be_measured(tmp_path: Path, kept: str) -> None:
+    """One update at a rate near float32's largest number: a finite loss, an infinite perplexity."""
     arguments = ["task=ptb", "act=nah", "scale=smoke", "data=generated", f"run_root={tmp_path}"]
-    rate = [f"training.lr={lr}", "training.max_grad_norm=null", "training.max_steps=1"]
+    rate = ["training.lr=1e38", "training.max_grad_norm=null", "training.max_steps=1"]
     assert main([*arguments, *rate, "progress=off", f"training.use_weights={kept}"]) == 1
     (path,) = tmp_path.rglob("run.json")
     record = json.loads(path.read_text())
     assert record["status"] == "diverged" and record["curve"][-1]["valid_ppl"] is None
-    assert record["reason"] == f"non-finite valid_ppl at step 1: learning rate {float(lr):g}"
+    assert record["reason"] == "non-finite valid_ppl at step 1: learning rate 1e+38"
     assert record["diverged"]["loss"] == "None"  # it was finite
 
 

@@ -13,7 +13,8 @@ from noisyexp.activations import derive_seed
 from noisyexp.cli.compose import check
 from noisyexp.kernels import library, matmul
 from noisyexp.tasks import find_task
-from noisyexp.training.run import build_trainer, setup_torch
+from noisyexp.training.device import setup_torch
+from noisyexp.training.run import build_trainer
 from noisyexp.training.trainer import PRECISIONS, Trainer
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels")

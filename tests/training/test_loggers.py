@@ -14,7 +14,8 @@ import pytest
 
 from noisyexp.cli.compose import check
 from noisyexp.cli.run import run_one
-from noisyexp.errors import ConfigError
+from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training import RunSpec, Trainer, execute
 from noisyexp.training.loggers import MetricsFiles
 
@@ -135,7 +136,8 @@ def test_wandb_has_one_run_for_each_job(
         runs = [record.run for record in records if record.HasField("run")]
         assert {run.run_id for run in runs} == {spec.digest}
         assert runs[0].display_name == f"{spec.names.act}-s0"
-        assert runs[0].run_group == "ptb"
+        alike = config_hash({**spec.plain, "seed": 0})[:6]
+        assert runs[0].run_group == f"ptb-{spec.names.act}-{alike}"
         history = [record.history for record in records if record.HasField("history")]
         logged = [
             {".".join([*item.nested_key]) or item.key: json.loads(item.value_json)
@@ -148,6 +150,25 @@ def test_wandb_has_one_run_for_each_job(
         for row, values in zip(logged, expected.values(), strict=True):
             own = {key: value for key, value in row.items() if not key.startswith("_")}
             assert own == {key: value for key, value in values.items() if key != "step"}
+
+
+def test_wandb_online_without_a_key_is_one_line_or_goes_on_offline(
+    tmp_path: Path,
+    make_spec: Callable[..., RunSpec],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(type(wandb.api), "api_key", None)
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
+    spec = make_spec(tmp_path, act="reference", keys={"logger.wandb": "online"})
+    with pytest.raises(NoisyexpError, match=r"there is no key here.*logger.wandb=offline"):
+        execute(spec)
+    record = execute(make_spec(tmp_path, act="reference", keys={"logger.wandb": "auto"})).record
+    assert record["status"] == "complete"
+    assert "Weights & Biases: offline, because there is no key here" in capsys.readouterr().err
+    assert len([*spec.folder.glob("wandb/offline-run-*")]) == 1
 
 
 @pytest.mark.parametrize(

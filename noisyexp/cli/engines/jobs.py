@@ -105,7 +105,7 @@ def spec_of(travelled: Mapping[str, Any]) -> RunSpec:
     run = build(RunConfig, plain, "", problems)
     task = build(find_task(plain["task"]["name"]).config_type, plain["task"], "task", problems)
     if run is None or task is None:
-        raise ConfigError(problems)
+        raise ConfigError([f"{'; '.join(problems)}: the code changed while the job waited"])
     problems += cross_checks(run, local=True)
     plain = {**dataclasses.asdict(run), "task": dataclasses.asdict(task)}
     spec = RunSpec(run, task, plain, RunNames(**travelled["names"]), list(travelled["command"]))

@@ -8,6 +8,7 @@ import signal
 import threading
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 
 from noisyexp.cli.compose import spec_from_config
 from noisyexp.cli.engines.jobs import Job, RunFailedError, objective
-from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say
+from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say, short
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import ConfigError
 from noisyexp.tasks import find_task
@@ -65,6 +66,8 @@ class EngineLauncher(Launcher):
     ) -> list[JobReturn]:
         """All runs of a batch; one run that fails does not stop the others."""
         sweep = current()
+        # Sweepers write there at their end.
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = [sweep.add(overrides, self._spec(overrides)) for overrides in job_overrides]
         # Two trials of a sweeper may be one run, which then is done once.
         todo = list({j.spec.folder: j for j in jobs if j.record() is None}.values())
@@ -134,7 +137,7 @@ def ending(job: Job, total: int, left: int) -> str:
     else:
         status = record["status"] if record else "not run"
         reason = reason_of(job, record) or "no record was written"
-        text = f"{job.name}: {status}: {reason.splitlines()[0]}"
+        text = f"{job.name}: {status}: {short(reason)}"
     return f"{total - left}/{total} {text}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from noisyexp.cli.engines.jobs import Job
-from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of
+from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
 from noisyexp.cli.outcome import show
 from noisyexp.records.schema import FINISHED
 from noisyexp.training.folder import RunNames
@@ -45,7 +45,7 @@ def _ending(job: Job) -> tuple[str, str]:
         key = record["selection"]
         return status, f"{key} {show(record['final'][key])}"
     reason = reason_of(job, record) or "no record was written; it may have been killed"
-    return status, f"{status}: {reason.splitlines()[0]}"
+    return status, f"{status}: {short(reason)}"
 
 
 def _short(names: RunNames) -> str:

@@ -95,6 +95,12 @@ def reason_of(job: Job, record: dict[str, Any] | None) -> str | None:
     return job.message or (record or {}).get("reason")
 
 
+def short(reason: str) -> str:
+    """A reason in one line: the first, or the first of a list's."""
+    lines = reason.splitlines()
+    return lines[1].strip(" -") if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+
+
 def say(text: str) -> None:
     """Print a line at once; a reader that has gone does not end a sweep."""
     with contextlib.suppress(OSError, ValueError):

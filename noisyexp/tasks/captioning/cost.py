@@ -84,7 +84,7 @@ def hard_gradient(alpha: Tensor, used: Tensor, costs: Tensor, baseline: Tensor) 
     return advantage * used.detach() / alpha + ENTROPY_WEIGHT * (alpha.log() + 1.0)
 
 
-def training_cost(model: Captioner, batch: Batch, penalty: float) -> Cost:
+def training_cost(model: Captioner, batch: Batch, penalty: float, total: int | None = None) -> Cost:
     """Cost of captions of one length; draws dropout and samples from torch's generator.
 
     With hard attention the gradient at the weights is that of `hard_gradient`. The penalty then has
@@ -95,10 +95,11 @@ def training_cost(model: Captioner, batch: Batch, penalty: float) -> Cost:
         model: in training mode.
         batch: captions.
         penalty: weight of `doubly_stochastic`.
+        total: captions that the mean is over, where `batch` is a share of them; soft attention.
     """
     if model.shape.attention != "hard":
         out = model(batch.annotations, batch.inputs)
-        found = word_costs(model, out.readout, batch.targets, 1.0 / len(batch.targets))
+        found = word_costs(model, out.readout, batch.targets, 1.0 / (total or len(batch.targets)))
         loss = found.total
         if penalty:
             loss = loss + penalty * doubly_stochastic(out.alpha)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, draws_apart
+from noisyexp.activations.share import coins
 from noisyexp.nn.attention import AdditiveAttention
 from noisyexp.nn.cells import NoisyLSTMCell
 from noisyexp.nn.initial import drop_bias, gaussian_, orthogonal_blocks_
@@ -141,7 +142,7 @@ class OldDropout(nn.Module):
         """Shape of x."""
         if not self.on:
             return x
-        return x * torch.bernoulli(torch.full_like(x, KEEP)) if self.training else KEEP * x
+        return x * coins(x, KEEP, 0) if self.training else KEEP * x
 
 
 class Captioner(nn.Module):

@@ -186,9 +186,22 @@ class Captioning(Task):
         assert isinstance(model, Captioner)
         if self.config.meteor:
             check_meteor()  # here, so that a trained model can be looked at without Java
-        cost = training_cost(model, self.batch(step).to(device), self.config.penalty)
+        batch = self.batch(step)
+        total = len(batch.targets)
+        if self.share is not None:
+            rows = self.share.take(total)
+            batch = data.Batch(*(part[rows] for part in batch))
+        cost = training_cost(model, batch.to(device), self.config.penalty, total)
         size = len(cost.nll)
         return StepOutput(cost.loss, {"nll": cost.nll.sum(), "captions": size}, size)
+
+    rows_first = ("attention.unit", "readout_unit", *(f"key_units.{k}" for k in range(9)))
+
+    def why_whole(self) -> str | None:
+        """Captions are independent, unless attention is drawn for the batch as a whole."""
+        if self.config.attention == "hard":
+            return "hard attention draws for its batch as a whole"
+        return None
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Nats a caption with noise and dropout, while the weights move."""

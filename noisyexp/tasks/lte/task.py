@@ -173,18 +173,42 @@ class LTE(Task):
         """Negative log-likelihood of one window, summed over T and divided by B."""
         assert isinstance(model, LanguageModel)
         epoch, index = divmod(step, self.config.epoch_steps)
-        if index == 0:
+        if index == 0 and (self.share is None or self.share.first_pass):
             self._state = None
         inputs, targets = self.training_set(epoch, device).window(index, self.config.steps)
         columns = inputs.shape[1]
         state = self._state or model.zero_state(columns)
+        if self.share is not None:
+            rows = self.share.take(columns)
+            inputs, targets = inputs[:, rows], targets[:, rows]
+            state = tuple(part[:, rows].clone() for part in state)
         found, state = model.loss(inputs, state, targets, 1.0 / columns, NO_TARGET)
-        self._state = detach(state)
+        self._keep_state(detach(state))
         sums: dict[str, Tensor | float] = {
             "right": found.hits.sum(),
             "scored": (targets != NO_TARGET).sum(),
         }
         return StepOutput(found.total, sums, targets.numel())
+
+    def _keep_state(self, state: State) -> None:
+        if self.share is not None:
+            before = self._state or (None,) * len(state)
+            pairs = zip(before, state, strict=True)
+            state = tuple(self.share.put(whole, part, 1) for whole, part in pairs)
+        self._state = state
+
+    def why_whole(self) -> str | None:
+        """Columns of programs are independent."""
+        return None
+
+    @property
+    def full_batch(self) -> int:
+        """Columns."""
+        return self.config.columns
+
+    def carried(self) -> list[Tensor]:
+        """The state of every column."""
+        return list(self._state or ())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Accuracy on the training programs of the epoch, noise on, while the weights move."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.activations.share import Share
 from noisyexp.data.europarl import CORPORA
 from noisyexp.errors import DataError
 from noisyexp.nn.beam import Hypothesis
@@ -18,7 +19,7 @@ from noisyexp.places import cache_folder
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import Look, Panel, StepOutput, Task
-from noisyexp.tasks.nmt.batches import make_batches, shuffled, take
+from noisyexp.tasks.nmt.batches import Batch, make_batches, mask_of, shuffled, take
 from noisyexp.tasks.nmt.corpus import VALID_SETS, generate, load
 from noisyexp.tasks.nmt.decoders import DECODERS
 from noisyexp.tasks.nmt.decoding import mean_nll, read, score, search
@@ -173,9 +174,27 @@ class NMT(Task):
         assert isinstance(model, Translator)
         rows = self.batches[step % len(self.batches)]
         batch = take(self.corpus.source, self.corpus.target, rows)
+        if self.share is not None:
+            batch = self._share_of(batch, self.share)
         loss, nll = model.loss(batch.to(device), 1.0 / len(rows))
         words = int(batch.target_lengths.sum())
-        return StepOutput(loss, {"nll": nll.sum(), "sentences": len(rows)}, words)
+        return StepOutput(loss, {"nll": nll.sum(), "sentences": len(nll)}, words)
+
+    rows_first = ("decoder.attention.unit",)
+
+    def why_whole(self) -> str | None:
+        """Sentences are independent."""
+        return None
+
+    def _share_of(self, batch: Batch, share: Share) -> Batch:
+        """Its sentences, as long as the longest of the whole batch."""
+        rows = share.take(len(batch.target_lengths))
+        inside = mask_of(batch.target_lengths, len(batch.target)).t()
+        # The readout sees words alone, those of all sentences at a step after another.
+        numbers = (inside.flatten().cumsum(0) - 1).view_as(inside)
+        own = numbers[:, rows][inside[:, rows]]
+        share.places["readout_unit"] = (int(inside.sum()), own)
+        return Batch(*(part[..., rows] for part in batch))
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Nats a sentence, noise on, while the weights move."""

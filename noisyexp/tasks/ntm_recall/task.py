@@ -162,15 +162,22 @@ class NTMRecall(Task):
 
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Nats a sequence of the episodes of update `step`."""
-        episodes = self.batch(step).to(device)
-        nats, wrong = score(model, episodes)
-        size = episodes.x.shape[1]
+        episodes = self.batch(step)
+        size = total = episodes.x.shape[1]
+        if self.share is not None:
+            rows = self.share.take(total)
+            episodes, size = episodes.part(rows.start, rows.stop), rows.stop - rows.start
+        nats, wrong = score(model, episodes.to(device))
         sums: dict[str, Tensor | float] = {
             "nats": nats.detach(),
             "wrong": wrong,
             "sequences": size,
         }
-        return StepOutput(nats / size, sums, size)
+        return StepOutput(nats / total, sums, size)
+
+    def why_whole(self) -> str | None:
+        """Episodes are independent."""
+        return None
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Cost and wrong bits with noise on."""

@@ -155,12 +155,19 @@ class WordLanguageModel(FixedShapeTask):
         """Words and next words of one window, (T, B) each, and the state before it."""
         assert isinstance(model, LanguageModel)
         index = step % self.steps_per_epoch
-        if index == 0 and (step == 0 or self.config.reset == "zero"):
+        begins = index == 0 and (self.share is None or self.share.first_pass)
+        if begins and (step == 0 or self.config.reset == "zero"):
             self._state = None
         if self._on_device is None or self._on_device[0] != device:
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
-        return inputs, targets, *(self._state or model.zero_state(inputs.shape[1]))
+        state = self._state or model.zero_state(inputs.shape[1])
+        if self.share is not None:
+            rows = self.share.take(inputs.shape[1])
+            # Cloned: the whole state is written to before the gradient of the share is made.
+            inputs, targets = inputs[:, rows], targets[:, rows]
+            state = tuple(part[:, rows].clone() for part in state)
+        return inputs, targets, *state
 
     def loss_of_batch(
         self, model: nn.Module, batch: Sequence[Tensor]
@@ -168,14 +175,27 @@ class WordLanguageModel(FixedShapeTask):
         """Negative log-likelihood of one window, summed over T and averaged over B."""
         assert isinstance(model, LanguageModel)
         inputs, targets, *state = batch
-        found, new = model.loss(inputs, tuple(state), targets, 1.0 / targets.shape[1])
+        columns = targets.shape[1] if self.share is None else self.share.total
+        found, new = model.loss(inputs, tuple(state), targets, 1.0 / columns)
         count = targets.numel()
         sums: dict[str, Tensor | float] = {"nll": found.costs.sum(), "tokens": count}
         return StepOutput(found.total, sums, count), detach(new)
 
     def keep(self, state: tuple[Tensor, ...]) -> None:
         """The state after the window."""
+        if self.share is not None:
+            before = self._state or (None,) * len(state)
+            pairs = zip(before, state, strict=True)
+            state = tuple(self.share.put(whole, part, 1) for whole, part in pairs)
         self._state = state
+
+    def why_whole(self) -> str | None:
+        """Streams are independent."""
+        return None
+
+    def carried(self) -> list[Tensor]:
+        """The state of every stream."""
+        return list(self._state or ())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Perplexity of the training text, noise and dropout on, while the weights move."""

@@ -1,0 +1,1 @@
+"""What noisy units cost, beside torch's: `python -m benchmarks.layers`, `make bench`."""

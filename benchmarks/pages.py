@@ -1,0 +1,327 @@
+"""Benchmark results as a page and a picture, from the JSON that the benchmark wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noisyexp.pictures.curves import LINE_STYLES, PALETTE, figure_style, save_figure
+
+_LABELS = {"torch": "torch.nn.LSTM", "nah": "NAH", "nah saturated": "NAH, most units saturated"}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    return f"{row['batch']}, {row['steps']}, {row['hidden']}, {row['layers']} {row['cell'].upper()}"
+
+
+def _threads(row: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in row if key.startswith("threads "))
+
+
+def _time_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for row in result["sizes"]:
+        for threads in _threads(row):
+            times = {kind: value["both_ms"] for kind, value in row[threads].items()}
+            torch_ms = times["torch"]
+            rows.append(
+                [_size(row), threads.removeprefix("threads "), f"{torch_ms:.1f}"]
+                + [
+                    f"{times[kind]:.1f} ({times[kind] / torch_ms:.2f})"
+                    for kind in ("hard", "nah", "nah saturated")
+                ]
+                + [f"{times['nah eager']:.0f}", f"{times['nah eager'] / times['nah']:.1f}"]
+            )
+    return rows
+
+
+def _memory_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for row in result["sizes"]:
+        held, peak = row["held_mib"], row["peak_mib"]
+        rows.append(
+            [_size(row)]
+            + [f"{held[kind]:.1f}" for kind in ("torch", "nah", "nah eager")]
+            + [f"{held['nah'] / held['torch']:.2f}"]
+            + [f"{peak[kind]:.0f}" for kind in ("torch", "nah", "nah eager")]
+        )
+    return rows
+
+
+def _small_section(result: Mapping[str, Any]) -> list[str]:
+    """Nothing for results from before there was one."""
+    rows = []
+    for row in result.get("small", ()):
+        for threads in _threads(row):
+            times = row[threads]
+            base = times["torch"]
+            noisy = [f"{times[kind]:.3f} ({times[kind] / base:.2f})" for kind in ("hard", "nah")]
+            rows.append([row["name"], threads.removeprefix("threads "), f"{base:.3f}", *noisy])
+    if not rows:
+        return []
+    return [
+        "## Cells called step by step and a lone unit, forward and backward, milliseconds",
+        "",
+        f"Medians of {3 * result['settings']['rounds']} rounds. In brackets: against torch's.",
+        "",
+        *_table(["", "threads", "torch", "hard", "NAH"], rows),
+        "",
+    ]
+
+
+def _ptb_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for threads, arms in sorted(result["ptb"].items()):
+        for part, reference in arms["reference"].items():
+            noisy = arms["nah"][part]
+            rows.append(
+                [threads.removeprefix("threads "), part, f"{reference:.1f}", f"{noisy:.1f}",
+                 f"{noisy / reference:.2f}"]
+            )  # fmt: skip
+    return rows
+
+
+def layers_page(result: Mapping[str, Any]) -> str:
+    """The tables of `benchmarks/layers.py` in Markdown."""
+    lines = [
+        "# Speed and memory of the noisy layers",
+        "",
+        f"{_origin(result)}. Medians of "
+        f"{result['settings']['rounds']} rounds in which all take turns (2 for the plain loop).",
+        "",
+        "## Forward and backward, milliseconds (in brackets: against torch's layer)",
+        "",
+        *_table(
+            ["batch, steps, hidden, layers", "threads", "torch", "hard", "NAH",
+             "NAH, most units saturated", "NAH, plain loop", "plain loop / NAH"],
+            _time_rows(result),
+        ),
+        "",
+        *_small_section(result),
+        "## Memory, MiB",
+        "",
+        "Held for backward: tensors that the graph keeps after forward, without weights and input; "
+        "torch's LSTM holds workspaces, and pages of them that it never touches count too. "
+        "Peak: growth of a fresh process over three passes, with the matrix library's buffers.",
+        "",
+        *_table(
+            ["batch, steps, hidden, layers", "held: torch", "held: NAH", "held: plain loop",
+             "NAH / torch", "peak: torch", "peak: NAH", "peak: plain loop"],
+            _memory_rows(result),
+        ),
+        "",
+        "## One training step of Table 2's model, milliseconds",
+        "",
+        *_table(["threads", "part", "torch.nn.LSTM", "NAH", "ratio"], _ptb_rows(result)),
+        "",
+        "## Growth",
+        "",
+        "![time against hidden size and steps](layers.png)",
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+_GPU_ARMS = {
+    "torch": "cuDNN", "torch TF32": "cuDNN, TF32", "torch bf16": "cuDNN, bf16", "hard": "hard",
+    "nah": "NAH", "nah bf16": "NAH, bf16", "nah by steps": "NAH, a launch a step",
+    "nah eager": "NAH, plain loop",
+}  # fmt: skip
+
+
+def _gpu_cells(times: Mapping[str, float], arms: Sequence[str]) -> list[str]:
+    """Times of the arms; ours beside cuDNN's in the same precision."""
+    cells = []
+    for arm in arms:
+        base = times["torch bf16" if "bf16" in arm else "torch"]
+        ratio = "" if arm.startswith("torch") else f" ({times[arm] / base:.2f})"
+        cells.append(f"{times[arm]:.2f}{ratio}")
+    return cells
+
+
+def gpu_page(result: Mapping[str, Any]) -> str:
+    """The tables of `benchmarks/gpu.py` in Markdown."""
+    lines = [
+        "# Speed of the noisy layers on a GPU",
+        "",
+        f"{_origin(result)}. float32 without TF32 but where it is named; bf16 is autocast. Medians "
+        f"of {result['settings']['rounds']} rounds in which all take turns (few for the plain "
+        "loop). In brackets: against cuDNN in the same precision, bf16 or float32.",
+    ]
+    parts = {
+        "both_ms": "Forward and backward, milliseconds:",
+        "captured_ms": "The same, captured in a CUDA graph (`torch.cuda.make_graphed_callables`):",
+    }
+    for key, title in parts.items():
+        arms = [arm for arm in _GPU_ARMS if arm in result["sizes"][0][key]]
+        header = ["batch, steps, hidden, layers", *(_GPU_ARMS[arm] for arm in arms)]
+        rows = [[_size(row), *_gpu_cells(row[key], arms)] for row in result["sizes"]]
+        lines += ["", title, "", *_table(header, rows)]
+    update = result["ptb_update_ms"]
+    lines += [
+        "", "One update of Table 2's model on random words, milliseconds:", "",
+        *_table([_GPU_ARMS[arm] for arm in update], [_gpu_cells(update, list(update))]),
+    ]  # fmt: skip
+    if result["updates_ms"]:
+        rows = [
+            [name, f"{ms['reference']:.2f}", f"{ms['nah']:.2f} ({ms['nah'] / ms['reference']:.2f})"]
+            for name, ms in result["updates_ms"].items()
+        ]
+        lines += ["", "Whole updates by the trainer, milliseconds:", ""]
+        lines += _table(["model", "reference (cuDNN)", "NAH"], rows)
+    return "\n".join([*lines, ""])
+
+
+def tasks_page(result: Mapping[str, Any]) -> str:
+    """The tables of `benchmarks/tasks.py` in Markdown."""
+    time_rows: list[list[str]] = []
+    held_rows: list[list[str]] = []
+    for name, found in result["models"].items():
+        for rows, values in ((time_rows, found["ms"]), (held_rows, found["held_mib"])):
+            base = values["reference"]
+            noisy = [f"{v:.1f} ({v / base:.2f})" for act, v in values.items() if act != "reference"]
+            rows.append([name, f"{base:.1f}", *noisy])
+    arms = [act for act in next(iter(result["models"].values()))["ms"] if act != "reference"]
+    long = ", ".join(f"{rounds} for {name}" for name, rounds in result["long"].items())
+    lines = [
+        "# Time and memory of an update by task",
+        "",
+        f"{_origin(result)}, one thread. At the paper's "
+        "sizes but where another scale is named. In brackets: against the reference arm, which has "
+        "torch's own LSTM, GRU or tanh.",
+        "",
+        f"Milliseconds of an update, medians of {result['rounds']} rounds ({long}) in which the "
+        "arms take turns:",
+        "",
+        *_table(["model", "reference", *arms], time_rows),
+        "",
+        "MiB that backward needs besides the weights:",
+        "",
+        *_table(["model", "reference", *arms], held_rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def data_page(result: Mapping[str, Any]) -> str:
+    """The tables of `benchmarks/data.py` in Markdown."""
+    fed = [
+        [
+            name,
+            f"{t['batch_ms']:.2f}",
+            f"{t['update_ms']:.0f}",
+            f"{t['batch_ms'] / t['update_ms']:.2%}",
+        ]
+        for name, t in result["feeding"].items()
+    ]
+    lines = [
+        "# Preparing and feeding the data of the attention models",
+        "",
+        f"{_origin(result)}, one process and one thread, processor time. The first "
+        f"{result['lines']:,} lines of Europarl and {result['images']} pictures of Flickr8k.",
+        "",
+        *_table(["once, before the first run", "rate"],
+                [[name, f"{rate:,.0f}"] for name, rate in result["rates"].items()]),
+        "",
+        "At scale cpu, reference arm, milliseconds:",
+        "",
+        *_table(["task", "making a batch", "the update that uses it", "share"], fed),
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _origin(result: Mapping[str, Any]) -> str:
+    """Command, machine and code version of a result."""
+    machine, code = result["machine"], result["code"]
+    dirty = ", with changes" if code["dirty"] else ""
+    return (
+        f"`{result['command']}` on {machine['name']}, {machine['platform']}, torch "
+        f"{result['torch']}, commit {str(code['commit'])[:12]}{dirty}"
+    )
+
+
+def attention_page(result: Mapping[str, Any]) -> str:
+    """The tables of `benchmarks/attention.py` in Markdown."""
+    rounds, sizes = result["rounds"], result["sizes"]
+    arms = list(next(iter(sizes.values()))["times"])
+    time_rows, held_rows, shares = [], [], []
+    for name, size in sizes.items():
+        label = f"{name}: {size['batch']}, {size['positions']}, {size['units']}, {size['steps']}"
+        for part, title in (("forward_ms", "forward"), ("both_ms", "both")):
+            base = size["times"]["reference"][part]
+            times = [size["times"][arm][part] for arm in arms]
+            time_rows.append([label, title, *(f"{ms:.0f} ({ms / base:.2f})" for ms in times)])
+        held_rows.append([label, *(f"{size['held_mib'][arm]:.1f}" for arm in arms)])
+        shares.append(f"{size['saturated']:.0%} ({name})")
+    header = "batch, positions, units, steps"
+    lines = [
+        "# Attention with noise in its score",
+        "",
+        f"{_origin(result)}, one thread. Medians of "
+        f"{rounds['others']} rounds in which the arms take turns, {rounds['plain']} for the plain "
+        f"form of NAH. The reference is torch.tanh. Annotations are learned in translation, given "
+        f"in captioning. Saturated units: {', '.join(shares)}.",
+        "",
+        "## All steps of an update, forward and both ways, milliseconds (in brackets: against the "
+        "reference)",
+        "",
+        *_table([header, "", *arms], time_rows),
+        "",
+        "## Held for backward by all steps, MiB",
+        "",
+        "Tensors that the graph keeps, without parameters, keys and annotations.",
+        "",
+        *_table([header, *arms], held_rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def draw_growth(result: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
+    """Time against hidden size and against steps, as SVG and PNG.
+
+    Args:
+        result: of `benchmarks/layers.py`.
+        path: of the SVG.
+
+    Returns:
+        Paths of the two files.
+    """
+    with figure_style():
+        return save_figure(_growth(result), path)
+
+
+def _growth(result: Mapping[str, Any]) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2)
+    for axis, (name, points) in zip(axes, result["growth"].items(), strict=True):
+        for index, (kind, label) in enumerate(_LABELS.items()):
+            axis.plot(
+                [point[name] for point in points],
+                [point[kind]["both_ms"] for point in points],
+                color=PALETTE[index], linestyle=LINE_STYLES[index], marker="o", markersize=3,
+                label=label,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("hidden size (20 steps)" if name == "hidden" else "steps (200 units)")
+        axis.set_ylabel("forward and backward, ms")
+        axis.set_xticks([point[name] for point in points], [str(point[name]) for point in points])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    figure.suptitle(
+        f"One LSTM layer, batch 20, {result['machine']['threads']} threads", fontsize="medium"
+    )
+    return figure

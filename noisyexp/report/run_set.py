@@ -1,0 +1,181 @@
+"""Any set of runs: found on disk, told apart by their settings, chosen by conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from noisyexp.errors import RecordError
+from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.schema import closest
+
+NAMES = ("task", "act", "scale", "data", "experiment", "seed", "status")
+"""What a run is called, before its settings."""
+NOT_SETTINGS = (
+    "seed", "device", "threads", "run_root", "progress", "deterministic", "logger", "checkpoint",
+    "row", "scale", "data", "act.label", "task.name", "task.workers",
+)  # fmt: skip
+"""Keys of a configuration that change no number, or that have a name of their own."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its record, where it lies, and all its settings by dotted key.
+
+    Attributes:
+        record: content of run.json.
+        path: the file it was read from.
+        settings: names (see `NAMES`) and the configuration, flattened.
+    """
+
+    record: RunRecord
+    path: Path
+    settings: Mapping[str, Any]
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The runs below some folders and in some files, each configuration and seed once.
+
+    A folder gives every run.json below it and every record of results/records.
+
+    Args:
+        paths: folders and JSON files.
+
+    Returns:
+        The runs in the order of their paths, and a line for every file that was left out.
+
+    Raises:
+        RecordError: a path does not exist, or there is no run in any of them.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    left_out = []
+    paths = list(paths)
+    for path in paths:
+        if not path.exists():
+            raise RecordError(f"{path}: no such file or folder")
+        for file in record_files(path):
+            try:
+                record = load_record(file, str(file))
+            except RecordError as error:
+                left_out.append(str(error))
+                continue
+            key = (record.config_hash, record.task, record.seed)
+            if key in runs:
+                left_out.append(f"{file}: the run of {runs[key].path}, counted once")
+            else:
+                runs[key] = Run(record, file, settings(record))
+    found = _complete(list(runs.values()))
+    if not found:
+        where = ", ".join(map(str, paths))
+        raise RecordError("\n".join([f"no runs in {where}", *left_out]))
+    return found, left_out
+
+
+def _complete(runs: Sequence[Run]) -> list[Run]:
+    """The runs with every setting that others of their task have.
+
+    A record from before a setting existed takes the value that most runs have: the default.
+    """
+    values: dict[tuple[str, str], Counter[Any]] = {}
+    for run in runs:
+        for key, value in run.settings.items():
+            values.setdefault((run.record.task, key), Counter())[value] += 1
+    full = []
+    for run in runs:
+        usual = {
+            key: counts.most_common(1)[0][0]
+            for (task, key), counts in values.items()
+            if task == run.record.task and key not in run.settings
+        }
+        full.append(replace(run, settings={**run.settings, **usual}))
+    return full
+
+
+def record_files(path: Path) -> list[Path]:
+    """JSON files that may be records: the file itself, or run.json and published records below."""
+    if path.is_file():
+        return [path]
+    found = [file for file in path.rglob("*.json") if file.name == "run.json" or _published(file)]
+    return sorted(found)
+
+
+def _published(file: Path) -> bool:
+    return "-seed" in file.stem and not file.name.startswith(".")
+
+
+def settings(record: RunRecord) -> dict[str, Any]:
+    """Names and configuration of a run, flattened: {"act.tanh.alpha": 1.15, ...}."""
+    names = {name: getattr(record, name) for name in NAMES}
+    names["act"] = names["act"].replace("nan_normal", "nan")
+    return {**names, **dict(_flat(record.config, ""))}
+
+
+def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if name in NOT_SETTINGS:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        elif name not in NAMES:
+            yield name, tuple(value) if isinstance(value, list) else value
+
+
+def conditions(text: str, runs: Sequence[Run]) -> dict[str, str]:
+    """`key=value,key=value` as a mapping; a value may hold "=" but no comma.
+
+    Raises:
+        RecordError: a part without "=", or a key that no run has.
+    """
+    known = {key for run in runs for key in run.settings}
+    wanted = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise RecordError(f"{part!r}: expected key=value, as act.variant=reference")
+        check_keys([key], known)
+        wanted[key] = value
+    return wanted
+
+
+def check_keys(keys: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keys that no run has.
+
+    Raises:
+        RecordError: all of them, each with the closest one that exists.
+    """
+    known = set(known)
+    wrong = [
+        f"{key}: no run has it.{closest(key, sorted(known))}" for key in keys if key not in known
+    ]
+    if wrong:
+        raise RecordError("; ".join(wrong))
+
+
+def meets(run: Run, wanted: Mapping[str, str]) -> bool:
+    """Whether the run has all the values; numbers are compared as numbers, a bare nan is a unit."""
+    return all(same(run.settings.get(key), value) for key, value in wanted.items())
+
+
+def same(value: Any, text: str) -> bool:
+    """Whether a setting is what a person typed."""
+    if isinstance(value, bool) or value is None:
+        return text.lower() == {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int | float):
+        try:
+            return float(text) == value
+        except ValueError:
+            return False
+    return text in (str(value), str(value).replace("nan_normal", "nan"))
+
+
+def spoken(value: Any) -> str:
+    """A setting as a person types it; "-" for null, which most units have in some place."""
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "-"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,128 @@
+"""Weights & Biases: one run a job, its id the hash of the run; needs the extra `wandb`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisyexp.errors import NoisyexpError
+from noisyexp.records.config_hash import config_hash
+from noisyexp.training.config import LoggerConfig
+from noisyexp.training.folder import RunNames
+from noisyexp.training.loggers import StepLogger, missing_extra
+
+if TYPE_CHECKING:
+    from noisyexp.training.trainer import Trainer
+
+PATIENCE = 60
+"""Seconds that a server may take to answer."""
+
+
+class WandbLogger(StepLogger):
+    """A run of W&B for this run.
+
+    Args:
+        folder: the run folder.
+        config: section `logger`; mode "auto" is online, or offline where that does not work.
+        run_id: hash of the resolved configuration and seed; a resumed job continues its run.
+        names: task, act, seed and experiment of the run.
+        plain: resolved configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: LoggerConfig,
+        run_id: str,
+        names: RunNames,
+        plain: Mapping[str, Any],
+    ) -> None:
+        super().__init__(config.every_steps)
+        self.folder, self.config, self.run_id = folder, config, run_id
+        self.names, self.plain = names, plain
+        self._run: Any = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Start the run, ending one that an earlier job of this process left open."""
+        self.start()
+
+    def start(self) -> None:
+        """Start the run.
+
+        Raises:
+            NoisyexpError: it cannot be online, and mode is "online".
+        """
+        mode = "online" if self.config.wandb == "auto" else self.config.wandb
+        try:
+            self._run = self._init(mode)
+        except NoisyexpError:
+            raise
+        except Exception as error:
+            if mode == "offline":
+                raise
+            said = (str(error) or type(error).__name__).strip().splitlines()[0]
+            if self.config.wandb != "auto":
+                raise NoisyexpError(
+                    f"Weights & Biases cannot be reached or does not let us in ({said}): run "
+                    "`wandb login`, or use logger.wandb=offline (`wandb sync` uploads later) or "
+                    "logger.wandb=auto (offline where online does not work)"
+                ) from error
+            print(f"Weights & Biases: offline, because {said}", file=sys.stderr)
+            self._run = self._init("offline")
+
+    def _init(self, mode: str) -> Any:
+        try:
+            import wandb
+        except ImportError as error:
+            raise missing_extra("wandb") from error
+        if mode == "online" and not wandb.api.api_key:  # it would ask for one
+            raise RuntimeError("there is no key here")
+        names = self.names
+        # Runs that differ in their seed alone belong together.
+        alike = config_hash({**self.plain, "seed": 0})[:6]
+        group = names.experiment or f"{names.task}-{names.act}-{alike}"
+        return wandb.init(
+            project=self.config.wandb_project,
+            entity=self.config.wandb_entity,
+            tags=self.config.wandb_tags or None,
+            # An agent of a W&B sweep has chosen the id of its trial.
+            id=None if in_sweep() else self.run_id,
+            name=f"{names.act}-s{names.seed}",
+            group=self.config.wandb_group or group,
+            job_type=names.task,
+            config=dict(self.plain),
+            dir=str(self.folder),
+            mode=mode,  # type: ignore[arg-type]
+            resume="allow",
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, init_timeout=PATIENCE),
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Every number of the row, at its step."""
+        values = {name: value for name, value in row.items() if name != "step"}
+        self._run.log(values, step=row["step"])
+
+    def close(self, trainer: Trainer) -> None:
+        """End the run: the next job of a sweep must not log into it."""
+        if self._run is not None:
+            done = trainer.stop or trainer.step == trainer.total_steps
+            self._run.finish(exit_code=0 if done else 1)
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """For the trial of an agent whose run was finished before: log its curve."""
+        self.start()
+        for row in record["curve"]:
+            self.write(row)
+        with contextlib.suppress(AttributeError):
+            self._run.summary.update(record.get("final") or {})
+        self._run.finish(exit_code=0)
+
+
+def in_sweep() -> bool:
+    """Whether an agent of a W&B sweep started this process."""
+    return "WANDB_SWEEP_ID" in os.environ

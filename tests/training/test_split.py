@@ -1,0 +1,163 @@
+"""A batch divided over passes or processes trains what the whole batch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from noisyexp.activations import derive_seed
+from noisyexp.activations.share import Share, SharedSource, at_work, coins, dropout
+from noisyexp.cli.compose import check
+from noisyexp.errors import ConfigError
+from noisyexp.tasks import find_task, task_names
+from noisyexp.training import RunSpec, execute
+from noisyexp.training.run import build_trainer
+from noisyexp.training.split import check_split
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMON = ("scale=smoke", "threads=1", "progress=off", "device=cpu")
+# Noise so large, or weights, that units saturate and draws matter.
+TASKS = {
+    "ptb": ["task=ptb", "data=generated", "act=nah", "task.hidden_size=6", "task.batch_size=5",
+            "task.steps=4", "task.init_range=1.0", "task.dropout=0.3", "task.vocab_size=40",
+            "task.train_tokens=1000", "task.max_tokens=200", "training.lr=0.5"],
+    "lte": ["task=lte", "act=nah", "task.hidden_size=8", "task.columns=5", "task.target_length=2",
+            "task.steps=20", "task.init_range=0.5", "training.lr=0.3"],
+    "nmt": ["task=nmt", "data=generated", "act=nah", "task.init_std=0.5", "task.max_length=14"],
+    "captioning": ["task=captioning", "data=generated", "act=nah", "act.c=3", "training.lr=0.01"],
+    "ntm_recall": ["task=ntm_recall", "act=nah", "task.epoch_steps=60", "task.counts=episode",
+                   "training.lr=0.05"],
+}  # fmt: skip
+
+
+def losses(spec: RunSpec, steps: int) -> list[float]:
+    """Loss of every update, without evaluations."""
+    task = find_task(spec.task_config.name)(spec.task_config, spec.config.data.source, 0)
+    task.prepare(Path(spec.config.data.root))
+    trainer = build_trainer(spec, task, torch.device("cpu"), [])
+    trainer.model.train()
+    found: list[float] = []
+    by = trainer.split or trainer
+    for step in range(steps):
+        trainer.step = step
+        trainer.noise.set_step(step)
+        trainer.seed_step(derive_seed(trainer.noise.seed, "step", step))
+        output = by.update(trainer) if trainer.split else trainer.update()
+        found.append(float(output.loss.detach()))
+    return found
+
+
+def specs(name: str, passes: int) -> RunSpec:
+    (spec,) = check([*TASKS[name], *COMMON, f"training.accumulate={passes}"])
+    return spec
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_passes_add_up_to_the_batch(name: str) -> None:
+    """Two passes of unequal size; captions and sentences have batches of other sizes, too."""
+    torch.set_num_threads(1)
+    steps = 50 if name in ("ptb", "lte") else 12
+    whole, two = losses(specs(name, 1), steps), losses(specs(name, 2), steps)
+    assert two == pytest.approx(whole, rel=1e-5)
+    assert whole[-1] != pytest.approx(whole[0], rel=1e-3)  # it did learn, and differ
+    assert specs(name, 1).digest == specs(name, 2).digest
+
+
+def test_rows_of_a_share() -> None:
+    share = Share(1, 3)
+    assert share.take(20) == slice(6, 13)
+    assert [Share(k, 3).take(20) for k in (0, 2)] == [slice(0, 6), slice(13, 20)]
+    assert not share.empty
+    source, whole = SharedSource(5), SharedSource(5)
+    full = whole.normal("a", (3, 20, 7), torch.device("cpu"))
+    source.share = share
+    assert torch.equal(source.normal("a", (3, 7, 7), torch.device("cpu")), full[:, 6:13])
+    share.rows_first = ("b",)
+    full = whole.normal("b", (20, 3, 7), torch.device("cpu"))
+    assert torch.equal(source.normal("b", (7, 3, 7), torch.device("cpu")), full[6:13])
+    share.places["c"] = (9, torch.tensor([1, 5]))
+    full = whole.normal("c", (9, 7), torch.device("cpu"))
+    assert torch.equal(source.normal("c", (2, 7), torch.device("cpu")), full[[1, 5]])
+    with pytest.raises(RuntimeError, match="d draws for 5 rows and not for the 7 of its share"):
+        source.normal("d", (5, 7), torch.device("cpu"))
+    Share.take(share, 1)
+    assert (share.empty, share.start, share.stop) == (True, 0, 1)
+
+
+def test_dropout_of_a_share_is_that_of_the_batch() -> None:
+    x = torch.randn(4, 10, 3)
+    share = Share(1, 2)
+    rows = share.take(10)
+    torch.manual_seed(3)
+    whole = torch.nn.functional.dropout(x, 0.4, True)
+    torch.manual_seed(3)
+    with at_work(share):
+        assert torch.equal(dropout(x[:, rows], 0.4, True, 1), whole[:, rows])
+    torch.manual_seed(3)
+    flips = coins(x, 0.5, 1)
+    torch.manual_seed(3)
+    with at_work(share):
+        assert torch.equal(coins(x[:, rows], 0.5, 1), flips[:, rows])
+
+
+def test_what_cannot_be_divided_says_so() -> None:
+    divided = set()
+    for name in task_names():
+        kind = find_task(name)
+        own = ["data=generated"] if not kind.makes_data else []
+        (spec,) = check([f"task={name}", "scale=smoke", *own])
+        task = kind(spec.task_config, "generated", 0)
+        if task.why_whole() is None:
+            divided.add(name)
+            check_split(task, 2)
+            with pytest.raises(ConfigError, match="cannot be divided by 100000"):
+                check_split(task, 100000)
+        else:
+            with pytest.raises(ConfigError, match=f"{name}: its batch cannot be divided; use one"):
+                check_split(task, 2)
+    assert divided == {*TASKS, "europarl_lm"}
+
+
+def logged(root: Path) -> list[float]:
+    """Loss of every update, from the log."""
+    (path,) = root.rglob("metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row["train_loss"] for row in rows if "train_loss" in row]
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    """SIGTERM to one stops both with a checkpoint, from which one process goes on alone."""
+    words = [*TASKS["ptb"], *COMMON, "task.reset=zero", f"run_root={tmp_path}",
+             "logger.every_steps=1", "checkpoint.every_steps=5", "training.epochs=30",
+             "training.evaluate_every=30", "training.lr_schedule.rule=constant"]  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d",
+                "--rdzv_endpoint=localhost:0"]  # fmt: skip
+    two = subprocess.Popen(
+        [sys.executable, *torchrun, str(ROOT / "run.py"), *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not [*tmp_path.rglob("last.pt")]:
+        assert two.poll() is None and time.monotonic() < deadline, two.communicate()[0]
+        time.sleep(0.02)
+    children = Path(f"/proc/{two.pid}/task/{two.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGTERM)
+    said, _ = two.communicate(timeout=200)
+    (path,) = tmp_path.rglob("run.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["reason"]) == ("interrupted", "SIGTERM"), said
+    done, (spec,) = len(logged(tmp_path)), check(words)
+    outcome = execute(spec)
+    assert (outcome.record["status"], outcome.record["cost"]["sessions"]) == ("complete", 2)
+    found = logged(tmp_path)
+    assert 5 <= done < len(found)
+    assert found[:50] == pytest.approx(losses(spec, 50), rel=1e-5)
