@@ -151,7 +151,7 @@ def _updates(spec: RunSpec, records: Sequence[RunRecord]) -> int:
     ]
     if same:
         return round(statistics.median(same))
-    an_epoch = max(row["step"] / row["epoch"] for r in records for row in r.curve)
+    an_epoch: float = max(row["step"] / row["epoch"] for r in records for row in r.curve)
     return round(min(wanted.epochs * an_epoch, wanted.max_steps or float("inf")))
 
 

@@ -9,7 +9,7 @@ import textwrap
 import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from noisyexp.cli.compose import GROUPS, Groups, check, hydra_session
 from noisyexp.cli.named_sweeps import sweep_names
@@ -101,27 +101,52 @@ def key_texts(words: Sequence[str]) -> str:
     """
     choices = [word for word in words if word.partition("=")[0] in GROUPS]
     keys = [word.partition("=")[0] for word in words if word not in choices and word[:1] != "-"]
-    config = check(choices)[0]
-    listed = list(_keys(type(config.config), config.plain, ""))
-    listed += _keys(type(config.task_config), config.plain["task"], "task.")
+    listed = keys_of(choices)
     wanted = keys or ["task"]
-    found = [k for k in listed if any(k[0] == w or k[0].startswith(f"{w}.") for w in wanted)]
-    names = [key[0] for key in listed]
+    found = [k for k in listed if any(k.name == w or k.name.startswith(f"{w}.") for w in wanted)]
+    names = [key.name for key in listed]
     unknown = [w for w in wanted if not any(n == w or n.startswith(f"{w}.") for n in names)]
     if unknown:
         raise ConfigError([f"{word}: no such key.{closest(word, names)}" for word in unknown])
     width = min(shutil.get_terminal_size().columns, 100)
     lines = []
-    for name, kind, default, meaning in found:
-        lines.append(f"{name}={default}")
-        text = f"{meaning[:1].upper()}{meaning[1:]}: {kind}"
+    for key in found:
+        lines.append(f"{key.name}={key.default}")
+        text = f"{key.meaning[:1].upper()}{key.meaning[1:]}: {key.kind}"
         lines += [f"    {line}" for line in textwrap.wrap(text, width - 4)]
     head = f"Keys of {' '.join(choices) or 'a run'}, each with its default there"
     return f"{head}\n\n" + "\n".join(lines)
 
 
-def _keys(section: type, values: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """Name, kind with range, value and meaning of every key of a section and of those in it."""
+class Key(NamedTuple):
+    """A key of the configuration.
+
+    Attributes:
+        name: with dots, training.lr.
+        kind: type and range in words.
+        default: as a person types it.
+        meaning: what it does.
+    """
+
+    name: str
+    kind: str
+    default: str
+    meaning: str
+
+
+def keys_of(choices: Sequence[str]) -> list[Key]:
+    """All keys of the run that `choices` such as task=ptb make, those of its task at the end.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    config = check([*choices])[0]
+    common = _keys(type(config.config), config.plain, "")
+    return [*common, *_keys(type(config.task_config), config.plain["task"], "task.")]
+
+
+def _keys(section: type, values: Any, prefix: str) -> Iterator[Key]:
+    """The keys of a section and of those in it."""
     hints = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
         value, hint = values[field.name], hints[field.name]
@@ -129,7 +154,7 @@ def _keys(section: type, values: Any, prefix: str) -> Iterator[tuple[str, str, s
             yield from _keys(typing.cast(type, hint), value, f"{prefix}{field.name}.")
         elif not (prefix == "" and field.name in ("task", "row")):
             kind = describe(hint, field.metadata)
-            yield f"{prefix}{field.name}", kind, _typed(value), field.metadata["help"]
+            yield Key(f"{prefix}{field.name}", kind, _typed(value), field.metadata["help"])
 
 
 def _typed(value: Any) -> str:
@@ -145,10 +170,12 @@ def _indent(text: str) -> str:
 
 def _comment(group: str, option: str) -> str:
     """First comment of a file, up to the end of its first sentence."""
-    path = CONFIG_DIR / group / f"{option}.yaml"
-    for line in path.read_text("utf-8").splitlines():
+    words: list[str] = []
+    for line in (CONFIG_DIR / group / f"{option}.yaml").read_text("utf-8").splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
-            return re.split(r"(?<!et al)\. ", line.lstrip("# "))[0].rstrip(".")
-        if line and not line.startswith("#"):
+            words.append(line.lstrip("# "))
+        elif line.startswith("#"):
+            continue
+        else:
             break
-    return ""
+    return re.split(r"(?<!et al)(?<!Fig)\. ", " ".join(words))[0].rstrip(".")

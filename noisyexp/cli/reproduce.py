@@ -76,7 +76,7 @@ def with_seed(spec: RunSpec, seed: int) -> RunSpec:
 
 def one_by_one(jobs: Sequence[Job], overrides: list[str], root: Path) -> tuple[int, list[str]]:
     """Do the runs with their progress in the terminal; exit code and what is not published."""
-    failed = []
+    failed: list[str] = []
     for job in jobs:
         command = [*job.words, *overrides]
         run = root / check(command)[0].folder / "run.json"

@@ -88,19 +88,7 @@ def main(argv: list[str]) -> int:
         return error.exit_code
     register()
     if any(argument in HYDRA_FLAGS for argument in argv):
-        try:
-            if SHOWS_RUN & set(argv):
-                check(_overrides_among(argv), once=True)
-            _hydra(argv)
-        except NoisyexpError as error:
-            print(spoken(error), file=sys.stderr)
-            return error.exit_code
-        except SystemExit as stop:  # Hydra has printed why
-            return 2 if stop.code else 0
-        except (*NOT_COMPOSED, ValueError) as error:  # flags that exclude each other, a sweep
-            print(spoken(error), file=sys.stderr)
-            return 2
-        return 0
+        return _show(argv)
     if PLAN in argv:
         from noisyexp.cli.plan import main as plan_only
 
@@ -148,6 +136,23 @@ def read_words(words: Sequence[str]) -> list[RunSpec]:
 def _check_start(overrides: Sequence[str]) -> None:
     if not any(word.lstrip("+").startswith(STARTS) for word in overrides):
         raise ConfigError([f"no experiment given; give one: {EXAMPLE_START}"])
+
+
+def _show(argv: list[str]) -> int:
+    """What Hydra's own flags ask for: a configuration, a version; returns the exit code."""
+    try:
+        if SHOWS_RUN & set(argv):
+            check(_overrides_among(argv), once=True)
+        _hydra(argv)
+    except NoisyexpError as error:
+        print(spoken(error), file=sys.stderr)
+        return error.exit_code
+    except SystemExit as stop:  # Hydra has printed why
+        return 2 if stop.code else 0
+    except (*NOT_COMPOSED, ValueError) as error:  # flags that exclude each other, a sweep
+        print(spoken(error), file=sys.stderr)
+        return 2
+    return 0
 
 
 def _overrides_among(argv: list[str]) -> list[str]:
