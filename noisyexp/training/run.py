@@ -151,6 +151,8 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
             write_json(folder / "run.json", record, make_folder=False)
         except OSError as error:
             raise _cannot_write(folder, error) from error
+        if record["status"] == "complete":
+            checkpoint.tidy(folder)
         return Outcome(folder, record, skipped=False)
 
 
