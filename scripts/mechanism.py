@@ -113,7 +113,8 @@ def describe_unit(x: Tensor, grad_x: Tensor, grad_y: Tensor, threshold: float) -
     total, reached = grad_x.abs().sum(), (grad_y != 0) & beyond
     # The slope is one number wherever the unit is piecewise linear; for others a mean over inputs.
     ratio = grad_x[reached] / grad_y[reached]
-    counts = torch.histc(x.clamp(-EDGE, EDGE).float(), BINS, -EDGE, EDGE)
+    # On the CPU: torch has no deterministic histogram for a GPU.
+    counts = torch.histc(x.cpu().clamp(-EDGE, EDGE).float(), BINS, -EDGE, EDGE)
     return {
         "histogram": [int(count) for count in counts.tolist()],
         "beyond_percent": 100.0 * float(beyond.double().mean()),

@@ -112,6 +112,8 @@ def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
         parsed = readable(parse(overrides, loader, problems), problems)
         groups = Groups(loader, _searchpath(parsed))
         try:
+            if groups.searchpath:  # Hydra looks at it when it lists files
+                groups.options("task")
             parsed = _known_keys(_known_choices(parsed, groups, problems), groups, problems)
             sweeper = _sweeper(parsed, loader, problems)
             if sweeper is None:

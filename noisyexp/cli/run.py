@@ -85,19 +85,7 @@ def main(argv: list[str]) -> int:
         return error.exit_code
     register()
     if any(argument in HYDRA_FLAGS for argument in argv):
-        try:
-            if SHOWS_RUN & set(argv):
-                check(_overrides_among(argv), once=True)
-            _hydra(argv)
-        except NoisyexpError as error:
-            print(spoken(error), file=sys.stderr)
-            return error.exit_code
-        except SystemExit as stop:  # Hydra has printed why
-            return 2 if stop.code else 0
-        except (*NOT_COMPOSED, ValueError) as error:  # flags that exclude each other, a sweep
-            print(spoken(error), file=sys.stderr)
-            return 2
-        return 0
+        return _show(argv)
     multirun = any(flag in argv for flag in MULTIRUN_FLAGS)
     overrides = [argument for argument in argv if argument not in MULTIRUN_FLAGS]
     try:
@@ -125,6 +113,23 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _show(argv: list[str]) -> int:
+    """What Hydra's own flags ask for: a configuration, a version; returns the exit code."""
+    try:
+        if SHOWS_RUN & set(argv):
+            check(_overrides_among(argv), once=True)
+        _hydra(argv)
+    except NoisyexpError as error:
+        print(spoken(error), file=sys.stderr)
+        return error.exit_code
+    except SystemExit as stop:  # Hydra has printed why
+        return 2 if stop.code else 0
+    except (*NOT_COMPOSED, ValueError) as error:  # flags that exclude each other, a sweep
+        print(spoken(error), file=sys.stderr)
+        return 2
+    return 0
 
 
 def _overrides_among(argv: list[str]) -> list[str]:

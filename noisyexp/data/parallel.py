@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from noisyexp.data.moses import read_pieces
 from noisyexp.data.vocab import Vocab
 from noisyexp.errors import DataError
+from noisyexp.fileio import check_regular
 
 EOS, UNK = "<eos>", "UNK"
 """The first two words of every dictionary. Moses escapes < and >: no text has the first."""
@@ -133,7 +135,7 @@ def encode_pieces(pieces: list[Path], limit: int | None, size: int, cache: Path)
 def _kept(folder: Path) -> Side:
     """What `_keep` wrote; ValueError or RuntimeError if its parts do not fit each other."""
     words = (folder / "dictionary.txt").read_text("utf-8").split("\n")[:-1]
-    ids, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "starts"))
+    ids, starts = (_array(folder / f"{name}.npy") for name in ("ids", "starts"))
     if starts[0] != 0 or starts[-1] != len(ids):
         raise ValueError(f"sentences end at {starts[-1]:,} of {len(ids):,} words")
     # Every word but the specials is in the text: the last one has the largest id.
@@ -141,6 +143,15 @@ def _kept(folder: Path) -> Side:
     if last != len(words) - 1:
         raise ValueError(f"a dictionary of {len(words):,} words, and ids up to {last:,}")
     return Side(_vocab(words), ids, starts)
+
+
+def _array(path: Path) -> npt.NDArray[Any]:
+    try:
+        check_regular(path)
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except Exception as error:  # the header of a damaged file is read as Python
+        raise ValueError(f"{path.name}: {error}") from error
+    return found
 
 
 def _keep(side: Side, folder: Path) -> None:

@@ -73,8 +73,7 @@ def plot_curves(
 ) -> tuple[Path, Path]:
     """Draw metrics over training, one line a row or activation, as SVG and PNG.
 
-    The line is the mean over the runs that finished, the band goes from the lowest to the highest
-    of them. Runs that diverged are counted in the legend and not drawn.
+    The line is the mean of the runs that finished, the band their range; others are only counted.
 
     Args:
         records: runs of one task at one scale.
@@ -89,12 +88,10 @@ def plot_curves(
         seeds: draw every run instead of mean and range, which hide sudden changes.
         labels: printed name by name of the line; default: the activation and the row.
         title: above the picture, before the scale; default: the task.
-        tops: upper ends of axes by metric, where a steep beginning would hide the rest; without
-            effect where all values are higher.
+        tops: upper ends of axes by metric; without effect where all values are higher.
 
     Returns:
-        Paths of the SVG and the PNG file. The SVG has the same bytes whenever it is drawn from the
-        same records.
+        Paths of the SVG and the PNG file; the same records give the same SVG.
 
     Raises:
         RecordError: no run has the metric, or the runs are of several tasks, scales or data sets.

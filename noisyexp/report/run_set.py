@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
+from noisyexp.fileio import read_json
 from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.schema import closest
 
@@ -19,6 +20,9 @@ NOT_SETTINGS = (
     "row", "scale", "data", "act.label", "task.name", "task.workers",
 )  # fmt: skip
 """Keys of a configuration that change no number, or that have a name of their own."""
+
+SWEEP = "sweep.json"
+"""List of the runs of a sweep, in its folder; the runs lie two folders up."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,32 @@ def _complete(runs: Sequence[Run]) -> list[Run]:
 
 
 def record_files(path: Path) -> list[Path]:
-    """JSON files that may be records: the file itself, or run.json and published records below."""
+    """JSON files that may be records: the file itself, or run.json and published records below.
+
+    The folder of a sweep stands for the runs of its list.
+    """
     if path.is_file():
         return [path]
+    if (path / SWEEP).is_file():
+        return _runs_of_sweep(path)
     found = [file for file in path.rglob("*.json") if file.name == "run.json" or _published(file)]
     return sorted(found)
+
+
+def _runs_of_sweep(folder: Path) -> list[Path]:
+    """The records of the runs that a sweep lists, found from where its folder is now.
+
+    Raises:
+        RecordError: the list is damaged.
+    """
+    file = folder / SWEEP
+    root = folder.absolute().parents[1]
+    try:
+        listed = [Path(run["run"]) for run in read_json(file)["runs"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{file} is no list of a sweep: {error}") from error
+    found = [root.joinpath(*run.parts[-2:]) / "run.json" for run in listed]
+    return [file for file in dict.fromkeys(found) if file.is_file()]
 
 
 def _published(file: Path) -> bool:

@@ -35,6 +35,9 @@ class Callback:
     def on_epoch_recorded(self, trainer: Trainer) -> None:
         """After `trainer.row` has become the last entry of `trainer.curve`."""
 
+    def on_save(self, trainer: Trainer) -> None:
+        """Write the state now: the process is about to end."""
+
     def on_fit_end(self, trainer: Trainer) -> None:
         """After the last epoch."""
 

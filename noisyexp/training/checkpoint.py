@@ -205,10 +205,13 @@ class Checkpoint(Callback):
         self._written = time.monotonic()
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        """Let others ask the trainer for a checkpoint; clear away what a killed process left."""
+        """Clear away what a killed process left."""
         for left in self.folder.glob(".*.tmp") if trainer.processes.rank == 0 else ():
             left.unlink(missing_ok=True)
-        trainer.save_checkpoint = lambda: self.write(trainer)
+
+    def on_save(self, trainer: Trainer) -> None:
+        """Write `last.pt`."""
+        self.write(trainer)
 
     def on_step_end(self, trainer: Trainer, output: StepOutput) -> None:
         """Write `last.pt` when it is time."""

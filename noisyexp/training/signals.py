@@ -104,7 +104,7 @@ class StopOnSignal(Callback):
         signum = trainer.processes.largest(self.received or 0, trainer.device)
         if signum:
             self.received = signum
-            trainer.save_checkpoint()
+            trainer.emit("on_save")
             raise Interrupted(signum)
 
     def close(self, trainer: Trainer) -> None:

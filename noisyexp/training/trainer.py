@@ -81,7 +81,6 @@ class Trainer:
         self.train_seconds = 0.0
         self.grad_norm = math.nan
         self.skipped = 0
-        self.save_checkpoint: Callable[[], None] = lambda: None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.processes, self.split = processes, None  # type: Processes, SplitUpdates | None
         if self.processes.size * config.accumulate > 1:

@@ -75,6 +75,10 @@ def test_questions_are_checked_too(run: Run) -> None:
     result = run("task=mixture", "+task.hidden_size", "--cfg", "job")
     assert result.code == 2 and "'+task.hidden_size': cannot be read" in result.problems[0]
     assert run("task=mixture", "seed=1,2", "--cfg", "job").code == 2
+    assert run("task=mixture", "--hydra-help").code == 2
+    assert run("training.lr=1", "hydra.searchpath=3.5").problems == [
+        "hydra.searchpath must be a list of strings. Got: 3.5"
+    ]
 
 
 def test_homes(monkeypatch: pytest.MonkeyPatch) -> None:

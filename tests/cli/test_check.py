@@ -85,7 +85,8 @@ MISTAKES = {
         "device=gpu": "device='gpu': choose from auto, cpu, cuda.",
         "precision=pf16": "precision='pf16': choose from fp32, bf16, fp16. Did you mean fp16?",
         "task.reset=zaremb": "choose from zero, zaremba. Did you mean zaremba?",
-        "logger.wandb=true": "logger.wandb=True: expected a text (one of off, offline, online)",
+        "logger.wandb=true": "logger.wandb=True: expected a text (one of off, offline, online, "
+        "auto)",
         "training.lr_schedule.rule=decay": "training.lr_schedule.rule='decay': choose from "
         "constant, decay_after, plateau. Did you mean decay_after?",
     },

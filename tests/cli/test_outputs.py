@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from noisyexp.cli.run import main
 from noisyexp.process import settle_output
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,31 @@ def test_a_stream_of_somebodys_own_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     print("nowhere", file=sys.stderr)
 
 
+@pytest.mark.parametrize(
+    ("place", "advice"),
+    [
+        ("/proc/nope/x", "a folder on the way there is missing and cannot be made"),
+        ("a" * 300, "choose a shorter name"),
+        ("file/x", "move away what lies where a folder should be"),
+        ("file", "move away what lies where a folder should be"),
+    ],
+    ids=["no folder", "long name", "in a file", "a file"],
+)
+def test_places_that_cannot_be_used_get_the_right_advice(
+    place: str,
+    advice: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["task=mixture", "scale=smoke", f"run_root={place}"]) == 1
+    said = capsys.readouterr().err
+    assert advice in said and "Traceback" not in said and "make room" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_run_without_reader_home_or_utf8(tmp_path: Path) -> None:
     """The whole of it in one process, as in a container: complete, exit status 0."""
     environment: dict[str, Any] = {
@@ -94,7 +120,7 @@ def test_a_run_without_reader_home_or_utf8(tmp_path: Path) -> None:
         if key not in ("HOME", "NOISYEXP_CACHE", "XDG_CACHE_HOME")
     }  # fmt: skip
     environment |= {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1", "NOISYEXP_KERNELS": "0"}
-    writer, accents = unread(), tmp_path / "d\u00e9j\u00e0"
+    writer, accents = unread(), tmp_path / "d\u00e9j\u00e0 \udcff"  # the last is no UTF-8
     words = ["task=mixture", "scale=smoke", "act=reference", "training.max_steps=2"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *words, f"run_root='{accents}'"],

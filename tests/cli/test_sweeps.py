@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from noisyexp.cli.run import main
+from noisyexp.report.group_table import number
+from noisyexp.report.run_set import find_runs
 from noisyexp.tasks.ptb import PTB
 from noisyexp.training.trainer import Trainer
 
@@ -34,10 +36,11 @@ def sweep_list(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def report_of(result: Any) -> list[str]:
-    """The lines of the report at the end of a sweep."""
+    """The lines of the report at the end of a sweep, without the means behind them."""
     lines = result.out.splitlines()
     start = next(i for i, line in enumerate(lines) if " runs complete" in line)
-    return lines[start:]
+    end = lines.index("") if "" in lines else len(lines)
+    return lines[start:end]
 
 
 def outcomes(records: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
@@ -76,7 +79,19 @@ def test_every_combination_runs_and_is_reported(
     assert [entry["metrics"] for entry in entries] == [found[name]["final"] for name in names]
     assert entries[0]["overrides"][:3] == ["task=ptb", "act=reference", "seed=0"]
     # How many there are; one line each before the report, with the numbers of the run.
-    assert len(result.out.splitlines()) == 1 + 4 + 5
+    assert result.out.splitlines().index("") == 1 + 4 + 5
+    means = result.out.splitlines()[1 + 4 + 5 + 1 :]
+    assert means[0].split()[:2] == ["act", "n"] and len(means) == 5
+    for line, unit in zip(means[1:3], ("reference", "nan"), strict=True):
+        name = {"nan": "nan_normal"}.get(unit, unit)
+        values = [found[f"{name} {seed}"]["final"]["valid_ppl"] for seed in (0, 1)]
+        assert line.split()[:3] == [unit, "2", number(sum(values) / 2)]
+    assert means[3] == "Differences are to reference."
+    # The command at the end makes a table of the same runs, and of no others.
+    folder = sweep_file(tmp_path).parent
+    assert means[4] == f"their page: noisyexp report {folder} out=page.html"
+    assert tiny("act=reference", "seed=5").code == 0
+    assert sorted(run.settings["seed"] for run in find_runs([folder])[0]) == [0, 0, 1, 1]
     # A second sweep has a list of its own.
     assert tiny("act=reference", "-m", "seed=0,1").code == 0
     assert len([*(tmp_path / "runs" / "sweeps").iterdir()]) == 2

@@ -254,7 +254,8 @@ def test_kills(count: int, runs: dict[str, Path], tmp_path: Path) -> None:
         if child == 0:
             code = 99
             with contextlib.suppress(BaseException):
-                code = call(words)[0]
+                code, text, _ = call(words)
+                (tmp_path / "said").write_text(text)
             os._exit(code)
         time.sleep(draw.uniform(0, 1.2 * whole_time))
         os.kill(child, signal.SIGKILL)
@@ -262,7 +263,7 @@ def test_kills(count: int, runs: dict[str, Path], tmp_path: Path) -> None:
         if os.WIFSIGNALED(status):
             killed += 1
             continue
-        assert os.WEXITSTATUS(status) == 0, status
+        assert os.WEXITSTATUS(status) == 0, (status, (tmp_path / "said").read_text())
         assert numbers(folder) == truth
         state = checkpoint.load(folder / "last.pt")
         assert checkpoint.digest(state["model"]) == checkpoint.digest(weights["model"])

@@ -27,6 +27,7 @@ FREE = {
     "run_root", "device", "threads", "progress", "row", "data.root",
     "logger.every_steps", "logger.tensorboard", "logger.wandb", "logger.wandb_project",
     "checkpoint.every_seconds", "checkpoint.every_steps", "training.cuda_graph",
+    "logger.wandb_entity", "logger.wandb_tags", "logger.wandb_group", "training.accumulate",
 }  # fmt: skip
 
 

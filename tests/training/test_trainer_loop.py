@@ -295,12 +295,14 @@ def test_a_signal_is_answered_after_the_step(
             if trainer.step == 2:
                 os.kill(os.getpid(), signum)
 
+        def on_save(self, trainer: Trainer) -> None:
+            saved.append(trainer.step)
+
     saved: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(Interrupted) as stop, StopOnSignal() as watch:
         trainer = toy_trainer(callbacks=[Sender(), watch], steps=5)
-        trainer.save_checkpoint = lambda: saved.append(trainer.step)
         trainer.fit()
     assert (stop.value.signum, str(stop.value)) == (signum, signum.name)
     assert stop.value.exit_code == code

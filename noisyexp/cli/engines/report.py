@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 
 from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
 from noisyexp.cli.outcome import show
+from noisyexp.errors import RecordError
 from noisyexp.records.schema import FINISHED
+from noisyexp.report.group_table import Report, to_text
+from noisyexp.report.groups import find_baseline, make_groups, metrics_of
+from noisyexp.report.run_set import find_runs
 from noisyexp.training.folder import RunNames
 
 
 def sweep_report(sweep: Sweep) -> tuple[str, int]:
-    """A line for each run of a sweep, the failed ones with their reasons.
+    """A line for each run of a sweep, the failed ones with their reasons, and the means over seeds.
 
     The runs are judged by their records on disk, which holds for every launcher.
 
@@ -35,7 +40,23 @@ def sweep_report(sweep: Sweep) -> tuple[str, int]:
     head += "".join(f", {count} {status}" for status, count in counts.items())
     if any(status not in FINISHED for status in counts):
         head += "; the same command goes on with what is not finished"
-    return "\n".join([f"{head} ({where})", *lines]), failed
+    return "\n".join([f"{head} ({where})", *lines, *_means(sweep)]), failed
+
+
+def _means(sweep: Sweep) -> list[str]:
+    """The runs averaged over seeds, and the command that makes their page; nothing for one run."""
+    jobs = sweep.list_jobs()
+    own = [job.spec.folder / "run.json" for job in jobs if last_record(job) is not None]
+    try:
+        runs, _ = find_runs(own)
+        if sum(run.record.complete for run in runs) < 2:
+            return []
+        groups = make_groups(runs)
+        table = to_text(Report(groups, metrics_of(groups, []), find_baseline(groups, None)))
+    except RecordError as error:  # other files in the folders, or settings that no table can tell
+        return ["", f"no table of means: {error}"]
+    page = f"noisyexp report {shlex.quote(str(sweep.folder))} out=page.html"
+    return ["", *table.splitlines(), f"their page: {page}"]
 
 
 def _ending(job: Job) -> tuple[str, str]:
