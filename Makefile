@@ -12,7 +12,7 @@ JOBS ?= 1
 PLAN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test slow engines lint demo bench bench-bf16 bench-gpu figures tables queue build clean \
+.PHONY: help setup test slow engines lint docs demo bench bench-bf16 bench-gpu figures tables queue build clean \
 	figure-1 figure-2 figure-3 figure-4
 
 help:  ## list the targets
@@ -62,6 +62,10 @@ lint: setup  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup  ## build the documentation site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "read it: $(BIN)/python -m http.server -d site"
 
 bench: setup  ## layers against torch's (time, memory, growth), import time, the trainer's overhead
 	$(BIN)/python -m benchmarks.layers

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         replace_activations,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _OF_LAYERS = {"NoisyGRU", "NoisyGRUCell", "NoisyLSTM", "NoisyLSTMCell", "replace_activations"}
 """Public names of `noisyexp.nn`; the others are those of `noisyexp.activations`."""

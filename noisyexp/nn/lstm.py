@@ -18,8 +18,8 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
     of the cell output). The state dict of a `torch.nn.LSTM` loads as it is.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype: as in `torch.nn.LSTM`.
+        input_size: as in `torch.nn.LSTM`, and so are hidden_size, num_layers, bias, batch_first,
+            dropout, bidirectional, device and dtype.
         variant: name of the unit, or an `ActivationSpec` with settings of its own for each kind.
             "reference" runs torch's own layer.
         backend: "auto", or "eager" to run the plain loop also where something faster exists, or

@@ -52,7 +52,7 @@ def replace_activations(
     `torch.nn.Tanh` and `torch.nn.Sigmoid` become units with one p each, since they do not know how
     many inputs they have; `torch.nn.LSTM`, `GRU`, `LSTMCell` and `GRUCell` become the noisy layers
     with the same weights (the same parameters) and one p a unit. Hooks go along. What is noisy
-    already gets the new variant and settings, and keeps p where the new variant has one. Calls of
+    already gets the new variant and settings, and keeps p where the new one has it. Calls of
     `torch.tanh` in a `forward` cannot be seen.
 
     A lone unit that is the last module of the model, in order of registration and modules that
@@ -85,8 +85,7 @@ def replace_activations(
     for name, selection in (("include", include), ("exclude", exclude)):
         check_selection(name, selection, places)
     made = _Made(spec, _like(model))
-    done: list[Replacement] = []
-    skipped: list[Skipped] = []
+    done, skipped = list[Replacement](), list[Skipped]()
     for place in places:
         reason = _reason(place, include, exclude, output)
         if reason is None and not made.plan(place):
