@@ -36,7 +36,7 @@ DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "NOTES", "SECURITY")),
 ]
 README = DOCUMENTS[0].read_text("utf-8")
-MOST_LINES, HEADLINES = 150, 5
+MOST_LINES, HEADLINES = 150, 6
 MARKED = [(p, name) for p in DOCUMENTS[:2]
           for name in re.findall(r"<!-- /(\w+) -->", p.read_text("utf-8"))]  # fmt: skip
 
