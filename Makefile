@@ -7,6 +7,9 @@ NOISYEXP := $(BIN)/noisyexp
 SCALE ?= paper
 SEEDS ?=
 WORKERS ?= 2
+JOBS ?= 1
+# PLAN=1: say what reproduce-... and figure-... would do and cost, and start nothing.
+PLAN ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test slow engines lint docs demo bench bench-bf16 bench-gpu figures tables queue build clean \
@@ -80,9 +83,10 @@ bench-gpu: setup  ## layers on a GPU against cuDNN's
 check-gpu: setup  ## on a GPU, in six minutes: its tests, the benchmark, seeds of Table 2
 	$(BIN)/python -m benchmarks.check_gpu
 
-# For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1
+# For example: make reproduce-table-2 SCALE=cpu SEEDS=0,1 JOBS=2
 reproduce-table-%: setup  ## run what is missing of a table, then write results/tableN.md and .csv
-	$(NOISYEXP) reproduce $* scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))
+	$(NOISYEXP) reproduce $* scale=$(SCALE) jobs=$(JOBS) $(if $(SEEDS),seeds=$(SEEDS)) \
+		$(if $(PLAN),plan=true)
 
 figure-1 figure-3 figure-4: setup
 	$(NOISYEXP) figure $(subst figure-,,$@)
@@ -92,8 +96,9 @@ figure-2: setup  ## gradient descent with and without noise: measure (half a min
 	$(NOISYEXP) figure 2
 
 figure-%: setup  ## run what is missing of a figure's series (figure-11), then draw it
-	$(NOISYEXP) reproduce fig$* scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS))
-	$(NOISYEXP) figure fig$*
+	$(NOISYEXP) reproduce fig$* scale=$(SCALE) jobs=$(JOBS) $(if $(SEEDS),seeds=$(SEEDS)) \
+		$(if $(PLAN),plan=true)
+	$(if $(PLAN),,$(NOISYEXP) figure fig$*)
 
 queue: setup  ## do the runs of results/queue.yaml that have no record, two at a time (days)
 	$(NOISYEXP) queue workers=$(WORKERS)

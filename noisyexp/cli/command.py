@@ -29,6 +29,7 @@ class Verb:
 
 VERBS = {
     "run": Verb("noisyexp.cli.run", "train: one run, or a sweep with -m"),
+    "plan": Verb("noisyexp.cli.plan", "say what runs would cost: time, memory, disk"),
     "reproduce": Verb("noisyexp.cli.reproduce", "run what a table of the paper lacks, write it"),
     "report": Verb("noisyexp.cli.report", "average any runs over seeds: table, file or page"),
     "runs": Verb("noisyexp.cli.runs", "list runs with settings and size, or remove some"),

@@ -11,36 +11,20 @@ Examples:
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from noisyexp.cli.arguments import read_pairs, split_arguments
-from noisyexp.cli.compose import check
-from noisyexp.cli.reproduce import missing_runs, publish_run
-from noisyexp.errors import NoisyexpError, RecordError, RunLockedError
+from noisyexp.cli.missing import missing_runs
+from noisyexp.cli.pool import Job, Pool
+from noisyexp.cli.verb import exit_code_of
+from noisyexp.errors import NoisyexpError, RecordError
 from noisyexp.places import CONFIG_DIR, project_root
 from noisyexp.records.row_files import Row, load_rows
 from noisyexp.records.yaml_file import read_yaml
 from noisyexp.schema import option
-from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import locked
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a table's row: the arguments of run.py."""
-
-    words: tuple[str, ...]
-    row: Row = field(compare=False)
-
-    def __str__(self) -> str:
-        return " ".join(self.words)
 
 
 def entries(path: Path) -> list[tuple[list[Row], str, list[int] | None]]:
@@ -73,90 +57,33 @@ def to_do(path: Path, root: Path) -> list[Job]:
     jobs = []
     for rows, scale, seeds in entries(path):
         for row, seed in missing_runs(rows, scale, seeds, root):
-            words = (f"experiment={row.experiment}", f"scale={scale}", f"seed={seed}")
-            jobs.append(Job(words, row))
+            jobs.append(Job.of(row, scale, seed))
     return list(dict.fromkeys(jobs))
 
 
-class Queue:
-    """Runs to do, running and failed; `overrides` go to every run."""
+class Queue(Pool):
+    """The runs of a list that may change while they go on."""
 
     def __init__(self, path: Path, overrides: list[str], root: Path) -> None:
-        self.path, self.overrides, self.root = path, overrides, root
-        self.read_at = -1.0
-        self.left: list[Job] = []
-        self.running: dict[Job, tuple[subprocess.Popen[bytes], Path]] = {}
-        self.failed: dict[Job, str] = {}
+        super().__init__([], overrides, root)
+        self.path, self.read_at = path, -1.0
 
-    def start_next(self) -> bool:
-        """Start the first run that no other process works at; whether there was one."""
+    def refresh(self) -> None:
+        """Read the list if it has changed.
+
+        Raises:
+            NoisyexpError: it cannot be read at the start; later a mistake must not end what runs.
+        """
         changed = self.path.stat().st_mtime
-        if changed != self.read_at:
-            try:
-                self.left = to_do(self.path, self.root)
-            except NoisyexpError as error:
-                if self.read_at < 0:  # at the start; later a mistake must not end what runs
-                    raise
-                print(f"{error}\nThe list read before stays in use.", file=sys.stderr, flush=True)
-            self.read_at = changed
-        for job in self.left:
-            if job in self.running or job in self.failed:
-                continue
-            arguments = [*job.words, *self.overrides]
-            folder = self.root / check(arguments)[0].folder
-            try:
-                with locked(folder):  # by a run that outlived the command that started it
-                    pass
-            except RunLockedError:
-                continue
-            command = [sys.executable, "-m", "noisyexp", "run", *arguments, "progress=plain"]
-            with (folder / "output.txt").open("ab") as output:
-                process = subprocess.Popen(
-                    command, cwd=self.root, stdout=output, stderr=subprocess.STDOUT
-                )
-            self.running[job] = process, folder
-            print(time.strftime("%H:%M"), "start", job, folder, flush=True)
-            return True
-        return False
-
-    def collect(self) -> None:
-        """Publish the records of runs that have ended, and note those that failed."""
-        for job, (process, folder) in list(self.running.items()):
-            if process.poll() is None:
-                continue
-            del self.running[job]
-            record = finished_record(folder)
-            try:
-                if record is None:
-                    raise RecordError(f"exit status {process.returncode}, see {folder}/output.txt")
-                publish_run(folder / "run.json", job.row, self.root)
-                self.left = [other for other in self.left if other != job]
-                print(time.strftime("%H:%M"), record["status"], job, flush=True)
-            except RecordError as error:
-                self.failed[job] = str(error)
-                print(time.strftime("%H:%M"), "failed", job, error, file=sys.stderr, flush=True)
-
-    def work(self, workers: int) -> int:
-        """Run until nothing is left; returns the exit code."""
-        while True:
-            while len(self.running) < workers and self.start_next():
-                pass
-            if not self.running and set(self.left) <= set(self.failed):
-                return 1 if self.failed else 0
-            time.sleep(1.0)
-            self.collect()
-
-    def stop(self) -> None:
-        """End all runs with a checkpoint."""
-        for process, _ in self.running.values():
-            process.terminate()
-        for process, _ in self.running.values():
-            process.wait()
-        self.running.clear()
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+        if changed == self.read_at:
+            return
+        try:
+            self.left = to_do(self.path, self.root)
+        except NoisyexpError as error:
+            if self.read_at < 0:
+                raise
+            print(f"{error}\nThe list read before stays in use.", file=sys.stderr, flush=True)
+        self.read_at = changed
 
 
 @dataclass(frozen=True)
@@ -171,8 +98,8 @@ class Arguments:
 def main(arguments: Sequence[str], root: Path | None = None) -> int:
     """Command line; returns the exit code: 0 all done, 1 some failed, 2 a mistake, 130 stopped."""
     root = root or project_root()
-    queue = None
-    try:
+
+    def run() -> int:
         mine, overrides = split_arguments(Arguments, arguments)
         defaults = {"file": None, "workers": 2, "list": False}
         given = read_pairs(Arguments, mine, defaults, about=__doc__ or "")
@@ -180,15 +107,6 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
         if given.list:
             print(*to_do(path, root), sep="\n")
             return 0
-        queue = Queue(path, overrides or ["threads=1"], root)
-        signal.signal(signal.SIGTERM, _interrupt)
-        return queue.work(given.workers)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        if queue is not None:
-            queue.stop()
+        return Queue(path, overrides or ["threads=1"], root).run(given.workers)
+
+    return exit_code_of(run)

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -59,6 +60,8 @@ EXPECTED = (NoisyexpError, HydraException, OmegaConfBaseException, ValueError, O
 """Errors of sweepers and launchers of which a line is enough."""
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
+PLAN = "plan=true"
+"""Makes any command line of runs one of `noisyexp plan`."""
 
 
 def main(argv: list[str]) -> int:
@@ -86,6 +89,10 @@ def main(argv: list[str]) -> int:
     register()
     if any(argument in HYDRA_FLAGS for argument in argv):
         return _show(argv)
+    if PLAN in argv:
+        from noisyexp.cli.plan import main as plan_only
+
+        return plan_only([word for word in argv if word != PLAN])
     multirun = any(flag in argv for flag in MULTIRUN_FLAGS)
     overrides = [argument for argument in argv if argument not in MULTIRUN_FLAGS]
     try:
@@ -99,8 +106,7 @@ def main(argv: list[str]) -> int:
             raise ConfigError(["torchrun does one run with all of its processes: leave out -m"])
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
-        if not any(word.lstrip("+").startswith(STARTS) for word in overrides):
-            raise ConfigError([f"no experiment given; give one: {EXAMPLE_START}"])
+        _check_start(overrides)
     except NoisyexpError as error:
         print(spoken(error), file=sys.stderr)
         return error.exit_code
@@ -113,6 +119,23 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def read_words(words: Sequence[str]) -> list[RunSpec]:
+    """The runs of a command line, in the words that a person types.
+
+    Raises:
+        ConfigError: with every mistake.
+    """
+    overrides = [spell_home(spell_nan(word)) for word in expand_sweeps(words)]
+    specs = check(overrides, once=True)
+    _check_start(overrides)
+    return specs
+
+
+def _check_start(overrides: Sequence[str]) -> None:
+    if not any(word.lstrip("+").startswith(STARTS) for word in overrides):
+        raise ConfigError([f"no experiment given; give one: {EXAMPLE_START}"])
 
 
 def _show(argv: list[str]) -> int:

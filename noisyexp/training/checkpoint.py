@@ -1,6 +1,7 @@
 """Checkpoints that a kill, a full disk or a damaged file cannot take away.
 
-`last.pt` is replaced by a rename, the one before it stays as `previous.pt`; `best.pt` is apart.
+`last.pt` is replaced by a rename, the one before it stays as `previous.pt` until the run is
+complete; `best.pt` is apart.
 Only tensors, numbers, strings, lists and dicts are stored, so that `weights_only` loading suffices.
 A checkpoint names the configuration that it belongs to and holds a digest of its own content: the
 file of another run in the folder is refused. Format 1, of older versions, has neither; such a file
@@ -181,6 +182,13 @@ def load_newest(
             "; ".join(problems) + f". Delete {folder} to start this run from the beginning."
         )
     return None
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a complete run no longer needs; `last.pt` and `best.pt` stay."""
+    for name in (PREVIOUS, DAMAGED):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
 
 
 class Checkpoint(Callback):

@@ -31,12 +31,15 @@ class Estimate:
         update: what an update keeps for its backward pass.
         data: data sets in memory.
         parameters: weights of the model, a count.
+        checkpoints: on disk: the best weights, and twice weights with what the optimiser keeps; the
+            second of these is gone when the run is complete. No part of the total.
     """
 
     model: float
     update: float
     data: float
     parameters: float
+    checkpoints: float = 0.0
 
     @property
     def total(self) -> float:
@@ -59,6 +62,7 @@ def estimate(task_config: Any, training: TrainingConfig, source: str) -> Estimat
         update=NUMBER * size.activations,
         data=size.data,
         parameters=size.parameters,
+        checkpoints=NUMBER * size.parameters * (1 + 2 * (1 + len(kept))),
     )
 
 

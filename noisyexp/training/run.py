@@ -151,6 +151,8 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
             write_json(folder / "run.json", record, make_folder=False)
         except OSError as error:
             raise _cannot_write(folder, error) from error
+        if record["status"] == "complete":
+            checkpoint.tidy(folder)
         return Outcome(folder, record, skipped=False)
 
 
@@ -328,6 +330,7 @@ def build_trainer(
     extra: Sequence[Callback],
     last: Sequence[Callback] = (),
     processes: Processes = ALONE,
+    quiet: bool = False,
 ) -> Trainer:
     """Model, optimiser, noise and callbacks of a run; `task` has been prepared.
 
@@ -338,6 +341,7 @@ def build_trainer(
         extra: callbacks before those of the configuration.
         last: callbacks behind them.
         processes: that train together.
+        quiet: without the callbacks of the configuration: nothing is written, shown or adjusted.
     """
     config = spec.config
     # Weights depend on the seed alone: every arm starts from the same ones.
@@ -353,7 +357,7 @@ def build_trainer(
         model,
         build_optimizer(model, config.training),
         config.training,
-        [*extra, *_callbacks(spec, task, processes.rank == 0), *last],
+        [*extra, *([] if quiet else _callbacks(spec, task, processes.rank == 0)), *last],
         noise=noise,
         device=device,
         precision=config.precision,

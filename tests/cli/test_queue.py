@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+import noisyexp.cli.pool as pool
 import noisyexp.cli.queue as run_queue
+from noisyexp.cli.compose import check
 from noisyexp.cli.run import main as run_main
 from noisyexp.errors import RecordError
 from noisyexp.places import CHECKOUT
+from noisyexp.records.config_hash import config_hash
 from noisyexp.training.folder import locked
 
 ENTRIES = """
@@ -30,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def short(jobs: list[run_queue.Job]) -> list[str]:
+def short(jobs: list[pool.Job]) -> list[str]:
     """Row and seed of each job."""
     words = [re.fullmatch(r"experiment=fig6/(\w+) scale=smoke seed=(\d)", str(job)) for job in jobs]
     return [f"{match[1]} {match[2]}" for match in words if match]
@@ -84,8 +87,8 @@ class Process:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is started, and none waited for."""
-    monkeypatch.setattr(run_queue, "subprocess", SimpleNamespace(Popen=Process, STDOUT=None))
-    monkeypatch.setattr(run_queue, "time", SimpleNamespace(sleep=int, strftime=str))
+    monkeypatch.setattr(pool, "subprocess", SimpleNamespace(Popen=Process, STDOUT=None))
+    monkeypatch.setattr(pool, "time", SimpleNamespace(sleep=int, strftime=str))
 
 
 def test_a_failed_run_stops_nothing_and_finished_ones_are_published(
@@ -105,6 +108,7 @@ def test_a_failed_run_stops_nothing_and_finished_ones_are_published(
     path = root / "results/records/fig6/nah-smoke-seed0.json"
     record = json.loads(path.read_text())
     record["config"]["training"]["lr"] *= 2
+    record["config_hash"] = config_hash(record["config"])
     path.write_text(json.dumps(record))
     assert short(run_queue.to_do(root / "queue.yaml", root)) == ["reference 0", "nah 0"]
 
@@ -114,7 +118,7 @@ def test_a_run_that_another_process_works_at_is_passed_over(
 ) -> None:
     queue = run_queue.Queue(root / "queue.yaml", [f"run_root={root}/runs"], root)
     job = run_queue.to_do(root / "queue.yaml", root)[0]
-    with locked(run_queue.check([*job.words, f"run_root={root}/runs"])[0].folder):
+    with locked(check([*job.words, f"run_root={root}/runs"])[0].folder):
         assert queue.start_next()
     assert short(list(queue.running)) == ["reference 0"]
     queue.running.clear()

@@ -12,6 +12,7 @@ from noisyexp.cli.run import main as run_main
 from noisyexp.errors import RecordError
 from noisyexp.places import CONFIG_DIR
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.publish import publish
 from noisyexp.records.row_files import load_rows
 
 ROWS = load_rows(CONFIG_DIR / "experiment" / "table2")
@@ -48,7 +49,7 @@ def test_runs_with_a_record_of_the_scale_are_left_out(root: Path) -> None:
     arguments = ["experiment=table2/nah", "scale=smoke", "seed=1", "data=generated"]
     assert run_main([*arguments, f"run_root={root}/runs", "progress=off"]) == 0
     (run,) = (root / "runs").rglob("run.json")
-    path = reproduce.publish(run, root / "results")
+    path = publish(run, root / "results")
     record = json.loads(path.read_text())
     assert (record["experiment"], record["seed"]) == ("table2/nah", 1)
 
@@ -104,6 +105,36 @@ def test_a_table_is_run_recorded_and_made(
     assert len(started) == len(FIGURE_6)
     names = sorted(path.name for path in (root / "results" / "records" / "fig6").iterdir())
     assert names == sorted(f"{row}-smoke-seed0.json" for row in FIGURE_6)
+    assert "3 runs: 3 to do, 0 done" in capsys.readouterr().out
     assert reproduce.main(arguments, root) == 0
     assert len(started) == len(FIGURE_6)
     assert "0 runs to do" in capsys.readouterr().out
+
+
+def test_a_plan_starts_nothing_and_some_at_a_time_are_those_of_the_pool(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[list[str], int]] = []
+
+    def run(self: reproduce.Pool, workers: int) -> int:
+        asked.append(([str(job) for job in self.left], workers))
+        return 0
+
+    monkeypatch.setattr(reproduce.Pool, "run", run)
+    monkeypatch.setattr(reproduce, "make_table", lambda names, root: 0)
+    arguments = ["fig6", "scale=smoke", "seeds=0,1", f"run_root={root}/runs", "jobs=3"]
+    assert reproduce.main([*arguments, "plan=true"], root) == 0
+    assert not asked and not (root / "runs").exists()
+    out = capsys.readouterr().out
+    assert "6 runs: 6 to do, 0 done" in out and f"folder: {root}/runs/mixture" in out
+    assert reproduce.main(arguments, root) == 0
+    words = [f"experiment=fig6/{row} scale=smoke seed={s}" for s in (0, 1) for row in FIGURE_6]
+    assert asked == [(words, 3)]
+
+
+def test_a_row_composed_once_is_the_run_of_each_seed() -> None:
+    row = next(row for row in load_rows(CONFIG_DIR / "experiment" / "fig6"))
+    jobs = [reproduce.Job.of(row, "smoke", seed) for seed in (0, 3)]
+    for job, spec in zip(jobs, reproduce.specs_of(jobs, []), strict=True):
+        (whole,) = reproduce.check(list(job.words))
+        assert (spec.digest, spec.folder) == (whole.digest, whole.folder)

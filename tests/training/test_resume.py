@@ -150,6 +150,8 @@ def test_damaged_last_falls_back_to_the_one_before(
     with pytest.warns(UserWarning, match=r"last\.pt is damaged.*going on from previous\.pt"):
         execute(spec)
     assert "at step 9" in capsys.readouterr().err
+    # A complete run keeps the last and the best weights, and no other checkpoint.
+    assert sorted(path.name for path in spec.folder.glob("*.pt")) == ["best.pt", "last.pt"]
     assert_same_result(whole_run(act="nah").folder, spec.folder)
 
 
