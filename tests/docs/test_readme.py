@@ -86,7 +86,7 @@ def test_verbs_take_the_keys_that_are_shown(command: str) -> None:
     _, verb, *words = shlex.split(command)
     keys = {word.partition("=")[0] for word in words if "=" in word}
     module = importlib.import_module(VERBS[verb].module)
-    if verb != "run":  # whose keys are checked by composing them
+    if verb not in ("run", "plan"):  # whose keys are checked by composing them
         settings = module.Settings if verb == "inspect" else module.Arguments
         assert keys <= {field.name for field in dataclasses.fields(settings)}
 
@@ -98,7 +98,9 @@ def test_scripts_and_modules_exist(command: str) -> None:
     assert (ROOT / path).is_file()
 
 
-@pytest.mark.parametrize("command", commands("python run.py") + commands("noisyexp run "))
+@pytest.mark.parametrize(
+    "command", commands("python run.py") + commands("noisyexp run ") + commands("noisyexp plan ")
+)
 def test_run_commands_check(command: str) -> None:
     given = [word for word in shlex.split(command)[2:] if word not in ("-m", "--help")]
     if "--help" in command.split():

@@ -67,7 +67,9 @@ def test_the_hash_is_that_of_the_weights_and_not_of_the_place(first: Path, tmp_p
 
 
 def test_weights_that_do_not_fit_are_one_message(first: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"another model: embedding.weight is .* 4\) there, .* 5\) here") as error:
+    with pytest.raises(
+        CheckpointError, match=r"another model: embedding.weight is .* 4\) there, .* 5\) here"
+    ) as error:
         execute(spec(tmp_path, "act=reference", f"init_from={first}", "task.hidden_size=5"))
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="init_from=nowhere: nowhere is not the folder of a run"):
