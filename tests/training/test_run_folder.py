@@ -24,7 +24,7 @@ from noisyexp.training.folder import RunNames, locked, run_folder
 
 # What may differ between two executions of one run: where, how fast, how shown.
 FREE = {
-    "run_root", "device", "threads", "progress", "row", "data.root",
+    "run_root", "device", "threads", "progress", "row", "data.root", "init_from",
     "logger.every_steps", "logger.tensorboard", "logger.wandb", "logger.wandb_project",
     "checkpoint.every_seconds", "checkpoint.every_steps", "training.cuda_graph",
     "logger.wandb_entity", "logger.wandb_tags", "logger.wandb_group", "training.accumulate",
