@@ -38,6 +38,7 @@ VERBS = {
     "figure": Verb("noisyexp.cli.figure", "draw the figures of results/ from the run records"),
     "publish": Verb("noisyexp.cli.publish", "copy records of finished runs into results/records"),
     "verify": Verb("noisyexp.cli.verify", "train a recorded run again and compare"),
+    "evaluate": Verb("noisyexp.cli.evaluate", "measure the weights of a run again"),
     "sample": Verb("noisyexp.cli.sample", "show what a trained model does"),
     "translate": Verb("noisyexp.cli.translate", "translate text with a trained model"),
     "caption": Verb("noisyexp.cli.caption", "describe pictures with a trained model"),

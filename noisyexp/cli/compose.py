@@ -32,7 +32,7 @@ from noisyexp.cli.sweep_space import (
     readable,
     values_of,
 )
-from noisyexp.errors import ConfigError
+from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build, closest, shown
 from noisyexp.tasks import Task, find_task
@@ -159,6 +159,7 @@ def spec_from_config(
         problems.append(excess)
     if run.data.source == "generated" and find_task(task.name).makes_data:
         problems.append(f"data=generated: {task.name} always makes its data; leave data out")
+    run = _with_weights(run, problems)
     # From the typed sections: 1 and 1.0 are one learning rate, and one run.
     plain = {**dataclasses.asdict(run), "task": dataclasses.asdict(task)}
     names = RunNames(
@@ -174,10 +175,26 @@ def spec_from_config(
     return RunSpec(run, task, plain, names, command)
 
 
+def _with_weights(run: RunConfig, problems: list[str]) -> RunConfig:
+    """The run with the digest of the weights that it starts from, which its hash is made of."""
+    from noisyexp.training.init_from import weights_digest
+
+    if run.init_from is None:
+        if run.init_weights is not None:
+            problems.append("init_weights: filled in by init_from=<run folder>; leave it out")
+        return run
+    try:
+        return dataclasses.replace(run, init_weights=weights_digest(run.init_from))
+    except NoisyexpError as error:
+        problems.append(f"init_from={run.init_from}: {error}")
+        return run
+
+
 def _expand_homes(plain: dict[str, Any], problems: list[str]) -> None:
     """Folders that begin with ~, which no shell has expanded."""
     data: Any = plain.get("data")
-    for section, key, name in ((plain, "run_root", "run_root"), (data, "root", "data.root")):
+    places = ((plain, "run_root", "run_root"), (plain, "init_from", "init_from"))
+    for section, key, name in (*places, (data, "root", "data.root")):
         text = section.get(key) if isinstance(section, dict) else None
         if isinstance(text, str) and text.startswith("~"):
             section[key] = os.path.expanduser(text)

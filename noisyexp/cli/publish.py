@@ -2,10 +2,12 @@
 
 A run goes to the row of a table that it is a run of. With to=pilot it goes to the runs of the
 reference arm that decided a task's settings, with to=grid to those of a setting that the reference
-does not have.
+does not have. With to=weights the weights with which the result was measured go to results/weights,
+the record beside them.
 
 Examples:
     noisyexp publish runs/ptb/nah-paper-s0-0123456789ab
+    noisyexp publish to=weights runs/unique_count/nan_normal-cpu-s0-0123456789ab
     noisyexp publish to=grid runs/ptb_char/nani-cpu-s1-0123456789ab
 """
 
@@ -24,8 +26,13 @@ from noisyexp.records.publish import publish
 from noisyexp.records.run_record import load_record
 from noisyexp.report.pilot import TITLES, check_arms
 from noisyexp.schema import option
+from noisyexp.training import weights_file
+from noisyexp.training.load import find_trained
+from noisyexp.training.weights_file import FOLDER, SUFFIX
 
-ROW = "row"
+ROW, WEIGHTS = "row", "weights"
+LARGEST = 10e6
+"""Bytes of a file of weights that go into the repository at most."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Arguments:
     """Of the command line."""
 
     runs: list[str] = option("folders of runs")
-    to: str = option("what the runs are evidence of", choices=(ROW, *TITLES))
+    to: str = option("what the runs are evidence of", choices=(ROW, WEIGHTS, *TITLES))
     replace: bool = option("overwrite another record of the same row, scale and seed")
 
 
@@ -61,6 +68,33 @@ def publish_for_choice(kind: str, run: Path, results: Path) -> Path:
     return target
 
 
+def publish_weights(run: Path, root: Path, replace: bool = False) -> Path:
+    """Write the weights of a complete run to results/weights/<task>/<row or unit>, with its record.
+
+    Raises:
+        RecordError: the run is not complete, its weights are large, or others are there and
+            `replace` is false.
+        CheckpointError: its checkpoint is damaged.
+    """
+    record = load_record(run / "run.json", str(run / "run.json"))
+    if not record.complete:
+        raise RecordError(f"{run} is a run that is {record.status}; weights are of complete runs")
+    found = find_trained(run)
+    row = (record.experiment or record.act).rpartition("/")[2].replace("nan_normal", "nan")
+    target = root / FOLDER / record.task / f"{row}{SUFFIX}"
+    beside = target.with_suffix(".json")
+    content = (run / "run.json").read_bytes()
+    if beside.exists() and beside.read_bytes() != content and not replace:
+        raise RecordError(f"{target} is there, of another run; publish with replace=true")
+    size = sum(value.nbytes for value in found.model.values() if hasattr(value, "nbytes"))
+    if size > LARGEST:
+        raise RecordError(f"{run}: {size / 1e6:.0f} MB of weights; at most {LARGEST / 1e6:.0f} MB")
+    state = {"model": found.model, "step": found.step, "callbacks": found.callbacks}
+    weights_file.write(target, {**state, "config_hash": record.config_hash})
+    atomic_write_bytes(beside, content)
+    return target
+
+
 def run(arguments: Sequence[str], root: Path) -> None:
     """Publish every run of the command line and print the path of its record."""
     defaults = {"to": ROW, "replace": False}
@@ -69,9 +103,12 @@ def run(arguments: Sequence[str], root: Path) -> None:
     for folder in map(Path, given.runs):
         if given.to == ROW:
             target = publish(folder / "run.json", results, given.replace)
+        elif given.to == WEIGHTS:
+            target = publish_weights(folder, root, given.replace)
         else:
             target = publish_for_choice(given.to, folder, results)
-        print(f"record: {target.relative_to(root)}")
+        what = "weights" if given.to == WEIGHTS else "record"
+        print(f"{what}: {target.relative_to(root)}")
 
 
 def main(arguments: Sequence[str], root: Path | None = None) -> int:

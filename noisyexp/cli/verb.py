@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from noisyexp.errors import NoisyexpError, RecordError
+from noisyexp.errors import ConfigError, NoisyexpError, RecordError
 from noisyexp.fileio import ADVICE, explain, read_json
 
 
@@ -39,6 +39,29 @@ def print_text(text: str) -> None:
     else:
         buffer.write(text.encode("utf-8"))
     sys.stdout.flush()
+
+
+def place_of(run: str | None, weights: str | None) -> str:
+    """The run folder or the name of published weights that a command line chooses.
+
+    Args:
+        run: folder of a run, or None.
+        weights: "last" or "best" of the run; without one the name of published weights.
+
+    Raises:
+        ConfigError: neither is given, or weights that a run does not have.
+        RecordError: no such published weights.
+    """
+    from noisyexp.training import weights_file
+
+    if run is not None:
+        if weights not in (None, "last", "best"):
+            raise ConfigError([f"weights={weights}: of a run expected last or best"])
+        return run
+    if weights in (None, "last", "best"):
+        raise ConfigError(["no model given: run=<folder>, or weights=<name in results/weights>"])
+    weights_file.find(str(weights))
+    return str(weights)
 
 
 def check_task(folder: Path, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 NOT_HASHED = (
     "run_root", "device", "threads", "progress", "logger", "checkpoint", "row", "data.root",
-    "task.workers", "training.cuda_graph", "training.accumulate",
+    "task.workers", "training.cuda_graph", "training.accumulate", "init_from",
 )  # fmt: skip
 """Keys that change at most the last bits of the result: runs that differ only here are one run.
 
@@ -29,5 +29,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
         for part in path:
             section = section.get(part, {})
         section.pop(last, None)
+    if kept.get("init_weights") is None:  # a key that came later
+        kept.pop("init_weights", None)
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]

@@ -17,7 +17,7 @@ NAMES = ("task", "act", "scale", "data", "experiment", "seed", "status")
 """What a run is called, before its settings."""
 NOT_SETTINGS = (
     "seed", "device", "threads", "run_root", "progress", "deterministic", "logger", "checkpoint",
-    "row", "scale", "data", "act.label", "task.name", "task.workers",
+    "row", "scale", "data", "init_from", "act.label", "task.name", "task.workers",
 )  # fmt: skip
 """Keys of a configuration that change no number, or that have a name of their own."""
 

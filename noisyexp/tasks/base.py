@@ -13,6 +13,7 @@ from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.activations.share import Share
+from noisyexp.errors import ConfigError
 from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
 from noisyexp.tasks.size import Size
@@ -96,6 +97,21 @@ class Look:
     panels: tuple[Panel, ...] = ()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a language model is asked to write.
+
+    Attributes:
+        prompt: read before writing.
+        temperature: scores are divided by it before a token is drawn; 0 takes the likeliest.
+        samples: number of continuations.
+    """
+
+    prompt: str
+    temperature: float
+    samples: int
+
+
 class Task(ABC):
     """One experiment: its data, its model, its loss and its metrics.
 
@@ -177,6 +193,14 @@ class Task(ABC):
     def look(self, model: nn.Module, device: device) -> Look:
         """A few examples with the model's answers, for people; the model is in evaluation mode."""
         return Look(f"{self.config.name} has no examples to show")
+
+    def write(self, model: nn.Module, device: device, wanted: Wanted) -> list[str]:
+        """Texts of a language model; the model is in evaluation mode.
+
+        Raises:
+            ConfigError: the task is none of language.
+        """
+        raise ConfigError([f"{self.config.name} is no language model: it takes no prompt"])
 
     def findings(self, model: nn.Module, device: device) -> dict[str, Any]:
         """What figures need of the final model beside metrics: numbers, texts, lists and dicts.

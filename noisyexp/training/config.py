@@ -181,4 +181,8 @@ class RunConfig:
     checkpoint: CheckpointConfig = option("checkpoints")
     logger: LoggerConfig = option("loggers")
     data: DataConfig = option("data")
+    init_from: str | None = option(
+        "run folder, or name in results/weights, whose weights the run starts from"
+    )
+    init_weights: str | None = option("digest of these weights; filled in, and part of the hash")
     row: dict[str, Any] | None = option("the table row that this run belongs to")

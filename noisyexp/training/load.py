@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from noisyexp.fileio import read_json
 from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import build
 from noisyexp.tasks import Task, find_task
-from noisyexp.training import checkpoint
+from noisyexp.training import checkpoint, weights_file
 from noisyexp.training.config import ActConfig, AnnealConfig
 from noisyexp.training.older import load_model
 from noisyexp.training.sessions import check_same_files
@@ -34,19 +35,90 @@ class LoadedRun:
         task: prepared.
         model: with the weights of `step`, in evaluation mode.
         step: finished updates of these weights.
+        precision: of the run's forward pass.
+        recorded: row of the run's curve with these weights, with the test metrics if its result was
+            measured with them.
     """
 
     task: Task
     model: nn.Module
     step: int
+    precision: str = "fp32"
+    recorded: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> LoadedRun:
+@dataclass(frozen=True)
+class Trained:
+    """Weights on disk, and the run that they are of.
+
+    Attributes:
+        place: run folder or file of published weights, for messages.
+        config: of the record.
+        model: state of the model.
+        step: finished updates of these weights.
+        callbacks: state of the callbacks at the end of the run.
+        recorded: see `LoadedRun`.
+    """
+
+    place: Path
+    config: dict[str, Any]
+    model: Mapping[str, Any]
+    step: int
+    callbacks: Mapping[str, Any]
+    recorded: Mapping[str, Any]
+
+
+def find_trained(place: str | Path, weights: str | None = None) -> Trained:
+    """The weights of a run folder, or published ones by their name.
+
+    Args:
+        place: folder of a run, or a name as unique_count/curriculum_nan.
+        weights: "last" or "best" (of the validation metric that selects); None takes those with
+            which the run's result was measured. Published ones are these.
+
+    Raises:
+        RecordError: neither a run folder nor a name.
+        CheckpointError: no such checkpoint, or a damaged one.
+    """
+    folder = Path(place)
+    if not folder.is_dir() and str(place) in weights_file.names():
+        file = weights_file.find(str(place))
+        record, config, digest = _recorded(file.with_suffix(".json"), file)
+        state = weights_file.read(file)
+        if digest is not None and state["config_hash"] != digest:
+            raise CheckpointError(f"{file} and the record beside it are of different runs")
+        return _trained(file, record, state, state["callbacks"])
+    record, config, digest = _recorded(folder / "run.json", folder)
+    wanted = weights or str(config.get("training", {}).get("use_weights", "last"))
+    state = _checkpoint(folder / checkpoint.LAST, digest)
+    try:
+        callbacks = state["callbacks"]
+        if wanted == "best":
+            state = _checkpoint(folder / checkpoint.BEST, digest)
+        return _trained(folder, record, state, callbacks)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint in {folder} is not of this run: {error}") from error
+
+
+def _trained(
+    place: Path, record: Mapping[str, Any], state: Mapping[str, Any], callbacks: Mapping[str, Any]
+) -> Trained:
+    step = int(state["step"])
+    rows = [*(record.get("curve") or []), record.get("final") or {}]
+    known: dict[str, Any] = {}
+    for row in rows:
+        known |= row if row.get("step") == step else {}
+    return Trained(place, record["config"], state["model"], step, callbacks, known)
+
+
+def load_run(
+    folder: str | Path, weights: str | None = "last", root: Path | None = None
+) -> LoadedRun:
     """Read task, model and weights from a run folder; nothing is written.
 
     Args:
-        folder: with run.json and the checkpoints.
-        weights: "last" or "best" (of the validation metric that selects).
+        folder: with run.json and the checkpoints, or the name of published weights.
+        weights: see `find_trained`.
         root: folder of the data sets; default as in run.py, NOISYEXP_DATA or "data".
 
     Raises:
@@ -54,50 +126,49 @@ def load_run(folder: Path, weights: str = "last", root: Path | None = None) -> L
         CheckpointError: no checkpoint, or one of another model.
         DataError: the data are missing, or are not those of the run.
     """
-    config, digest = _recorded(folder)
+    found = find_trained(folder, weights)
+    config, place = found.config, found.place
     problems: list[str] = []
     name = str(config["task"]["name"])
     try:
         kind = find_task(name)
         filled = _filled(config, f"task/{name}", "task"), _filled(config, "config", "act")
     except (ValueError, TypeError, OmegaConfBaseException) as error:
-        raise RecordError(f"{folder} was made by another version: {error}") from error
+        raise RecordError(f"{place} was made by another version: {error}") from error
     task_config = build(kind.config_type, filled[0], "task", problems)
     act = build(ActConfig, filled[1], "act", problems)
     anneal = build(AnnealConfig, config["anneal"], "anneal", problems)
     if task_config is None or act is None or anneal is None or problems:
-        raise RecordError(f"{folder} was made by another version: {'; '.join(problems)}")
+        raise RecordError(f"{place} was made by another version: {'; '.join(problems)}")
     task = kind(task_config, config["data"]["source"], config["seed"])
     files = task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")).expanduser())
-    state = _checkpoint(folder / checkpoint.LAST, digest)
     try:
-        check_same_files(state["callbacks"].get("Sessions", {}), files)
+        check_same_files(found.callbacks.get("Sessions", {}), files)
         if task.curriculum is not None:
-            task.curriculum.load_state_dict(state["callbacks"]["FollowCurriculum"])
-        if weights == "best":
-            state = _checkpoint(folder / checkpoint.BEST, digest)
-        held, step = state["model"], int(state["step"])
+            task.curriculum.load_state_dict(found.callbacks["FollowCurriculum"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the checkpoint in {folder} is not of this run: {error}") from error
+        raise CheckpointError(f"the checkpoint in {place} is not of this run: {error}") from error
     model = task.build_model(act.spec())
     try:
-        load_model(model, held)
+        load_model(model, found.model)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the weights in {folder} are of another model: {error}") from error
+        raise CheckpointError(f"the weights in {place} are of another model: {error}") from error
     if anneal.schedule != "none":  # the expectation of some units depends on c
         schedule = SCHEDULES[anneal.schedule](anneal.start, anneal.floor, anneal.every)
-        set_noise_level(model, schedule(max(step - 1, 0)))
-    return LoadedRun(task, model.eval(), step)
+        set_noise_level(model, schedule(max(found.step - 1, 0)))
+    return LoadedRun(
+        task, model.eval(), found.step, config.get("precision", "fp32"), found.recorded
+    )
 
 
-def _recorded(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """Configuration of the run in `folder`, and its hash if the record names it.
+def _recorded(file: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """A record, the configuration in it, and its hash if the record names it.
 
     Raises:
         RecordError: no record there, or one without the sections that are needed.
     """
     try:
-        record = read_json(folder / "run.json")
+        record = read_json(file)
         config, digest = record["config"], record.get("config_hash")
         seed, source = config["seed"], config["data"]["source"]
         sections = [config[name] for name in ("task", "act", "anneal", "data")]
@@ -107,7 +178,7 @@ def _recorded(folder: Path) -> tuple[dict[str, Any], str | None]:
             raise ValueError("its configuration is damaged")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{folder} is not the folder of a run: {error}") from error
-    return config, digest if isinstance(digest, str) else None
+    return record, config, digest if isinstance(digest, str) else None
 
 
 def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def start_record(
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration less the folders of one machine."""
-    kept = {key: value for key, value in config.items() if key != "run_root"}
+    kept = {key: value for key, value in config.items() if key not in ("run_root", "init_from")}
     kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     return kept
 

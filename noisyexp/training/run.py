@@ -39,6 +39,7 @@ from noisyexp.training.config import RunConfig
 from noisyexp.training.device import setup_torch
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import RunNames, check_held, locked, run_folder
+from noisyexp.training.init_from import start_from
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
 from noisyexp.training.memory import is_out_of_memory
 from noisyexp.training.older import load_model
@@ -231,7 +232,8 @@ def _train(
     )
     trainer = build_trainer(spec, task, device, [sessions, *extra], [stop], processes)
     record.update(describe_task(task, trainer.model))
-    _restore(trainer, folder, spec.digest)
+    if not _restore(trainer, folder, spec.digest) and config.init_from is not None:
+        start_from(trainer.model, config.init_from, config.init_weights)
     try:
         trainer.fit()
         if processes.rank > 0:  # the first process measures
@@ -255,15 +257,15 @@ def _train(
         sessions.describe(record)
 
 
-def _restore(trainer: Trainer, folder: Path, digest: str) -> None:
-    """Go on from the newest checkpoint of the folder, if there is one.
+def _restore(trainer: Trainer, folder: Path, digest: str) -> bool:
+    """Go on from the newest checkpoint of the folder; whether there is one.
 
     Raises:
         CheckpointError: it cannot be one of this run.
     """
     state = checkpoint.load_newest(folder, trainer.device, digest)
     if state is None:
-        return
+        return False
     again = f"Delete {folder} to start this run from the beginning."
     wrong = plausible.problem(trainer, state)
     if wrong is not None:
@@ -277,6 +279,7 @@ def _restore(trainer: Trainer, folder: Path, digest: str) -> None:
             f"the checkpoint in {folder} does not fit this version of the code: {error}. {again}"
         ) from error
     print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
+    return True
 
 
 def _best(trainer: Trainer) -> dict[str, float]:
@@ -390,9 +393,7 @@ def _callbacks(spec: RunSpec, task: Task, shown: bool) -> list[Callback]:
     if log.wandb != "off":
         made.append(_wandb(spec))
     made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
-    save = config.checkpoint
-    made.append(checkpoint.Checkpoint(folder, save.every_seconds, save.every_steps, spec.digest))
-    return made
+    return [*made, files]
 
 
 def _wandb(spec: RunSpec) -> WandbLogger:

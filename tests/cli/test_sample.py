@@ -84,8 +84,8 @@ def test_a_picture_that_cannot_be_written(
     ("arguments", "message"),
     [
         (["rn=x"], "rn='x': no such key. Did you mean run?"),
-        ([], "run: missing (folder of a run)"),
-        (["run=x", "weights=first"], "weights='first': choose from last, best"),
+        ([], "no model given: run=<folder>, or weights="),
+        (["run=x", "weights=first"], "weights=first: of a run expected last or best"),
         (["run=nowhere"], "nowhere is not the folder of a run"),
     ],
 )

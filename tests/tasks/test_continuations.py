@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel
+from noisyexp.tasks.base import Wanted
 from noisyexp.tasks.ptb import PTB
 from noisyexp.tasks.text.word_model import WordModelConfig
 
@@ -77,3 +79,27 @@ def test_what_is_shown_of_a_run() -> None:
     assert text.count("\n") == 28 and task.look(model, CPU).text == text
     for place, share in task.saturated(model, CPU).items():
         assert f"\n  {place:<5} {share:4.1f} %" in text
+
+
+def test_a_prompt_is_continued_by_the_likeliest_words() -> None:
+    """At temperature 0 each word is the argmax of the whole text read again from a zero state."""
+    task, model = prepared("reference")
+    words = task.corpus.vocab.lookup_tokens(list(range(3, 6)))
+    (text,) = task.write(model, CPU, Wanted(" ".join(words), 0.0, 1))
+    found = torch.tensor(task.corpus.vocab.lookup_indices(text.split()))
+    assert text.split()[:3] == words and len(found) == 3 + 60
+    with torch.no_grad():
+        logits, _ = model(found[:-1].unsqueeze(1), model.zero_state(1))
+    assert torch.equal(logits[2:, 0].argmax(-1), found[3:])
+
+
+def test_samples_differ_and_repeat_and_prompts_must_be_readable() -> None:
+    task, model = prepared("reference")
+    word = task.corpus.vocab.lookup_token(3)
+    texts = task.write(model, CPU, Wanted(word, 2.0, 3))
+    assert len(set(texts)) == 3 and texts == task.write(model, CPU, Wanted(word, 2.0, 3))
+    for prompt, message in (("", "is empty"), ("never-seen", "has never seen 'never-seen'")):
+        if prompt and "<unk>" in task.corpus.vocab:
+            continue
+        with pytest.raises(DataError, match=message):
+            task.write(model, CPU, Wanted(prompt, 1.0, 1))

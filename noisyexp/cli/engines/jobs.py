@@ -90,6 +90,9 @@ class Job:
 def payload(spec: RunSpec) -> dict[str, Any]:
     """All that makes a run, as plain values; its folders as seen from everywhere."""
     plain = {**spec.plain, "run_root": str(Path(spec.config.run_root).absolute())}
+    start = spec.config.init_from
+    if start is not None and Path(start).is_dir():
+        plain["init_from"] = str(Path(start).absolute())
     plain["data"] = {**plain["data"], "root": str(Path(spec.config.data.root).absolute())}
     names = dataclasses.asdict(spec.names)
     return {"plain": plain, "names": names, "command": spec.command, "digest": spec.digest}

@@ -17,10 +17,10 @@ from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
+from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput, Wanted
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
 from noisyexp.tasks.size import Size, linear, recurrent
-from noisyexp.tasks.text.continuations import CHARACTERS, describe
+from noisyexp.tasks.text.continuations import CHARACTERS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
 from noisyexp.tasks.text.streams import num_windows, to_streams, window
 
@@ -185,6 +185,11 @@ class PTBChar(FixedShapeTask):
         if nats is None:
             return {}
         return {name: nats / math.log(2) for name in ("valid_bpc", "test_bpc")}
+
+    def write(self, model: nn.Module, device: torch.device, wanted: Wanted) -> list[str]:
+        """Continuations of a prompt."""
+        assert isinstance(model, LanguageModel)
+        return continuations(model, self.corpus.vocab, device, CHARACTERS, wanted)
 
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """What the model writes after the first words of the validation text, and what is hard."""

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from noisyexp.activations import derive_seed
 from noisyexp.data.vocab import Vocab
+from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel
+from noisyexp.tasks.base import Wanted
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Amounts:
 CHARACTERS = Amounts(80, 300, 20_000, "")
 WORDS = Amounts(20, 60, 2_000, " ")
 
+UNKNOWN = "<unk>"
+"""What words outside of the dictionary become, as in the text that the model was trained on."""
+
 TEMPERATURE = 0.8
 STREAMS = 10
 
@@ -49,6 +54,7 @@ def write(
     count: int,
     temperature: float,
     device: torch.device,
+    sample: int = 0,
 ) -> Tensor:
     """`count` tokens that the model puts after `prompt`, the same at every call.
 
@@ -58,11 +64,13 @@ def write(
         count: number of tokens.
         temperature: scores are divided by it before one is drawn; 0 takes the likeliest.
         device: of the model.
+        sample: number of the continuation; others draw other tokens.
 
     Returns:
         (count,) int64.
     """
-    generator = torch.Generator().manual_seed(derive_seed("ptb_char", "look"))
+    draw = (sample,) if sample else ()  # the first draws what it always drew
+    generator = torch.Generator().manual_seed(derive_seed("ptb_char", "look", *draw))
     logits, state = model(prompt.to(device).unsqueeze(1), model.zero_state(1))
     written = []
     for _ in range(count):
@@ -108,6 +116,42 @@ def hard_tokens(
         taken = wrong.most_common(1)[0][0] if wrong else token
         share = 100.0 * float(totals[token] / totals.sum())
         found.append((token, share, float(bits[here].mean()), taken))
+    return found
+
+
+def continuations(
+    model: LanguageModel,
+    vocab: Vocab,
+    device: torch.device,
+    amounts: Amounts,
+    wanted: Wanted,
+) -> list[str]:
+    """What the model writes behind a prompt, each continuation with the prompt before it.
+
+    Args:
+        model: in evaluation mode.
+        vocab: of the model.
+        device: of the model.
+        amounts: `CHARACTERS` or `WORDS`.
+        wanted: prompt, temperature and how many.
+
+    Raises:
+        DataError: the prompt is empty, or has symbols that the model never saw.
+    """
+    tokens = list(wanted.prompt) if amounts.between == "" else wanted.prompt.split()
+    unknown = [token for token in tokens if token not in vocab]
+    if unknown and UNKNOWN in vocab and amounts.between:
+        tokens = [token if token in vocab else UNKNOWN for token in tokens]
+    elif unknown or not tokens:
+        said = (
+            f"the model has never seen {', '.join(map(repr, unknown))}" if unknown else "is empty"
+        )
+        raise DataError(f"prompt={wanted.prompt!r}: {said}")
+    prompt = torch.tensor(vocab.lookup_indices(tokens))
+    found = []
+    for sample in range(wanted.samples):
+        written = write(model, prompt, amounts.written, wanted.temperature, device, sample)
+        found.append(amounts.read(torch.cat([prompt, written]), vocab))
     return found
 
 

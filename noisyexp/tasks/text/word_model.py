@@ -18,10 +18,10 @@ from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput
+from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput, Wanted
 from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.text import generated
-from noisyexp.tasks.text.continuations import WORDS, describe
+from noisyexp.tasks.text.continuations import WORDS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
 from noisyexp.tasks.text.streams import num_windows, to_streams, window
 
@@ -228,6 +228,11 @@ class WordLanguageModel(FixedShapeTask):
         """Perplexity of the best possible predictor of the generated language."""
         nats = self.corpus.floor_nats
         return {} if nats is None else {"valid_ppl": math.exp(nats), "test_ppl": math.exp(nats)}
+
+    def write(self, model: nn.Module, device: torch.device, wanted: Wanted) -> list[str]:
+        """Continuations of a prompt."""
+        assert isinstance(model, LanguageModel)
+        return continuations(model, self.corpus.vocab, device, WORDS, wanted)
 
     def look(self, model: nn.Module, device: torch.device) -> Look:
         """What the model writes after the first words of the validation text, and what is hard."""

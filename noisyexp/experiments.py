@@ -1,0 +1,152 @@
+"""Experiments from Python: run one, load a finished one, measure it, read any records.
+
+from noisyexp.experiments import evaluate, load, records, run
+
+Every error that is the user's is a `noisyexp.errors.NoisyexpError` with one clear message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from noisyexp.cli.run import read_words
+from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.kernels.precision import operand_dtype
+from noisyexp.report.run_set import find_runs
+from noisyexp.tasks.base import Wanted
+from noisyexp.training.device import chosen_device
+from noisyexp.training.load import LoadedRun, load_run
+from noisyexp.training.run import execute
+from noisyexp.training.trainer import PRECISIONS
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Finished", "LoadedRun", "evaluate", "frame", "load", "records", "run", "sample"]
+
+
+class Finished(NamedTuple):
+    """A run that has ended; `record, model = run(...)[:2]`.
+
+    Attributes:
+        record: content of its run.json.
+        model: in evaluation mode, with the weights of its result; None if the run diverged.
+        folder: where it was written, which `load` takes.
+    """
+
+    record: dict[str, Any]
+    model: nn.Module | None
+    folder: Path
+
+
+def run(overrides: str | Sequence[str]) -> Finished:
+    """Do one run in this process, or read it if it is finished; an interrupted one goes on.
+
+    Args:
+        overrides: the words of `noisyexp run`: ["task=ptb", "act=nah", "scale=cpu"], or one text
+            with blanks between them.
+
+    Raises:
+        ConfigError: with every mistake in the words.
+        NoisyexpError: data are missing, or another process works at the run.
+        noisyexp.training.signals.Interrupted: a signal came; the same call goes on.
+    """
+    words = overrides.split() if isinstance(overrides, str) else list(overrides)
+    specs = read_words(words)
+    if len(specs) != 1:
+        raise ConfigError([f"{len(specs)} runs in one call: give one value for each key"])
+    outcome = execute(specs[0])
+    done = outcome.record["status"] == "complete"
+    root = Path(specs[0].config.data.root)
+    model = load_run(outcome.folder, None, root).model if done else None
+    return Finished(outcome.record, model, outcome.folder)
+
+
+def load(place: str | Path, weights: str | None = None, data: Path | None = None) -> LoadedRun:
+    """Task with its data, model and weights of a run.
+
+    Args:
+        place: folder of a run, or the name of published weights as "unique_count/curriculum_nan".
+        weights: "last" or "best"; None takes those with which its result was measured.
+        data: folder of the data sets; default NOISYEXP_DATA or "data".
+
+    Raises:
+        RecordError: there is no such run.
+        CheckpointError: its weights are missing or damaged.
+        DataError: the data are missing, or are not those of the run.
+    """
+    return load_run(place, weights, data)
+
+
+def evaluate(loaded: LoadedRun, device: str = "auto") -> dict[str, float]:
+    """Validation and test metrics, noise replaced by its expectation, in the run's precision.
+
+    Args:
+        loaded: from `load`. A task of one's own data in `loaded.task` is measured as well.
+        device: "auto", "cpu" or "cuda"; the model is moved there.
+    """
+    place = torch.device(chosen_device(device))
+    model = loaded.model.to(place).eval()
+    dtype = PRECISIONS[loaded.precision]
+    half = dtype != torch.float32 and operand_dtype(dtype, place) is not None
+    with torch.no_grad(), torch.autocast(place.type, dtype=dtype, enabled=half):
+        return {**loaded.task.validate(model, place), **loaded.task.test(model, place)}
+
+
+def sample(loaded: LoadedRun, prompt: str, temperature: float = 0.8, samples: int = 1) -> list[str]:
+    """What a language model writes behind a prompt; the same texts at every call.
+
+    Args:
+        loaded: from `load`, its model on the CPU.
+        prompt: words, or characters for the task ptb_char.
+        temperature: 0 takes the likeliest token every time.
+        samples: number of texts.
+
+    Raises:
+        ConfigError: the run is none of a language model.
+        DataError: the prompt is empty or has symbols that the model cannot read.
+    """
+    device = next(loaded.model.parameters()).device
+    with torch.no_grad():
+        return loaded.task.write(loaded.model, device, Wanted(prompt, temperature, samples))
+
+
+def records(paths: str | Path | Iterable[str | Path] = "runs") -> list[dict[str, Any]]:
+    """Runs below folders and in record files as plain rows: names, settings, cost and results.
+
+    Keys are those of `noisyexp report`: "task", "act", "seed", "training.lr", "test_ppl", ... Files
+    that are no records are left out.
+
+    Raises:
+        RecordError: a path does not exist, or there is no run in any of them.
+    """
+    several = [paths] if isinstance(paths, str | Path) else list(paths)
+    found, _ = find_runs([Path(path) for path in several])
+    return [
+        {
+            **one.settings,
+            "config_hash": one.record.config_hash,
+            "path": str(one.path),
+            **{f"cost.{key}": value for key, value in one.record.cost.items()},
+            **one.record.final,
+        }
+        for one in found
+    ]
+
+
+def frame(paths: str | Path | Iterable[str | Path] = "runs") -> pandas.DataFrame:
+    """The rows of `records` as a pandas.DataFrame.
+
+    Raises:
+        NoisyexpError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise NoisyexpError("frame needs pandas: run pip install pandas") from error
+    return pandas.DataFrame(records(paths))

@@ -1,0 +1,109 @@
+"""Published weights: written from a run, found by name, and the same model as the run's."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import noisyexp.cli.evaluate as evaluate
+import noisyexp.cli.sample as sample
+import noisyexp.training.weights_file as weights_file
+from noisyexp.cli.publish import main as publish_main
+from noisyexp.errors import CheckpointError, RecordError
+from noisyexp.experiments import evaluate as measure
+from noisyexp.experiments import frame, load, records, run
+from noisyexp.places import CHECKOUT
+from noisyexp.report.run_set import find_runs
+
+OPTIONS = "task=unique_count scale=smoke act=nah threads=1 device=cpu progress=off"
+ANNEALED = "anneal.schedule=interval anneal.every=8 training.use_weights=best"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run with annealed noise, whose result is that of its best weights."""
+    root = tmp_path_factory.mktemp("runs")
+    record, model, folder = run(f"{OPTIONS} {ANNEALED} run_root={root}")
+    assert record["status"] == "complete" and model is not None and not model.training
+    # The second call reads what is there.
+    again = run([*OPTIONS.split(), *ANNEALED.split(), f"run_root={root}"])
+    assert again.record == record
+    assert all(torch.equal(*pair) for pair in
+               zip(model.parameters(), again.model.parameters(), strict=True))  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with the weights of the run."""
+    pytest.importorskip("safetensors")
+    assert publish_main(["to=weights", str(finished)], tmp_path) == 0
+    monkeypatch.setattr(weights_file, "project_root", lambda: tmp_path)
+    return tmp_path
+
+
+def test_published_weights_are_those_of_the_result(
+    root: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Metrics of the loaded file against the record, to the last bit: same weights and same c."""
+    assert weights_file.names() == ["unique_count/nah"]
+    loaded, own = load("unique_count/nah"), load(finished)
+    recorded = records(finished)[0]
+    assert loaded.step == own.step == recorded["step"]
+    found = measure(loaded, "cpu")
+    assert found and found == {name: recorded[name] for name in found}
+    assert found == measure(own, "cpu")
+    assert evaluate.main(["weights=unique_count/nah", "device=cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  valid_loss {recorded['valid_loss']:.4g}  (recorded:" in lines[1] + lines[2]
+
+
+def test_names_and_files_that_are_wrong_are_one_line(
+    root: Path, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(RecordError, match=r"choose from unique_count/nah\. Did you mean"):
+        weights_file.find("unique_count/nahh")
+    assert sample.main(["weights=worst"]) == 1 and sample.main([]) == 2
+    assert sample.main([f"run={finished}", "weights=worst"]) == 2
+    assert "of a run expected last or best" in capsys.readouterr().err
+    assert sample.main(["weights=unique_count/nah", "prompt=a"]) == 2
+    assert "unique_count is no language model" in capsys.readouterr().err
+    file = weights_file.find("unique_count/nah")
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="no file of weights"):
+        load("unique_count/nah")
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    text = (other / "run.json").read_text()
+    (other / "run.json").write_text(text.replace('"reason": null', '"reason": "x"'))
+    assert publish_main(["to=weights", str(other)], root) == 1
+    assert "replace=true" in capsys.readouterr().err
+
+
+def test_rows_and_frame_have_settings_cost_and_results(finished: Path) -> None:
+    (row,), ((one,), _) = records([finished]), find_runs([finished])
+    assert row["anneal.every"] == 8 and row["seed"] == 0 and row["act"] == "nah"
+    assert row["valid_loss"] == one.record.final["valid_loss"]
+    assert row["cost.train_s"] == one.record.cost["train_s"]
+    table = pytest.importorskip("pandas") and frame([finished])
+    assert table.loc[0, "valid_loss"] == row["valid_loss"] and len(table) == 1
+
+
+def test_the_repositorys_weights_fit_their_records_and_are_small() -> None:
+    pytest.importorskip("safetensors")
+    files = sorted((CHECKOUT / weights_file.FOLDER).rglob("*"))
+    assert sum(os.path.getsize(file) for file in files) < 25e6
+    for name in weights_file.names(CHECKOUT):
+        file = weights_file.find(name, CHECKOUT)
+        (found,), left_out = find_runs([file.with_suffix(".json")])
+        state = weights_file.read(file)
+        assert not left_out and found.record.complete
+        assert state["config_hash"] == found.record.config_hash
+        assert dataclasses.asdict(found.record)["final"]["step"] == state["step"]
+        model = load(name).model  # strict: every weight, of the right shape
+        assert sum(p.numel() for p in model.parameters()) == found.record.parameters["total"]
