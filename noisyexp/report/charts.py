@@ -29,13 +29,13 @@ def chart_data(groups: Sequence[Group]) -> dict[str, dict[str, list[dict[str, An
     return data
 
 
-def make_chart(groups: Sequence[Group], infos: dict[str, Metric], first: str | None) -> Any:
+def make_chart(groups: Sequence[Group], infos: dict[str, Metric], first: Sequence[str]) -> Any:
     """A Bokeh layout, or None when no run has a curve.
 
     Args:
         groups: one line each.
         infos: titles of metrics.
-        first: metric that is shown first.
+        first: metrics of which the first with a curve is shown at the beginning.
     """
     from bokeh.layouts import column, row
     from bokeh.models import ColumnDataSource, CustomJS, RadioButtonGroup, Select
@@ -43,7 +43,7 @@ def make_chart(groups: Sequence[Group], infos: dict[str, Metric], first: str | N
     data = chart_data(groups)
     if not data:
         return None
-    metric = first if first in data else next(iter(data))
+    metric = next(name for name in [*first, *data] if name in data)
     x = next(iter(data[metric]))
     sources = [ColumnDataSource(dict(entry)) for entry in data[metric][x]]
     figures = {kinds: _figure(groups, sources, kinds, x) for kinds in SCALES}

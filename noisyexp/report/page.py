@@ -13,7 +13,7 @@ from typing import Any
 from noisyexp.errors import NoisyexpError
 from noisyexp.report.charts import make_chart
 from noisyexp.report.group_table import RULE, Report, cells, compared_with, number, problems
-from noisyexp.report.groups import Group
+from noisyexp.report.groups import FIRST, Group
 from noisyexp.report.run_set import Run
 
 COMPONENTS = ("bokeh", "bokeh-widgets")
@@ -47,7 +47,7 @@ def make_page(report: Report) -> str:
     from markupsafe import Markup
 
     infos = {n: i for g in report.groups for run in g.runs for n, i in run.record.metrics.items()}
-    chart = make_chart(report.groups, infos, next(iter(report.metrics), None))
+    chart = make_chart(report.groups, infos, [*report.metrics, *selections(report)])
     script, block = components(chart) if chart is not None else ("", "")
     inline = Resources(mode="inline", components=list(COMPONENTS)).render() if chart else ""
     head, lines = table(report)
@@ -83,6 +83,12 @@ def make_page(report: Report) -> str:
     return text
 
 
+def selections(report: Report) -> list[str]:
+    """The metrics by which the tasks select."""
+    found = dict.fromkeys(run.record.selection for group in report.groups for run in group.runs)
+    return [name for name in found if name is not None]
+
+
 def title(report: Report) -> str:
     """Tasks of the report."""
     return "Runs of " + ", ".join(dict.fromkeys(group.task for group in report.groups))
@@ -101,7 +107,7 @@ def lead(report: Report) -> str:
 
 
 def table(report: Report) -> tuple[list[str], list[list[Cell]]]:
-    """Head and lines of the table of groups, with the numbers to sort by."""
+    """Head and lines of the table of groups: names, numbers to sort by, then other settings."""
     head, lines, best = cells(report)
     rows = []
     for place, (group, line) in enumerate(zip(report.groups, lines, strict=True)):
@@ -112,7 +118,10 @@ def table(report: Report) -> tuple[list[str], list[list[Cell]]]:
                 for j, text in enumerate(line)
             ]
         )
-    return head, rows
+    names = [j for j, key in enumerate(report.keys) if key in FIRST]
+    others = [j for j in range(len(report.keys)) if j not in names]
+    order = [*names, *range(len(report.keys), len(head)), *others]
+    return [head[j] for j in order], [[row[j] for j in order] for row in rows]
 
 
 def sort_values(report: Report, group: Group) -> dict[int, float]:
