@@ -42,8 +42,8 @@ $(VENV)/.experiments: pyproject.toml constraints.txt
 demo: $(VENV)/.experiments  ## train three units on a generated language (two minutes), draw a table and a figure
 	$(BIN)/python scripts/demo.py
 
-test: setup  ## run the test suite (10 to 15 minutes on 2 cores)
-	$(BIN)/python -m pytest
+test: setup  ## run the test suite, a test on each of two cores (about ten minutes)
+	$(BIN)/python -m pytest -n 2
 
 slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

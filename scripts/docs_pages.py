@@ -24,7 +24,9 @@ REFERENCE = "reference/"
 MODULES = {
     "layers": ("noisyexp.nn", "noisyexp.activations"),
     "functional": ("noisyexp.activations.functional",),
-    "experiments": ("noisyexp.tasks", "noisyexp.schema", "noisyexp.records.run_record"),
+    "experiments": (
+        "noisyexp.experiments", "noisyexp.tasks", "noisyexp.schema", "noisyexp.records.run_record",
+    ),
     "reports": (
         "noisyexp.report.run_set", "noisyexp.report.groups", "noisyexp.report.group_table",
         "noisyexp.report.statistics",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Before torch loads OpenMP, for this process and those that tests start: see run.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes of the suite: a core for each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -52,7 +52,9 @@ class Report:
 
 
 def number(value: float) -> str:
-    """Two decimals from 10 on, four digits below."""
+    """Two decimals from 10 on, four digits below; what rounding leaves of 0 is 0."""
+    if abs(value) < ROUNDING:
+        return "0"
     return f"{value:.2f}" if 10 <= abs(value) < 1e5 else f"{value:.4g}"
 
 
@@ -167,6 +169,7 @@ def flat(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
+ROUNDING = 1e-12
 STATUSES = ("complete", "diverged", "failed", "interrupted")
 
 

@@ -109,6 +109,7 @@ def test_a_failed_run_stops_nothing_and_finished_ones_are_published(
     record = json.loads(path.read_text())
     record["config"]["training"]["lr"] *= 2
     record["config_hash"] = config_hash(record["config"])
+    record["config_hash"] = config_hash(record["config"])
     path.write_text(json.dumps(record))
     assert short(run_queue.to_do(root / "queue.yaml", root)) == ["reference 0", "nah 0"]
 

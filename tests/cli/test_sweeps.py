@@ -97,6 +97,7 @@ def test_every_combination_runs_and_is_reported(
     assert len([*(tmp_path / "runs" / "sweeps").iterdir()]) == 2
 
 
+@pytest.mark.slow
 def test_a_diverged_run_stops_nobody(tiny: Run, tmp_path: Path) -> None:
     command = ("--multirun", "training.lr=1e38,1.0", "act=reference")
     for _ in range(2):
@@ -155,6 +156,7 @@ def test_a_failed_run_stops_nobody_and_is_run_again(
     assert [entry["status"] for entry in sweep_list(tmp_path)] == ["complete"] * 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_where_it_was(
     tiny: Run, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +251,7 @@ def test_optuna_is_told_the_selection_metric(tiny: Run, tmp_path: Path) -> None:
     assert f"training.lr: {best.partition('=')[2]}" in text
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_one_run(
     settings: Callable[..., list[str]], records: Records, tmp_path: Path
 ) -> None:
@@ -302,6 +305,7 @@ def test_submitit_on_this_machine(
     assert sweep.returncode == 1 and "1 of 2 runs complete, 1 interrupted" in said
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bits_as_one(
     tiny: Run, settings: Callable[..., list[str]], records: Records, tmp_path: Path
 ) -> None:
@@ -346,4 +350,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     root.write_text("")
     words = ["-m", "task=unique_count", "scale=smoke", "seed=0,1", "progress=off"]
     assert main([*words, f"run_root={root}"]) == 1
-    assert capsys.readouterr() == ("", f"run_root={root}: File exists; choose another\n")
+    assert capsys.readouterr() == (
+        "",
+        f"run_root={root}: File exists; move away what lies where a folder should be\n",
+    )

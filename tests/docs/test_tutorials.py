@@ -109,7 +109,7 @@ def test_a_model_of_ones_own(tmp_path: Path) -> None:
     ((accuracy, _),) = accuracies(out)
     assert accuracy > 0.9
     levels = out.splitlines()[-1].strip("[]").split(", ")
-    assert len(levels) == 3  # tanh and gates of the layer, and the unit
+    assert len(levels) == 6  # three gates, two tanhs, and the unit
     assert {float(level) for level in levels} == {0.5}
 
 

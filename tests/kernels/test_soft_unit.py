@@ -13,6 +13,7 @@ from noisyexp import NoisyGRU, NoisyLSTM
 from noisyexp.activations import make_activation
 from noisyexp.activations.fused import can_fuse, fused_unit
 from noisyexp.kernels import dispatch, library
+from noisyexp.nn.equations import CELLS
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.fused_score import can_fuse_score
 
@@ -86,7 +87,9 @@ def test_a_layer_is_torchs(cell: str, dtype: torch.dtype) -> None:
     x = torch.randn(5, 7, 6, dtype=dtype, requires_grad=True)
     start = (torch.zeros(7, UNITS, dtype=dtype),) * (2 if cell == "lstm" else 1)
     weights = (noisy.weight_ih_l0, noisy.weight_hh_l0, noisy.bias_ih_l0, noisy.bias_hh_l0)
-    output, state = run_fused(dispatch.DIRECT, cell, noisy.units["l0"], x, start, None, weights)
+    output, state = run_fused(
+        dispatch.DIRECT, CELLS[cell], noisy.units["l0"], x, start, None, weights
+    )
     truth, (*truth_state,) = own(x)
     tolerance = 2e-6 if dtype == torch.float32 else 1e-12
     d_output = torch.randn_like(truth)

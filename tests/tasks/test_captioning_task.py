@@ -223,6 +223,7 @@ def test_overfits_64_captions_of_8_images() -> None:
     assert math.log(8) - 0.01 < found < math.log(8) + 1
 
 
+@pytest.mark.slow
 def test_attention_beats_looking_everywhere() -> None:
     """By more than 1 nat; without it colour and order of the things have to be guessed."""
     setting: dict[str, Any] = {

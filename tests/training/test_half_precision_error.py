@@ -51,7 +51,7 @@ def gradients(trainer: Trainer, precision: str) -> tuple[float, dict[str, Tensor
     """Loss and gradients of the first update."""
     trainer.dtype = PRECISIONS[precision]
     trainer.noise.set_step(0)
-    trainer._seed(derive_seed(trainer.noise.seed, "step", 0))
+    trainer.seed_step(derive_seed(trainer.noise.seed, "step", 0))
     trainer.model.zero_grad(set_to_none=True)
     before = copy.deepcopy(trainer.task.state_dict())
     with trainer.autocast():

@@ -60,6 +60,7 @@ def test_files_of_a_run(tmp_path: Path, make_spec: Callable[..., RunSpec]) -> No
 def test_lines_newer_than_the_checkpoint_are_dropped(
     tmp_path: Path, toy_trainer: Callable[..., Trainer]
 ) -> None:
+    (tmp_path / "a").mkdir()
     whole = toy_trainer(callbacks=[MetricsFiles(tmp_path / "a", 1)], steps=2, epochs=2)
     whole.fit()
     first = toy_trainer(steps=2, epochs=2)
