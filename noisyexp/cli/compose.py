@@ -167,7 +167,8 @@ def spec_from_config(
         act=str(choices.get("act")),
         scale=run.scale,
         data=run.data.source,
-        experiment=_own_experiment(choices),
+        # What a debugging run finds is no evidence for a row.
+        experiment=_own_experiment(choices) if run.debug == "none" else None,
         seed=run.seed,
     )
     if names.experiment is None:

@@ -29,7 +29,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
         for part in path:
             section = section.get(part, {})
         section.pop(last, None)
-    if kept.get("init_weights") is None:  # a key that came later
-        kept.pop("init_weights", None)
+    for key, off in (("init_weights", None), ("debug", "none")):  # keys that came later
+        if kept.get(key, off) == off:
+            kept.pop(key, None)
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]

@@ -181,6 +181,11 @@ class RunConfig:
     checkpoint: CheckpointConfig = option("checkpoints")
     logger: LoggerConfig = option("loggers")
     data: DataConfig = option("data")
+    debug: str = option(
+        "overfit: the first batch in every update; profile: of ten updates; anomaly: where a NaN "
+        "comes from",
+        choices=("none", "overfit", "profile", "anomaly"),
+    )
     init_from: str | None = option(
         "run folder, or name in results/weights, whose weights the run starts from"
     )

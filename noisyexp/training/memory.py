@@ -38,3 +38,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "can't allocate memory" in said or "out of memory" in said or "invalid size" in said
     )
+
+
+def out_of_memory_text(error: BaseException) -> str:
+    """What to do about it, in one line."""
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    return (
+        f"not enough memory ({said}): make the batch, the steps or the layers smaller, or take a "
+        "machine with more"
+    )

@@ -26,7 +26,7 @@ from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
 from noisyexp.records.config_hash import config_hash
 from noisyexp.tasks import Task, find_task
-from noisyexp.training import checkpoint, plausible
+from noisyexp.training import checkpoint, debug, plausible
 from noisyexp.training.callbacks import (
     Callback,
     EarlyStopping,
@@ -41,7 +41,7 @@ from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import RunNames, check_held, locked, run_folder
 from noisyexp.training.init_from import start_from
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
-from noisyexp.training.memory import is_out_of_memory
+from noisyexp.training.memory import is_out_of_memory, out_of_memory_text
 from noisyexp.training.older import load_model
 from noisyexp.training.optimizer import build_optimizer
 from noisyexp.training.processes import ALONE, Processes
@@ -145,7 +145,7 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
             if isinstance(error, OSError) and error.errno in ADVICE:
                 raise _cannot_write(folder, error) from error
             if is_out_of_memory(error):
-                raise NoisyexpError(_out_of_memory(error)) from error
+                raise NoisyexpError(out_of_memory_text(error)) from error
             raise
         check_held(folder)
         try:
@@ -192,14 +192,6 @@ def _cannot_write(folder: Path, error: OSError) -> NoisyexpError:
     )
 
 
-def _out_of_memory(error: BaseException) -> str:
-    said = (str(error) or type(error).__name__).splitlines()[0]
-    return (
-        f"not enough memory ({said}): make the batch, the steps or the layers smaller, or take a "
-        "machine with more"
-    )
-
-
 def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
     """The error that is on its way out matters more than a disk too full to record it."""
     path = folder / "run.json"
@@ -230,7 +222,10 @@ def _train(
         },
         record["data_files"],
     )
-    trainer = build_trainer(spec, task, device, [sessions, *extra], [stop], processes)
+    trainer = build_trainer(
+        spec, task, device, [sessions, *extra, *debug.prepare(config.debug, task, folder)],
+        [stop], processes,
+    )  # fmt: skip
     record.update(describe_task(task, trainer.model))
     if not _restore(trainer, folder, spec.digest) and config.init_from is not None:
         start_from(trainer.model, config.init_from, config.init_weights)
