@@ -20,9 +20,9 @@ from pathlib import Path
 from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import RecordError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.fileio import read_json
 from noisyexp.places import project_root
-from noisyexp.records.publish import publish
+from noisyexp.records.publish import copy_record, impersonal, publish
 from noisyexp.records.run_record import load_record
 from noisyexp.report.pilot import TITLES, check_arms
 from noisyexp.schema import option
@@ -64,7 +64,7 @@ def publish_for_choice(kind: str, run: Path, results: Path) -> Path:
     check_arms(kind, [record])
     name = f"{kind}_{record.config['task']['name']}"
     target = results / "records" / name / f"{record.config_hash}.json"
-    atomic_write_bytes(target, source.read_bytes())
+    copy_record(source, target)
     return target
 
 
@@ -83,15 +83,15 @@ def publish_weights(run: Path, root: Path, replace: bool = False) -> Path:
     row = (record.experiment or record.act).rpartition("/")[2].replace("nan_normal", "nan")
     target = root / FOLDER / record.task / f"{row}{SUFFIX}"
     beside = target.with_suffix(".json")
-    content = (run / "run.json").read_bytes()
-    if beside.exists() and beside.read_bytes() != content and not replace:
+    kept = impersonal(read_json(run / "run.json"))
+    if beside.exists() and read_json(beside) != kept and not replace:
         raise RecordError(f"{target} is there, of another run; publish with replace=true")
     size = sum(value.nbytes for value in found.model.values() if hasattr(value, "nbytes"))
     if size > LARGEST:
         raise RecordError(f"{run}: {size / 1e6:.0f} MB of weights; at most {LARGEST / 1e6:.0f} MB")
     state = {"model": found.model, "step": found.step, "callbacks": found.callbacks}
     weights_file.write(target, {**state, "config_hash": record.config_hash})
-    atomic_write_bytes(beside, content)
+    copy_record(run / "run.json", beside)
     return target
 
 

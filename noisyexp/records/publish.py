@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.fileio import atomic_write_bytes, read_json, write_json
 from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.records.schema import FINISHED
+
+FOLDERS = ("run_root=", "data.root=")
+"""Words of a command that name folders of the machine."""
 
 
 def record_path(record: RunRecord, results_root: Path) -> Path:
@@ -34,8 +40,9 @@ def record_path(record: RunRecord, results_root: Path) -> Path:
 
 
 def publish(run_json: Path, results_root: Path, replace: bool = False) -> Path:
-    """Copy the record of a finished run into `results_root/records/`, atomically, byte for byte.
+    """Copy the record of a finished run into `results_root/records/`, atomically.
 
+    What belongs to a machine of one's own is left out, see `impersonal`; every other byte is kept.
     A record of a modified working tree is taken too; the table prints that in a footnote.
 
     Args:
@@ -56,11 +63,37 @@ def publish(run_json: Path, results_root: Path, replace: bool = False) -> Path:
             f"{run_json} is the record of a run that is {record.status!r}; only runs that are "
             f"{' or '.join(FINISHED)} can be published. Start the same command again to finish."
         )
-    content, target = run_json.read_bytes(), record_path(record, results_root)
-    if target.exists() and target.read_bytes() != content and not replace:
+    target = record_path(record, results_root)
+    if target.exists() and read_json(target) != impersonal(read_json(run_json)) and not replace:
         raise RecordError(
             f"{target} exists and differs from {run_json}; evidence is not overwritten silently. "
             f"Delete it, or publish with replace=True."
         )
-    atomic_write_bytes(target, content)
+    copy_record(run_json, target)
     return target
+
+
+def copy_record(run_json: Path, target: Path) -> None:
+    """Write the record to `target` as it is published: see `impersonal`."""
+    raw = read_json(run_json)
+    kept = impersonal(raw)
+    if kept == raw:
+        atomic_write_bytes(target, run_json.read_bytes())
+    else:
+        write_json(target, kept)
+
+
+def impersonal(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without the name of the host, its job, and the folders of runs and data.
+
+    None of them is in the hash of the configuration.
+    """
+    kept = copy.deepcopy(dict(raw))
+    kept.pop("job", None)
+    kept["command"] = [word for word in raw["command"] if not str(word).startswith(FOLDERS)]
+    config = kept["config"]
+    if "run_root" in config:
+        config["run_root"] = Path(str(config["run_root"])).name
+    if isinstance(config.get("data"), dict) and "root" in config["data"]:
+        config["data"]["root"] = Path(str(config["data"]["root"])).name
+    return kept

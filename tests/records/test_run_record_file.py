@@ -75,6 +75,16 @@ def test_publish_names_the_file_and_keeps_every_byte(make_record: Any, tmp_path:
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
+def test_publish_leaves_out_the_machine_of_the_run(make_record: Any, tmp_path: Path) -> None:
+    command = ["run.py", "experiment=table9/nah", "run_root=/home/me/runs", "data.root=/data"]
+    source = make_record(command=command, job={"host": "mine", "id": "12_3"})
+    target = publish(source, tmp_path / "results")
+    kept, raw = json.loads(target.read_text()), json.loads(source.read_text())
+    assert kept.pop("command") == command[:2]
+    assert kept == {k: v for k, v in raw.items() if k not in ("command", "job")}
+    assert publish(source, tmp_path / "results") == target
+
+
 def test_publish_names_by_task_and_by_unusual_data(make_record: Any, tmp_path: Path) -> None:
     plain = publish(make_record(experiment=None, scale="cpu"), tmp_path)
     assert plain.relative_to(tmp_path).as_posix() == "records/ptb/nah-cpu-seed0.json"
