@@ -433,4 +433,4 @@ def test_scripts_with_pairs_say_what_they_take(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="0"):
         sample(["--help"])
     out = capsys.readouterr().out
-    assert "  run          folder of a run" in out and "(default last)" in out
+    assert "  run          folder of a run" in out and "(default 0.8)" in out

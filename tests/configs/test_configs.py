@@ -267,4 +267,4 @@ def test_a_row_is_the_run_that_one_would_type(name: str) -> None:
 
 def test_groups_of_the_help_are_the_folders() -> None:
     folders = {name.split("/")[0] for name in NAMES if "/" in name}
-    assert folders == {*GROUPS, "overlay", "sheet", "sweep"}
+    assert folders == {*GROUPS, "hydra", "overlay", "sheet", "sweep"}
