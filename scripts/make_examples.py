@@ -25,12 +25,12 @@ from noisyexp.cli.verb import exit_code_of
 from noisyexp.data.flickr8k import open_images
 from noisyexp.data.moses import detokenise
 from noisyexp.errors import RecordError
-from noisyexp.fileio import atomic_write_bytes, atomic_write_text
+from noisyexp.fileio import atomic_write_bytes, atomic_write_text, read_json
 from noisyexp.nn.language_model import LanguageModel
 from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.pictures.curves import line_name
 from noisyexp.places import CHECKOUT
-from noisyexp.records.publish import record_path
+from noisyexp.records.publish import impersonal, record_path
 from noisyexp.records.run_record import RunRecord, load_record
 from noisyexp.tasks.captioning import Captioning
 from noisyexp.tasks.captioning.decoding import caption_all, spell
@@ -61,7 +61,7 @@ def published(folder: Path, results: Path) -> RunRecord:
     path = folder / "run.json"
     record = load_record(path, str(path))
     target = record_path(record, results)
-    if not target.is_file() or target.read_bytes() != path.read_bytes():
+    if not target.is_file() or impersonal(read_json(target)) != impersonal(read_json(path)):
         raise RecordError(f"{folder}: {target.name} in results/records is not of this run")
     return record
 
