@@ -55,8 +55,8 @@ def replace_activations(
     already gets the new variant and settings, and keeps p where the new one has it. Calls of
     `torch.tanh` in a `forward` cannot be seen.
 
-    A lone unit that is the last module of the model, in order of registration and modules that
-    only reshape aside, is taken for its output and left alone: a noisy sigmoid leaves [0, 1].
+    A lone unit that is the last module of the model, modules that only reshape aside, is taken for
+    its output and left alone: a noisy sigmoid leaves [0, 1].
 
     All is done, or nothing where there is an error. One warning names what was left alone without
     being asked for, and an optimiser that was made before and lacks the new p.
@@ -71,11 +71,11 @@ def replace_activations(
         settings: settings of the units, for example alpha=1.0, c=0.5.
 
     Returns:
-        What was replaced, in module order, and what was not; print it.
+        What was replaced, in module order, and what was not.
 
     Raises:
-        ValueError: the model itself is such a module (nothing holds it), an unknown variant, a
-            setting out of range, or a name in `include` or `exclude` that matches nothing.
+        ValueError: the model itself is such a module, an unknown variant, a setting out of range,
+            or a name in `include` or `exclude` that matches nothing.
         TypeError: an unknown setting, or one of another type.
     """
     spec = _checked(model, variant, settings)

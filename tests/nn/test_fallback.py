@@ -71,7 +71,8 @@ def test_a_compiler_that_fails_is_reported_and_leaves_nothing(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     with pytest.warns(RuntimeWarning, match="error: no good"):
         assert library() is None
-    assert [path for path in (tmp_path / "cache").rglob("*.so*")] == []
+    left = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert left <= {"lock"}
 
 
 @needs_kernels
