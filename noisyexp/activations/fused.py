@@ -18,6 +18,7 @@ from noisyexp.activations.noise import NoiseSource, fresh_keys, replayed_keys
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
+from noisyexp.kernels.dispatch import backend_of
 from noisyexp.kernels.philox import DeviceKey, DrawKey, blocks_rows_units
 from noisyexp.kernels.precision import to_float
 
@@ -164,7 +165,8 @@ def map_unit(x: Tensor, p: Tensor | None, site: K.Site) -> Tensor:
     """phi(x), x contiguous."""
     value = torch.empty_like(x)
     point_to_p(site, p)
-    K.function("unit_map", x)(site, _size(x), x.data_ptr(), value.data_ptr(), None, None)
+    run = backend_of(x).function("unit_map", x)
+    run(site, _size(x), x.data_ptr(), value.data_ptr(), None, None)
     return value
 
 
@@ -172,17 +174,17 @@ def map_unit_back(
     d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and p, all contiguous."""
-    d_x, size = torch.empty_like(x), _size(x)
-    rows = K.sums_for_p(x.device, size.threads)
-    sums = None if p is None else x.new_zeros(rows, size.units)
+    d_x, size, backend = torch.empty_like(x), _size(x), backend_of(x)
+    sums = None if p is None else x.new_zeros(backend.sums_for_p(size.threads), size.units)
     point_to_p(site, p, sums)
-    K.function("unit_map", x)(site, size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr())
+    run = backend.function("unit_map", x)
+    run(site, size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr())
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
 
 def _size(x: Tensor) -> K.Shape:
     sizes = blocks_rows_units(x.shape)
-    return K.Shape(*sizes, K.parts_of_map(x.device, sizes))
+    return K.Shape(*sizes, backend_of(x).parts_of_map(*sizes))
 
 
 class _Unit(torch.autograd.Function):
@@ -199,7 +201,7 @@ class _Unit(torch.autograd.Function):
         point_to_p(site, p)
         value, dx = torch.empty_like(x), torch.empty_like(x)
         dp = None if p is None else torch.empty_like(x)
-        K.function("unit_keep", x)(site, _size(x), *addresses(x, value, dx, dp))
+        backend_of(x).function("unit_keep", x)(site, _size(x), *addresses(x, value, dx, dp))
         ctx.save_for_backward(x, p, dx, dp)
         return value
 
@@ -219,10 +221,10 @@ def _chain(
     site: K.Site, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """As `map_unit_back`, by derivatives that forward kept."""
-    d_x, size = torch.empty_like(dx), _size(dx)
-    sums = None if p is None else dx.new_zeros(K.CHUNKS, size.units)
+    d_x, size, backend = torch.empty_like(dx), _size(dx), backend_of(dx)
+    sums = None if p is None else dx.new_zeros(backend.sums_for_p(size.threads), size.units)
     point_to_p(site, p, sums)
-    K.function("unit_chain", dx)(site, size, *addresses(dx, dp, d_value, d_x))
+    backend.function("unit_chain", dx)(site, size, *addresses(dx, dp, d_value, d_x))
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
 
@@ -261,8 +263,13 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
     given = draws if isinstance(draws, Tensor) else None
     p = used_p(unit)
     wanted = x.requires_grad or (p is not None and p.requires_grad)
-    keeps = wanted and torch.is_grad_enabled() and x.numel() <= KEPT_NUMBERS
+    keeps = (
+        wanted
+        and torch.is_grad_enabled()
+        and x.numel() <= KEPT_NUMBERS
+        and "unit_keep" in backend_of(x).KERNELS
+    )
     value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), p, make_site(unit, draws), given, keeps and not K.on_gpu(x.device)
+        x.contiguous(), p, make_site(unit, draws), given, keeps
     )
     return value
