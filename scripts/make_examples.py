@@ -31,7 +31,8 @@ from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.pictures.curves import line_name
 from noisyexp.places import CHECKOUT
 from noisyexp.records.publish import impersonal, record_path
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.tasks.captioning import Captioning
 from noisyexp.tasks.captioning.decoding import caption_all, spell
 from noisyexp.tasks.captioning.extractors import prepare_image

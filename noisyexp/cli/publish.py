@@ -23,7 +23,7 @@ from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
 from noisyexp.places import project_root
 from noisyexp.records.publish import copy_record, impersonal, publish
-from noisyexp.records.run_record import load_record
+from noisyexp.records.record_files import load_record
 from noisyexp.report.pilot import TITLES, check_arms
 from noisyexp.schema import option
 from noisyexp.training import weights_file

@@ -22,9 +22,9 @@ from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.places import project_root
 from noisyexp.records.deviations import load_deviations
+from noisyexp.records.record_files import load_records
 from noisyexp.records.row_config import row_config
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import load_records
 from noisyexp.report.claims import headlines, summary
 from noisyexp.report.image_bootstrap import image_blocks
 from noisyexp.report.learning_points import learning_blocks

@@ -17,8 +17,9 @@ from noisyexp.pictures.chance import chance_levels
 from noisyexp.pictures.curves import line_name, plot_curves
 from noisyexp.pictures.escape import caption_fig2, draw_fig2
 from noisyexp.pictures.unit_figures import UNIT_FIGURES
+from noisyexp.records.record_files import load_records
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import RunRecord, load_records
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.sheet import PictureSheet, Sheet, load_sheets
 
 ESCAPE = "fig2"

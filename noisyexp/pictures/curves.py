@@ -12,7 +12,8 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes
-from noisyexp.records.run_record import Metric, RunRecord
+from noisyexp.records.metric import Metric
+from noisyexp.records.run_record import RunRecord
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white, and a grey.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#808080")

@@ -10,8 +10,8 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes, read_json, write_json
-from noisyexp.records.run_record import RunRecord, load_record
-from noisyexp.records.schema import FINISHED
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import FINISHED, RunRecord
 
 FOLDERS = ("run_root=", "data.root=")
 """Words of a command that name folders of the machine."""

@@ -7,7 +7,7 @@ import datetime
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.run_record import RunRecord
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint, debug, plausible
 from noisyexp.training.callbacks import (
@@ -124,13 +125,13 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
         go()
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
         # What remains if the process is killed: no record of an earlier session with its reason.
-        killed = {**record, "reason": "running, or ended without warning"}
+        killed = replace(record, reason="running, or ended without warning")
         _write_quietly(folder, killed)
         try:
             _train(spec, record, extra, stop, processes)
         except DivergedError as error:
-            record.update(status="diverged", reason=str(error))
-            record["diverged"] = {
+            record.status, record.reason = "diverged", str(error)
+            record.diverged = {
                 "step": error.step,
                 "lr": error.learning_rate,
                 "loss": repr(error.loss),
@@ -139,8 +140,8 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
         except BaseException as error:
             check_held(folder)
             interrupted = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
-            record["status"] = "interrupted" if interrupted else "failed"
-            record["reason"] = str(error) or type(error).__name__
+            record.status = "interrupted" if interrupted else "failed"
+            record.reason = str(error) or type(error).__name__
             _write_quietly(folder, record)
             if isinstance(error, OSError) and error.errno in ADVICE:
                 raise _cannot_write(folder, error) from error
@@ -148,13 +149,14 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
                 raise NoisyexpError(out_of_memory_text(error)) from error
             raise
         check_held(folder)
+        content = record.to_json()
         try:
-            write_json(folder / "run.json", record, make_folder=False)
+            write_json(folder / "run.json", content, make_folder=False)
         except OSError as error:
             raise _cannot_write(folder, error) from error
-        if record["status"] == "complete":
+        if record.complete:
             checkpoint.tidy(folder)
-        return Outcome(folder, record, skipped=False)
+        return Outcome(folder, content, skipped=False)
 
 
 def follow(spec: RunSpec, processes: Processes) -> None:
@@ -192,18 +194,18 @@ def _cannot_write(folder: Path, error: OSError) -> NoisyexpError:
     )
 
 
-def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
+def _write_quietly(folder: Path, record: RunRecord) -> None:
     """The error that is on its way out matters more than a disk too full to record it."""
     path = folder / "run.json"
     try:
-        write_json(path, record, make_folder=False)
+        write_json(path, record.to_json(), make_folder=False)
     except OSError as error:
         print(f"{path} could not be written: {explain(error)}", file=sys.stderr)
 
 
 def _train(
     spec: RunSpec,
-    record: dict[str, Any],
+    record: RunRecord,
     extra: Sequence[Callback],
     stop: StopOnSignal,
     processes: Processes,
@@ -211,22 +213,22 @@ def _train(
     config, folder = spec.config, spec.folder
     device = processes.place(setup_torch(config))
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
-    record["machine"] = describe_machine(device)
-    record["data_files"] = task.prepare(Path(config.data.root))
+    record.machine = describe_machine(device)
+    record.data_files = task.prepare(Path(config.data.root))
     sessions = Sessions(
         {
-            **record["code"],
-            "torch": record["versions"]["torch"],
-            "device": record["machine"]["device"],
-            "threads": record["machine"]["threads"],
+            **record.code,
+            "torch": record.versions["torch"],
+            "device": record.machine["device"],
+            "threads": record.machine["threads"],
         },
-        record["data_files"],
+        record.data_files,
     )
     trainer = build_trainer(
         spec, task, device, [sessions, *extra, *debug.prepare(config.debug, task, folder)],
         [stop], processes,
     )  # fmt: skip
-    record.update(describe_task(task, trainer.model))
+    describe_task(record, task, trainer.model)
     if not _restore(trainer, folder, spec.digest) and config.init_from is not None:
         start_from(trainer.model, config.init_from, config.init_weights)
     try:
@@ -234,16 +236,16 @@ def _train(
         if processes.rank > 0:  # the first process measures
             return
         _check_measured(trainer, trainer.curve[-1])
-        record["final"] = _final_metrics(trainer, folder, spec.digest)
+        record.final = _final_metrics(trainer, folder, spec.digest)
         findings = trainer.evaluate(task.findings)
         if findings:
-            record["findings"] = findings
-        record["status"] = "complete"
+            record.findings = findings
+        record.status = "complete"
     finally:
-        record["curve"], record["best"] = trainer.curve, _best(trainer)
-        record["progress"] = {"step": trainer.step, "total_steps": trainer.total_steps}
+        record.curve, record.best = trainer.curve, _best(trainer)
+        record.progress = {"step": trainer.step, "total_steps": trainer.total_steps}
         finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        record["cost"] = {
+        record.cost = {
             "train_s": round(trainer.train_seconds, 3),
             "s_per_step": round(trainer.train_seconds / max(trainer.step, 1), 6),
             "peak_memory_mb": round(peak_memory_mb(device), 1),

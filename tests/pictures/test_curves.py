@@ -19,7 +19,8 @@ from noisyexp.pictures.curves import (
     plot_curves,
     plot_panels,
 )
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 
 
 def _records(make_record: Any) -> list[RunRecord]:

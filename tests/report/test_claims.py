@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from noisyexp.errors import RecordError
+from noisyexp.records.record_files import load_record
 from noisyexp.records.row_files import load_rows
-from noisyexp.records.run_record import load_record
 from noisyexp.report.claims import (
     SHORT_HEADS,
     examine,
