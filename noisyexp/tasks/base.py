@@ -13,7 +13,7 @@ from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.activations.share import Share
-from noisyexp.errors import ConfigError
+from noisyexp.errors import ConfigError, DataError
 from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
 from noisyexp.tasks.size import Size
@@ -154,6 +154,21 @@ class Task(ABC):
         Raises:
             DataError: a file is missing or wrong.
         """
+
+    def words(self) -> list[str]:
+        """Words of the model's ids, in their order; none where a model does not speak."""
+        return []
+
+    def prepare_words(self, words: list[str]) -> None:
+        """Prepare for a trained model to speak, without data: `build_model` and what decodes.
+
+        Args:
+            words: what `words` gave.
+
+        Raises:
+            DataError: the task does nothing without data.
+        """
+        raise DataError(f"{self.config.name} needs its data")
 
     @abstractmethod
     def build_model(self, spec: ActivationSpec) -> nn.Module:

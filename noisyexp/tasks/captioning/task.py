@@ -149,6 +149,15 @@ class Captioning(Task):
         self.batches = data.Batches(lengths[self.kept], config.batch_size, self.seed)
         return self.data.files
 
+    def words(self) -> list[str]:
+        """The vocabulary."""
+        return self.data.vocab.get_itos()
+
+    def prepare_words(self, words: list[str]) -> None:
+        """Prepare to caption pictures of one's own."""
+        self.data = data.without_captions(words, EXTRACTORS[self.config.features])
+        self.limit = self.config.n_words or len(words)
+
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """The captioner with `spec` at its eleven sites."""
         config = self.config
