@@ -172,7 +172,7 @@ def load_run(
 
 
 def _prepare(task: Task, words: Sequence[str], root: Path | None) -> dict[str, str] | None:
-    """Prepare a task from its data, with their checksums, or from its vocabulary if that is known."""
+    """Prepare a task from its vocabulary if that is known, else from its data: their checksums."""
     if words:
         task.prepare_words(list(words))
         return None

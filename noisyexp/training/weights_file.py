@@ -1,7 +1,7 @@
 """Trained weights that are published: a safetensors file with the record of their run beside it.
 
-A large model is kept in eight bits a weight (`rounded`), so that the repository stays small. A model
-of words keeps its vocabulary, too, so that it can speak where its text is not at hand.
+A large model is kept in eight bits a weight (`rounded`), so that the repository stays small. A
+model of words keeps its vocabulary, too, so that it can speak where its text is not at hand.
 """
 
 from __future__ import annotations

@@ -109,9 +109,7 @@ def test_the_repositorys_weights_fit_their_records_and_are_small() -> None:
         assert sum(p.numel() for p in model.parameters()) == found.record.parameters["total"]
 
 
-def test_a_large_model_is_rounded_by_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_model_is_rounded_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each weight within half a step of its row, vectors and whole numbers as they were."""
     pytest.importorskip("safetensors")
     torch.manual_seed(0)
