@@ -141,6 +141,13 @@ class Task(ABC):
     def __init__(self, config: Any, source: str, seed: int) -> None:
         self.config, self.source, self.seed = config, source, seed
 
+    def check_programs(self) -> None:  # noqa: B027
+        """Whether a run can be measured at its end; asked before its data are read.
+
+        Raises:
+            NoisyexpError: a library or a program is missing.
+        """
+
     @abstractmethod
     def prepare(self, root: Path) -> dict[str, str]:
         """Load or generate the data.

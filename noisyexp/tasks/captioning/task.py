@@ -130,6 +130,11 @@ class Captioning(Task):
             layers,
         )
 
+    def check_programs(self) -> None:
+        """METEOR needs Java."""
+        if self.config.meteor:
+            check_meteor()
+
     def prepare(self, root: Path) -> dict[str, str]:
         """Read captions and annotations, which takes the network once, or draw the stand-in."""
         config = self.config
@@ -193,8 +198,6 @@ class Captioning(Task):
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Mean cost of the captions of update `step`."""
         assert isinstance(model, Captioner)
-        if self.config.meteor:
-            check_meteor()  # here, so that a trained model can be looked at without Java
         batch = self.batch(step)
         total = len(batch.targets)
         if self.share is not None:
