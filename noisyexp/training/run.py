@@ -214,6 +214,7 @@ def _train(
     device = processes.place(setup_torch(config))
     task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
     record.machine = describe_machine(device)
+    task.check_programs()
     record.data_files = task.prepare(Path(config.data.root))
     sessions = Sessions(
         {
