@@ -54,11 +54,11 @@ def show(arguments: Sequence[str]) -> None:
             wanted = Wanted(given.prompt, given.temperature, given.samples)
             print("\n\n".join(run.task.write(run.model, device, wanted)))
             return
-        look = run.task.look(run.model, device)
+        shown = run.task.sample(run.model, device)
     print(f"{Path(place).name}, {run.step:,} updates")
-    print(look.text)
-    if look.panels:
-        panels = [(p.title, p.values.cpu().numpy(), p.x, p.y) for p in look.panels]
+    print(shown.text)
+    if shown.panels:
+        panels = [(p.title, p.values.cpu().numpy(), p.x, p.y) for p in shown.panels]
         # Published weights lie in a folder of the repository: the picture goes where we are.
         target = Path(place) / "sample" if given.run else Path("sample")
         with writing(f"{target}.png"):

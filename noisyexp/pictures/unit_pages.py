@@ -34,7 +34,7 @@ class Drawing:
     saturated: Profile
 
 
-def look_at(unit: Activation) -> Drawing:
+def measure_unit(unit: Activation) -> Drawing:
     """Measure what the pictures of a unit show."""
     reach = REACH * unit.kind.threshold
     x = torch.linspace(-reach, reach, 401, dtype=torch.float64)

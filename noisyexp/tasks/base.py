@@ -90,7 +90,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Look:
+class Sample:
     """What a trained model does on examples: text to print, matrices to draw."""
 
     text: str
@@ -212,9 +212,9 @@ class Task(ABC):
     def test(self, model: nn.Module, device: device) -> dict[str, float]:
         """Metrics on test data, measured once, at the end."""
 
-    def look(self, model: nn.Module, device: device) -> Look:
+    def sample(self, model: nn.Module, device: device) -> Sample:
         """A few examples with the model's answers, for people; the model is in evaluation mode."""
-        return Look(f"{self.config.name} has no examples to show")
+        return Sample(f"{self.config.name} has no examples to show")
 
     def write(self, model: nn.Module, device: device, wanted: Wanted) -> list[str]:
         """Texts of a language model; the model is in evaluation mode.

@@ -83,7 +83,7 @@ def test_words(tmp_path: Path) -> None:
     lines = [line.split(" | ") for line in page.splitlines()]
     run = load_run(runs[1])
     shares = run.task.saturated(run.model, torch.device("cpu"))  # type: ignore[attr-defined]
-    look = run.task.look(run.model, torch.device("cpu")).text
+    shown = run.task.sample(run.model, torch.device("cpu")).text
     places, *rows = [line for line in lines if len(line) > 3 and line[0] != "| ---"]
     assert [place.rstrip(" |") for place in places[1:]] == list(shares)
     assert [row[0] for row in rows] == ["| reference", "| nah"]
@@ -91,7 +91,7 @@ def test_words(tmp_path: Path) -> None:
         round(share) for share in shares.values()
     ]
     (_, written) = [line[1].removesuffix(" |") for line in lines if line[0] == "| nah"]
-    assert written.replace("&lt;", "<") in look and "by the weights of their last update" in page
+    assert written.replace("&lt;", "<") in shown and "by the weights of their last update" in page
 
 
 def test_what_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

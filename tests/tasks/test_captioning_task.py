@@ -184,14 +184,14 @@ def test_long_captions_are_left_out() -> None:
         prepared(max_words=shortest)
 
 
-def test_findings_and_look() -> None:
+def test_findings_and_sample() -> None:
     task, model = prepared(other_beams=[1], beam=2, decode_words=7)
     with torch.no_grad():
         model.eval()
         model.output.bias[3] = 8.0  # now it says the same word all the time
         scores = task.test(model, CPU)
         found = task.findings(model, CPU)
-        look = task.look(model, CPU)
+        shown = task.sample(model, CPU)
     word = task.data.vocab.lookup_token(3)
     assert {k: v["caption"] for k, v in found["test"].items()} == {
         f"test{k}": " ".join([word] * 7) for k in range(8)
@@ -200,9 +200,9 @@ def test_findings_and_look() -> None:
     assert sum(costs) / 8 == pytest.approx(scores["test_nll"], abs=1e-4)
     assert max(costs) - min(costs) > 0.01
     assert set(found["beams"]) == {"1"} and len(found["beams"]["1"]["bleu"]) == 4
-    assert look.text.splitlines()[1] == f"  model: {' '.join([word] * 7)}"
-    assert look.text.count("human:") == 10 and len(look.panels) == 5
-    panel = look.panels[0].values
+    assert shown.text.splitlines()[1] == f"  model: {' '.join([word] * 7)}"
+    assert shown.text.count("human:") == 10 and len(shown.panels) == 5
+    panel = shown.panels[0].values
     assert panel.shape == (4, 7 * 5)
     assert panel.sum() == pytest.approx(7.0) and not panel[:, 4::5].any()
     maps = torch.arange(8.0).view(2, 2, 2)

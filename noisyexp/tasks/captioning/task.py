@@ -15,7 +15,7 @@ from noisyexp.errors import DataError
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.captioning import data, generated
 from noisyexp.tasks.captioning.cost import caption_nll, training_cost
 from noisyexp.tasks.captioning.decoding import caption_all, spell
@@ -287,7 +287,7 @@ class Captioning(Task):
             return {}
         return dict.fromkeys(("valid_nll", "test_nll"), generated.FLOOR_NATS)
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Captions of five test images with two of their references; where the words looked."""
         assert isinstance(model, Captioner)
         names, rows, references = self.data.splits["test"].references(self.data.vocab)
@@ -304,7 +304,7 @@ class Captioning(Task):
             if one.attention is not None and one.tokens:
                 maps = one.attention[: len(one.tokens)].view(-1, side, side).cpu()
                 panels.append(Panel(f"{name}: {text}", side_by_side(maps), "map of word", "row"))
-        return Look("\n".join(lines), tuple(panels))
+        return Sample("\n".join(lines), tuple(panels))
 
 
 def side_by_side(maps: Tensor) -> Tensor:

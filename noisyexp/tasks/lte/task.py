@@ -14,7 +14,7 @@ from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.nn.language_model import LanguageModel, State, detach
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, StepOutput, Task
+from noisyexp.tasks.base import Sample, StepOutput, Task
 from noisyexp.tasks.lte.answers import describe
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, fill
@@ -244,10 +244,12 @@ class LTE(Task):
         found = chance_accuracies((config.target_length, config.target_nesting))
         return {"target_acc": {"place and last character": found["previous"]}}
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Ten test programs of the last level with the model's answers, and chance."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.test_programs(10), chance_accuracies(self.target), device))
+        return Sample(
+            describe(model, self.test_programs(10), chance_accuracies(self.target), device)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The carried hidden state; the curriculum has its own."""

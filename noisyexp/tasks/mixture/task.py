@@ -14,7 +14,7 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.classification.examples import Examples, batch_rows, steps_in
 from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mixture import data
@@ -157,7 +157,7 @@ class Mixture(Task):
             ],
         }
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Right answers by component, and the answer everywhere in the plane."""
         table = confusion(model, self._sets["test"], data.CLASSES, device)
         lines = ["component: mean, deviation, points, share of right answers"]
@@ -171,7 +171,7 @@ class Mixture(Task):
         with torch.no_grad():
             answers = model(plane.view(-1, 2).to(device)).argmax(-1).cpu().view(121, 121)
         panel = Panel("component answered", answers.double(), "from -6 to 6", "from 6 to -6")
-        return Look("\n".join(lines), (panel,))
+        return Sample("\n".join(lines), (panel,))
 
 
 def _rounded(values: list[float]) -> list[float]:

@@ -18,7 +18,7 @@ from noisyexp.nn.beam import Hypothesis
 from noisyexp.places import cache_folder
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.nmt.batches import Batch, make_batches, mask_of, shuffled, take
 from noisyexp.tasks.nmt.corpus import VALID_SETS, generate, load
 from noisyexp.tasks.nmt.decoders import DECODERS
@@ -30,7 +30,7 @@ from noisyexp.tasks.size import Size, linear, recurrent
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
 SHOWN = 10
-"""Test sentences that `look` translates."""
+"""Test sentences that `sample` translates."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class NMT(Task):
         """How BLEU came about: precisions, brevity penalty, lengths and sacrebleu's signatures."""
         return self._found
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Ten test sentences with the model's translation and the reference."""
         assert isinstance(model, Translator)
         data, vocab = self.corpus.test, self.corpus.target.vocab
@@ -250,4 +250,4 @@ class NMT(Task):
         if best and best[0].attention is not None:
             inside = best[0].attention[:, : len(data.source[0]) + 1]
             panels.append(Panel("attention, sentence 1", inside, "source", "target"))
-        return Look("\n".join(lines[:-1]), tuple(panels))
+        return Sample("\n".join(lines[:-1]), tuple(panels))

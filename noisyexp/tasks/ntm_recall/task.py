@@ -16,7 +16,7 @@ from noisyexp.nn.memory import MEMORY_INITS
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.ntm_recall import data
 from noisyexp.tasks.ntm_recall.model import CONTROLLERS, NTM
 from noisyexp.tasks.size import Size, linear, recurrent
@@ -228,7 +228,7 @@ class NTMRecall(Task):
         }
 
     @torch.no_grad()
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """One validation episode of the most items: answer, and where the heads were."""
         episode = self._sets["valid_max"].part(0, 1)
         asked = episode.mask[:, 0].bool()
@@ -244,7 +244,7 @@ class NTMRecall(Task):
             for name, bits in (("target", target), ("output", answer))
         )
         wrong = int(((answer > 0.5) != (target > 0.5)).sum())
-        return Look(
+        return Sample(
             f"{text}\n{wrong} of {target.numel()} bits wrong",
             (
                 Panel("input", episode.x[:, 0].T, "step", "channel"),

@@ -17,7 +17,7 @@ from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput, Wanted
+from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
 from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.text.continuations import CHARACTERS, continuations, describe
@@ -191,10 +191,10 @@ class PTBChar(FixedShapeTask):
         assert isinstance(model, LanguageModel)
         return continuations(model, self.corpus.vocab, device, CHARACTERS, wanted)
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """What the model writes after the first words of the validation text, and what is hard."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.corpus.valid, self.corpus.vocab, device, CHARACTERS))
+        return Sample(describe(model, self.corpus.valid, self.corpus.vocab, device, CHARACTERS))
 
     def state_dict(self) -> dict[str, Any]:
         """The carried hidden state."""

@@ -19,7 +19,7 @@ from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput, Wanted
+from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
 from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.text import generated
 from noisyexp.tasks.text.continuations import WORDS, continuations, describe
@@ -244,14 +244,14 @@ class WordLanguageModel(FixedShapeTask):
         assert isinstance(model, LanguageModel)
         return continuations(model, self.corpus.vocab, device, WORDS, wanted)
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """What the model writes after the first words of the validation text, and what is hard."""
         assert isinstance(model, LanguageModel)
         text = describe(model, self.corpus.valid, self.corpus.vocab, device, WORDS)
         lines = ["", "inputs of the units beyond the hard unit's threshold, on validation text"]
         for path, share in self.saturated(model, device).items():
             lines.append(f"  {path:<5} {share:4.1f} %")
-        return Look("\n".join([text, *lines]))
+        return Sample("\n".join([text, *lines]))
 
     def saturated(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Percent of each unit's inputs beyond the threshold, by layer and place ("l0.i").

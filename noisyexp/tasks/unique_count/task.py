@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.unique_count import data
 from noisyexp.tasks.unique_count.model import Counter
@@ -188,7 +188,7 @@ class UniqueCount(Task):
             found |= {"smooth counting, a = 0.25": 34.1, "smooth counting, a = 1": 10.3}
         return {"valid_error": found}
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """The confusion matrix of the test set, in percent of each true count."""
         table = self.confusion(model, device).double()
         seen = [u for u, row in enumerate(table.tolist()) if sum(row)]
@@ -205,7 +205,7 @@ class UniqueCount(Task):
             "predicted count",
             f"true count, from {seen[0]}",
         )
-        return Look("\n".join(lines), (panel,))
+        return Sample("\n".join(lines), (panel,))
 
     @torch.no_grad()
     def confusion(self, model: nn.Module, device: torch.device) -> Tensor:
