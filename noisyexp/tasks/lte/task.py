@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, derive_seed
-from noisyexp.nn.language_model import LanguageModel, State, detach
+from noisyexp.nn.language_model import LanguageModel, detach
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Sample, StepOutput, Task
+from noisyexp.tasks.base import Sample, StepOutput
 from noisyexp.tasks.lte.answers import describe
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, fill
@@ -27,6 +27,7 @@ from noisyexp.tasks.lte.scoring import (
     standard_error,
 )
 from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.text.carried import CarriesState
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class LTEConfig:
                 )
 
 
-class LTE(Task):
+class LTE(CarriesState):
     """Reads programs character by character and predicts what they print.
 
     Loss of a window: negative log-likelihood of the target characters, summed over its T steps and
@@ -94,7 +95,6 @@ class LTE(Task):
         self.curriculum = LevelCurriculum(
             self.target, config.threshold, config.patience, config.decay, config.min_lr
         )
-        self._state: State | None = None
         self._kept: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
 
     @classmethod
@@ -177,25 +177,14 @@ class LTE(Task):
             self._state = None
         inputs, targets = self.training_set(epoch, device).window(index, self.config.steps)
         columns = inputs.shape[1]
-        state = self._state or model.zero_state(columns)
-        if self.share is not None:
-            rows = self.share.take(columns)
-            inputs, targets = inputs[:, rows], targets[:, rows]
-            state = tuple(part[:, rows].clone() for part in state)
+        inputs, targets, state = self.with_state(model, inputs, targets)
         found, state = model.loss(inputs, state, targets, 1.0 / columns, NO_TARGET)
-        self._keep_state(detach(state))
+        self.keep(detach(state))
         sums: dict[str, Tensor | float] = {
             "right": found.hits.sum(),
             "scored": (targets != NO_TARGET).sum(),
         }
         return StepOutput(found.total, sums, targets.numel())
-
-    def _keep_state(self, state: State) -> None:
-        if self.share is not None:
-            before = self._state or (None,) * len(state)
-            pairs = zip(before, state, strict=True)
-            state = tuple(self.share.put(whole, part, 1) for whole, part in pairs)
-        self._state = state
 
     def why_whole(self) -> str | None:
         """Columns of programs are independent."""
@@ -205,10 +194,6 @@ class LTE(Task):
     def full_batch(self) -> int:
         """Columns."""
         return self.config.columns
-
-    def carried(self) -> list[Tensor]:
-        """The state of every column."""
-        return list(self._state or ())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Accuracy on the training programs of the epoch, noise on, while the weights move."""
@@ -250,12 +235,3 @@ class LTE(Task):
         return Sample(
             describe(model, self.test_programs(10), chance_accuracies(self.target), device)
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The carried hidden state; the curriculum has its own."""
-        return {"state": None if self._state is None else list(self._state)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the carried hidden state."""
-        kept = state["state"]
-        self._state = None if kept is None else (kept[0], kept[1])

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from noisyexp.activations import ActivationSpec
 from noisyexp.data.vocab import Vocab
 from noisyexp.errors import DataError
-from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
-from noisyexp.nn.saturation import Saturation
+from noisyexp.nn.language_model import LanguageModel, detach, saturation_on, stream_nll
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
 from noisyexp.tasks.size import Size, linear, recurrent
 from noisyexp.tasks.text import generated
+from noisyexp.tasks.text.carried import CarriesState
 from noisyexp.tasks.text.continuations import WORDS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
 from noisyexp.tasks.text.streams import num_windows, to_streams, window
@@ -61,7 +61,7 @@ class WordModelConfig:
             )
 
 
-class WordLanguageModel(FixedShapeTask):
+class WordLanguageModel(CarriesState, FixedShapeTask):
     """The LSTM language model of Zaremba et al. (2014), code of 20 May 2015; a task names its text.
 
     Loss of a window: negative log-likelihood summed over its T steps and averaged over its B
@@ -83,7 +83,6 @@ class WordLanguageModel(FixedShapeTask):
 
     def __init__(self, config: WordModelConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
-        self._state: State | None = None
         self._on_device: tuple[torch.device, Tensor] | None = None
 
     @abstractmethod
@@ -171,12 +170,7 @@ class WordLanguageModel(FixedShapeTask):
         if self._on_device is None or self._on_device[0] != device:
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
-        state = self._state or model.zero_state(inputs.shape[1])
-        if self.share is not None:
-            rows = self.share.take(inputs.shape[1])
-            # Cloned: the whole state is written to before the gradient of the share is made.
-            inputs, targets = inputs[:, rows], targets[:, rows]
-            state = tuple(part[:, rows].clone() for part in state)
+        inputs, targets, state = self.with_state(model, inputs, targets)
         return inputs, targets, *state
 
     def loss_of_batch(
@@ -191,21 +185,9 @@ class WordLanguageModel(FixedShapeTask):
         sums: dict[str, Tensor | float] = {"nll": found.costs.sum(), "tokens": count}
         return StepOutput(found.total, sums, count), detach(new)
 
-    def keep(self, state: tuple[Tensor, ...]) -> None:
-        """The state after the window."""
-        if self.share is not None:
-            before = self._state or (None,) * len(state)
-            pairs = zip(before, state, strict=True)
-            state = tuple(self.share.put(whole, part, 1) for whole, part in pairs)
-        self._state = state
-
     def why_whole(self) -> str | None:
         """Streams are independent."""
         return None
-
-    def carried(self) -> list[Tensor]:
-        """The state of every stream."""
-        return list(self._state or ())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Perplexity of the training text, noise and dropout on, while the weights move."""
@@ -259,20 +241,9 @@ class WordLanguageModel(FixedShapeTask):
         Read are the first `WATCHED` rows of the validation streams, from a zero state.
         """
         assert isinstance(model, LanguageModel)
-        streams, counter = self.valid_streams[:WATCHED].to(device), Saturation()
-        with torch.no_grad(), counter.watch(model):
-            model(streams, model.zero_state(streams.shape[1]))
-        found = counter.percent_by_unit.items()
+        streams = self.valid_streams[:WATCHED].to(device)
+        found = saturation_on(model, streams).percent_by_unit.items()
         return {".".join(path.split(".")[-2:]): share for path, share in found}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The carried hidden state."""
-        return {"state": None if self._state is None else list(self._state)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the carried hidden state."""
-        kept = state["state"]
-        self._state = None if kept is None else (kept[0], kept[1])
 
 
 def zaremba_perplexity(nll_per_stream: float, rows: int, steps: int) -> float:
