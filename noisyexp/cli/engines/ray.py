@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from noisyexp.cli.engines.jobs import Job
+from noisyexp.cli.engines.jobs import Job, threads_of
 from noisyexp.cli.engines.launcher import EngineLauncher
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CHECKOUT
@@ -26,7 +28,7 @@ class RayLauncher(EngineLauncher):
 
     Args:
         address: of a cluster; None starts Ray on this machine, "auto" takes the cluster of it.
-        num_cpus: processors of a run.
+        num_cpus: processors of a run, None for its threads.
         num_gpus: GPUs of a run, shares allowed.
         max_retries: how often a run is tried again whose worker has died.
         resources: further resources of a run by name.
@@ -35,13 +37,14 @@ class RayLauncher(EngineLauncher):
     def __init__(
         self,
         address: str | None,
-        num_cpus: float,
+        num_cpus: float | None,
         num_gpus: float,
         max_retries: int,
         resources: dict[str, float],
     ) -> None:
         self.address, self.max_retries = address, max_retries
-        self.needs = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources)}
+        self.num_cpus = num_cpus
+        self.needs = {"num_gpus": num_gpus, "resources": dict(resources)}
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Ray is here."""
@@ -54,20 +57,39 @@ class RayLauncher(EngineLauncher):
         """Which cluster."""
         return f", by Ray ({self.address or 'on this machine'})"
 
+    def _connect(self) -> None:
+        import ray
+
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        named = self.address not in (None, "auto")
+        if named:  # each try to reach it would be a line
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            first = str(error).strip().splitlines()[0]
+            token = ""
+            if named and "RAY_AUTH_MODE" not in os.environ:
+                token = (
+                    "; if `ray start` there said that it asks for a token, set RAY_AUTH_MODE=token "
+                    "here, with the token in ~/.ray/auth_token"
+                )
+            where = self.address or "this machine"
+            raise NoisyexpError(f"no Ray at {where}: {first}{token}") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there
+
     def run(self, jobs: Sequence[Job]) -> Generator[Job, None, None]:
         """See `EngineLauncher`."""
         import ray
 
         if not jobs:
             return
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            ray.init(address=self.address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise NoisyexpError(f"no Ray at {self.address or 'this machine'}: {first}") from error
+        self._connect()
         paths = [str(CHECKOUT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        task = ray.remote(max_retries=self.max_retries, **self.needs)(_carried())
+        cpus = threads_of(jobs) if self.num_cpus is None else self.num_cpus
+        task = ray.remote(max_retries=self.max_retries, num_cpus=cpus, **self.needs)(_carried())
         running: dict[Any, Job] = {}
         try:
             for job in jobs:
