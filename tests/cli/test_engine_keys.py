@@ -1,4 +1,4 @@
-"""Keys of launchers as a user types them: none needs a plus, and one that is misspelt is refused."""
+"""Keys of launchers as a user types them: none needs a plus, a misspelt one is refused."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ command that has died are ended by Ray.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -21,6 +23,8 @@ from noisyexp.places import CHECKOUT
 
 LOOK_EVERY = 1.0
 """Seconds that are waited for a task before signals are looked at."""
+CONNECT_S = 20.0
+"""Seconds that a machine may take to answer."""
 
 
 class RayLauncher(EngineLauncher):
@@ -48,35 +52,34 @@ class RayLauncher(EngineLauncher):
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Ray is here."""
-        try:
-            import ray  # noqa: F401
-        except ImportError:
-            raise ConfigError(["ray is not installed; run pip install -e '.[ray]'"]) from None
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError(["ray is not installed; run pip install -e '.[ray]'"])
 
     def where(self) -> str:
         """Which cluster."""
         return f", by Ray ({self.address or 'on this machine'})"
 
     def _connect(self) -> None:
+        """Be a driver of the cluster, or of one that starts here.
+
+        Raises:
+            NoisyexpError: it is not there, or does not let us in.
+        """
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self.address is not None:
+            # By itself Ray tries for a quarter of an hour, with a line each time.
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         import ray
 
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        named = self.address not in (None, "auto")
-        if named:  # each try to reach it would be a line
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         try:
-            ray.init(address=self.address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            first = str(error).strip().splitlines()[0]
-            token = ""
-            if named and "RAY_AUTH_MODE" not in os.environ:
-                token = (
-                    "; if `ray start` there said that it asks for a token, set RAY_AUTH_MODE=token "
-                    "here, with the token in ~/.ray/auth_token"
-                )
+            _check_listens(self.address)
+            # Without an address Ray takes a cluster that it remembers, which may long be gone.
+            ray.init(self.address or "local", log_to_driver=False, logging_level="error")
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             where = self.address or "this machine"
-            raise NoisyexpError(f"no Ray at {where}: {first}{token}") from error
+            raise NoisyexpError(f"no Ray at {where}: {why(error, self.address)}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there
 
@@ -111,6 +114,31 @@ class RayLauncher(EngineLauncher):
             with contextlib.suppress(Exception):
                 ray.wait(list(running), num_returns=len(running), timeout=60)
             ray.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _check_listens(address: str | None) -> None:
+    """Look whether anything listens at "host:port"; other forms of an address are Ray's.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def why(error: Exception, address: str | None) -> str:
+    """Why a cluster cannot be had, in a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    reason = str(error).strip().splitlines()[0]
+    # Ray sends a token by itself only to a cluster that it has found.
+    if address in (None, "auto") or "RAY_AUTH_MODE" in os.environ:
+        return reason
+    return (
+        f"{reason}; if `ray start` said there that it asks for a token, set RAY_AUTH_MODE=token "
+        "here, with the token in ~/.ray/auth_token"
+    )
 
 
 def _carried() -> Callable[[Sequence[str], str], None]:
