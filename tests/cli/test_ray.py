@@ -171,8 +171,8 @@ def test_an_existing_cluster(cluster: str, start: Callable[..., Sweep], tmp_path
     address = f"hydra.launcher.address={cluster}"
     code, said = start("seed=0,1", address, "run_root=own").end()
     assert code == 1
-    assert said.splitlines()[1].startswith(f"no Ray at {cluster}: ")
-    assert "RAY_AUTH_MODE=token" in said.splitlines()[1]
+    (line,) = [line for line in said.splitlines() if line.startswith(f"no Ray at {cluster}: ")]
+    assert "set RAY_AUTH_MODE=token here" in line
     assert "  seed=1: not run: no Ray at" in said
     code, said = start("seed=0,1", address, "run_root=own", RAY_AUTH_MODE="token").end()
     assert code == 0, said
@@ -197,6 +197,6 @@ def test_no_cluster_where_one_is_said_to_be(start: Callable[..., Sweep], place: 
     (place / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
     code, said = start("seed=0,1", "hydra.launcher.address=auto").end()
     assert code == 1
-    assert said.splitlines()[1].startswith("no Ray at auto: Failed to connect"), said
+    assert said.splitlines()[1] == "no Ray at auto: Connection refused"
     code, said = start("seed=0").end()
     assert code == 0, said

@@ -34,7 +34,7 @@ TASKS = {
     "nmt": ["task=nmt", "data=generated", "act=nah", "task.init_std=0.5", "task.max_length=14"],
     "captioning": ["task=captioning", "data=generated", "act=nah", "act.c=3", "training.lr=0.01"],
     "ntm_recall": ["task=ntm_recall", "act=nah", "task.epoch_steps=60", "task.counts=episode",
-                   "training.lr=0.05"],
+                   "training.lr=0.01"],
 }  # fmt: skip
 
 

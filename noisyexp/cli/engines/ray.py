@@ -20,6 +20,7 @@ from noisyexp.cli.engines.jobs import Job, threads_of
 from noisyexp.cli.engines.launcher import EngineLauncher
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CHECKOUT
+from noisyexp.training.signals import Interrupted
 
 LOOK_EVERY = 1.0
 """Seconds that are waited for a task before signals are looked at."""
@@ -48,6 +49,7 @@ class RayLauncher(EngineLauncher):
     ) -> None:
         self.address, self.max_retries = address, max_retries
         self.num_cpus = num_cpus
+        self.signals: list[int] = []
         self.needs = {"num_gpus": num_gpus, "resources": dict(resources)}
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -66,13 +68,8 @@ class RayLauncher(EngineLauncher):
             NoisyexpError: it is not there, or does not let us in.
         """
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if self.address is not None:
-            # By itself Ray tries for a quarter of an hour, with a line each time.
-            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         import ray
 
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             _check_listens(self.address)
             # Without an address Ray takes a cluster that it remembers, which may long be gone.
@@ -81,7 +78,8 @@ class RayLauncher(EngineLauncher):
             where = self.address or "this machine"
             raise NoisyexpError(f"no Ray at {where}: {why(error, self.address)}") from error
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there
+            # In place of Ray's own. It is only noted: Ray cannot bear an error while it waits.
+            signal.signal(signal.SIGTERM, lambda signum, _: self.signals.append(signum))
 
     def run(self, jobs: Sequence[Job]) -> Generator[Job, None, None]:
         """See `EngineLauncher`."""
@@ -107,6 +105,8 @@ class RayLauncher(EngineLauncher):
                     except Exception as error:
                         job.message = f"{type(error).__name__}: {first_line(error)}"
                     yield job
+                if self.signals:
+                    raise Interrupted(self.signals[0])
         finally:
             for handle in running:  # as Ctrl-C: a checkpoint, then the end
                 with contextlib.suppress(Exception):
@@ -117,11 +117,18 @@ class RayLauncher(EngineLauncher):
 
 
 def _check_listens(address: str | None) -> None:
-    """Look whether anything listens at "host:port"; other forms of an address are Ray's.
+    """Look whether anything listens at "host:port"; Ray itself tries for a quarter of an hour.
+
+    Other forms of an address are Ray's. Of "auto" Ray remembers where its last cluster was.
 
     Raises:
         OSError: nothing does.
     """
+    if address == "auto":
+        with contextlib.suppress(ImportError, AttributeError, TypeError):  # another Ray's
+            from ray._private.services import canonicalize_bootstrap_address
+
+            address = canonicalize_bootstrap_address("auto")
     host, _, port = (address or "").rpartition(":")
     if "/" not in host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
