@@ -109,7 +109,9 @@ def main(argv: list[str]) -> int:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
         _check_start(overrides)
     except NoisyexpError as error:
-        print(spoken(error), file=sys.stderr)
+        # Of the processes of a torchrun one on each machine says it.
+        if torchrun_size() == 1 or os.environ.get("LOCAL_RANK") == "0":
+            print(spoken(error), file=sys.stderr)
         return error.exit_code
     try:
         return _sweep(argv, specs) if multirun else run_one(specs[0])
