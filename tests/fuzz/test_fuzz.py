@@ -29,6 +29,7 @@ import torch
 from fuzz_damage import replace, spoil
 from fuzz_lines import line
 from hydra import compose
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from noisyexp.cli import compose as compose_module
@@ -61,6 +62,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     monkeypatch.setattr(OmegaConf, "load", _load)
+    # Hydra copies all of its own schemas for every question; nothing writes to them.
+    monkeypatch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: self, raising=False)
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
