@@ -76,11 +76,12 @@ class UniqueCount(Task):
 
     @classmethod
     def size(cls, config: UniqueCountConfig, source: str) -> Size:
-        """Embedding, LSTM, ReLU layer; the sequences of validation and test."""
+        """Embedding, LSTM, ReLU layer; sequences of validation and test, drawn and scored."""
         h, mlp, values = config.hidden_size, config.mlp_size, config.num_values
         scalar = config.encoding == "scalar"
         inputs = 1 if scalar else config.embedding_size
         outputs = values + 1 if config.target == "classification" else 1
+        largest = max(config.valid_size, config.test_size)
         return Size(
             (0 if scalar else values * inputs)
             + recurrent(4, inputs, h)
@@ -88,7 +89,8 @@ class UniqueCount(Task):
             + linear(mlp, outputs),
             config.batch_size * (10.0 * config.length * h + mlp + outputs),
             8.0 * config.length * (config.valid_size + config.test_size)
-            + (values + 4.0 * config.length) * max(config.valid_size, config.test_size),
+            + (values + 4.0 * config.length) * largest
+            + 8.0 * min(CHUNK, largest) * (outputs + config.length * h),
         )
 
     def prepare(self, root: Path) -> dict[str, str]:
