@@ -49,7 +49,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settle_torch(threads)
 
 
-SAMPLE = 100
+SAMPLE = 200
 """Of so many lines one goes through an interpreter of its own, too."""
 
 

@@ -64,13 +64,14 @@ class LTEConfig:
                     f"{name}={windows}: {windows} * steps = {rows} rows; programs of "
                     f"target_nesting={self.target_nesting} may have {longest} characters"
                 )
-        windows = max(counts.values())
+        key = max(counts, key=lambda name: counts[name])
         for name in ("columns", "eval_columns", "large_columns"):
-            characters = getattr(self, name) * windows * self.steps
+            characters = getattr(self, name) * counts[key] * self.steps
             if characters > MOST_CHARACTERS:
                 yield (
-                    f"{name}={getattr(self, name)}: with {windows} windows of {self.steps} steps a "
-                    f"set would have {characters:,} characters; at most {MOST_CHARACTERS:,}"
+                    f"{name}={getattr(self, name)}: with {key}={counts[key]} and steps="
+                    f"{self.steps} a set may have {characters:,} characters; at most "
+                    f"{MOST_CHARACTERS:,}"
                 )
 
 

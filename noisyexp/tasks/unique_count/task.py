@@ -87,10 +87,10 @@ class UniqueCount(Task):
             + recurrent(4, inputs, h)
             + linear(h, mlp)
             + linear(mlp, outputs),
-            config.batch_size * (10.0 * config.length * h + mlp + outputs),
+            config.batch_size * (config.length * (10.0 * h + 2 * inputs) + 3 * mlp + 3 * outputs),
             8.0 * config.length * (config.valid_size + config.test_size)
             + (values + 4.0 * config.length) * largest
-            + 8.0 * min(CHUNK, largest) * (outputs + config.length * h),
+            + 8.0 * min(CHUNK, largest) * (outputs + mlp + config.length * (h + inputs)),
         )
 
     def prepare(self, root: Path) -> dict[str, str]:
