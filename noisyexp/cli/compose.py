@@ -303,13 +303,10 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         return parsed  # whole files only, as every table asks for: composed once, by their job
     choices = [f"{key}={value}" for key, value in chosen.items()]
     try:
-        config = compose(
-            ROOT_FILE, overrides=[*groups.searchpath, *choices], return_hydra_config=True
-        )
+        names = keys_of(*groups.searchpath, *choices)
     except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return []
-    names = list(_dotted(config))
     kept = []
     for override in parsed:
         key = override.key_or_group
@@ -323,6 +320,11 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
             near = [n for n in names if n.startswith("hydra") == override.is_hydra_override()]
             problems.append(f"{override.input_line}: no such key.{closest(key, [*near, *GROUPS])}")
     return kept
+
+
+def keys_of(*choices: str) -> list[str]:
+    """Dotted names of all keys, Hydra's own included, that there are with some choices of files."""
+    return list(_dotted(compose(ROOT_FILE, overrides=list(choices), return_hydra_config=True)))
 
 
 def _searchpath(parsed: list[Override]) -> list[str]:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import DIGEST, content_digest
 
 SCHEMA = 1
 STATUSES = ("complete", "diverged", "failed", "interrupted")
@@ -128,7 +129,7 @@ MEASURED: dict[str, Kind] = {
 ADDED: dict[str, Kind] = {
     "data_files": _object(NAME), "floor": _object(NUMBER_OR_NULL), "findings": FINDINGS,
     "environments": _list(CODE), "chance": _object(_object(NUMBER)),
-    "progress": _object(COUNT), "diverged": _object(ANY),
+    "progress": _object(COUNT), "diverged": _object(ANY), DIGEST: HASH,
 }  # fmt: skip
 """Records of older versions may lack these."""
 
@@ -148,7 +149,17 @@ def problems_of(raw: Any) -> list[str]:
             _check(raw[key], kind, key, found)
         elif key in FIELDS or (key in MEASURED and _needed(raw, key)):
             found.append(f"{key} is missing")
-    return found or _contradictions(raw)
+    return found or _edited(raw) or _contradictions(raw)
+
+
+def _edited(raw: Mapping[str, Any]) -> list[str]:
+    """Whether a record that names its digest has another one."""
+    if raw.get(DIGEST) in (None, digest := content_digest(raw)):
+        return []
+    return [
+        f"{DIGEST} is {raw[DIGEST]}, that of its content is {digest}: it was changed after it was "
+        "written"
+    ]
 
 
 def _needed(raw: Mapping[str, Any], key: str) -> bool:

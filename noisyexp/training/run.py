@@ -25,6 +25,7 @@ from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import sealed
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint, debug, plausible
 from noisyexp.training.callbacks import (
@@ -155,6 +156,7 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
                 raise NoisyexpError(out_of_memory_text(error)) from error
             raise
         check_held(folder)
+        record = sealed(record)
         try:
             write_json(folder / "run.json", record, make_folder=False)
         except OSError as error:
@@ -183,6 +185,7 @@ def _adopt(record: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
     if spec.names.experiment is not None and record["experiment"] is None:
         record = {**record, "experiment": spec.names.experiment}
         record["config"] = {**record["config"], "row": spec.plain.get("row")}
+        record = sealed(record)
         write_json(spec.folder / "run.json", record)
     return record
 
