@@ -58,6 +58,7 @@ class RunRecord:
         findings: what a task keeps of the final model beside metrics.
         environments: code, torch, device and threads of the run's sessions, each once.
         diverged: where and how, if it did.
+        digest: of all the rest, see `noisyexp.records.content_digest`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class RunRecord:
     cost: Mapping[str, Any] = _measured(kinds.COST)
     environments: Sequence[Mapping[str, Any]] = _added(list_of(kinds.CODE), ())
     diverged: Mapping[str, Any] = _added(object_of(ANY))
+    digest: str | None = _added(kinds.HASH, None)
 
     def to_json(self) -> dict[str, Any]:
         """The content of its run.json: what is known, and what the run has measured so far."""

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import DIGEST, content_digest
 from noisyexp.records.kinds import SCHEMA_NUMBER, Kind
 from noisyexp.records.run_record import KINDS, needed
 
@@ -35,7 +36,17 @@ def problems_of(raw: Any) -> list[str]:
             _check(raw[key], kind, key, found)
         elif key == "schema" or needed(key, status):
             found.append(f"{key} is missing")
-    return found or _contradictions(raw)
+    return found or _edited(raw) or _contradictions(raw)
+
+
+def _edited(raw: Mapping[str, Any]) -> list[str]:
+    """Whether a record that names its digest has another one."""
+    if raw.get(DIGEST) in (None, digest := content_digest(raw)):
+        return []
+    return [
+        f"{DIGEST} is {raw[DIGEST]}, that of its content is {digest}: it was changed after it was "
+        "written"
+    ]
 
 
 def _check(value: Any, kind: Kind, path: str, found: list[str]) -> None:

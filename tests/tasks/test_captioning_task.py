@@ -79,7 +79,7 @@ def test_the_setting_of_the_paper() -> None:
     ]  # fmt: skip
     problems: list[str] = []
     build(CaptioningConfig, vars(spec.task_config) | {"other_beams": [1, 0]}, "task", problems)
-    assert problems == ["task.other_beams=[1, 0]: whole numbers of at least 1"]
+    assert problems == ["task.other_beams=[1, 0]: whole numbers from 1 to 1000"]
 
 
 def test_rows_of_table_3() -> None:

@@ -26,7 +26,7 @@ from noisyexp.tasks.lte.scoring import (
     held_out_programs,
     standard_error,
 )
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_CHARACTERS, Size, linear, recurrent
 from noisyexp.tasks.text.carried import CarriesState
 
 
@@ -64,6 +64,15 @@ class LTEConfig:
                 yield (
                     f"{name}={windows}: {windows} * steps = {rows} rows; programs of "
                     f"target_nesting={self.target_nesting} may have {longest} characters"
+                )
+        key = max(counts, key=lambda name: counts[name])
+        for name in ("columns", "eval_columns", "large_columns"):
+            characters = getattr(self, name) * counts[key] * self.steps
+            if characters > MOST_CHARACTERS:
+                yield (
+                    f"{name}={getattr(self, name)}: with {key}={counts[key]} and steps="
+                    f"{self.steps} a set may have {characters:,} characters; at most "
+                    f"{MOST_CHARACTERS:,}"
                 )
 
 
@@ -106,7 +115,7 @@ class LTE(CarriesState):
         return Size(
             letters * h + recurrent(4, h, h, config.num_layers) + linear(h, letters),
             10.0 * config.columns * config.steps * config.num_layers * h,
-            8.0 * rows * columns,
+            16.0 * rows * columns + 11.0 * rows * config.large_columns,
             config.num_layers,
         )
 

@@ -25,7 +25,7 @@ from noisyexp.tasks.nmt.decoders import DECODERS
 from noisyexp.tasks.nmt.decoding import mean_nll, read, score, search
 from noisyexp.tasks.nmt.initial import Initial
 from noisyexp.tasks.nmt.model import Translator
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_DECODED, MOST_SENTENCES, Size, linear, recurrent
 
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
@@ -55,12 +55,18 @@ class NMTConfig:
     )
     max_pairs: int | None = option("pairs read of the training text; null: all", low=1)
     valid_set: str = option("news test set to validate on", choices=VALID_SETS)
-    valid_sentences: int | None = option("sentences to validate on; null: all", low=1)
-    test_sentences: int | None = option("sentences to test on; null: all", low=1)
-    beam: int = option("hypotheses of the beam search behind BLEU", low=1)
-    decode_words: int = option("most words of a translation, its end included", low=1)
-    workers: int = option("processes that tokenise the training text, once", low=1)
-    train_pairs: int = option("pairs of generated training text", low=1)
+    valid_sentences: int | None = option(
+        "sentences to validate on; null: all", low=1, high=MOST_SENTENCES
+    )
+    test_sentences: int | None = option(
+        "sentences to test on; null: all", low=1, high=MOST_SENTENCES
+    )
+    beam: int = option("hypotheses of the beam search behind BLEU", low=1, high=MOST_DECODED)
+    decode_words: int = option(
+        "most words of a translation, its end included", low=1, high=MOST_DECODED
+    )
+    workers: int = option("processes that tokenise the training text, once", low=1, high=256)
+    train_pairs: int = option("pairs of generated training text", low=1, high=MOST_SENTENCES)
 
 
 class NMT(Task):
@@ -94,7 +100,8 @@ class NMT(Task):
             if config.decoder == "B"
             else recurrent(3, e + 2 * h, h)
         )
-        pairs = 2e6 if source == "real" else 1.0 * config.train_pairs
+        held_out = (config.valid_sentences or 200.0) + (config.test_sentences or 200.0)
+        generated = 0.0 if source == "real" else 800.0 * (config.train_pairs + held_out)
         rows = config.batch_size * config.max_length
         return Size(
             2 * words * e
@@ -107,7 +114,7 @@ class NMT(Task):
             + linear(2 * h, e)
             + linear(e, words),
             rows * (40.0 * h + 4 * e) + 1.0 * rows * config.max_length * 2 * h,
-            8.0 * pairs + config.beam * (4.0 * words + 100.0 * h),
+            (generated or 16e6) + config.beam * (4.0 * words + 100.0 * h),
         )
 
     def prepare(self, root: Path) -> dict[str, str]:

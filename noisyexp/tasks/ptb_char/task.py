@@ -18,7 +18,7 @@ from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_EXAMPLES, Size, linear, recurrent
 from noisyexp.tasks.text.carried import CarriesState
 from noisyexp.tasks.text.continuations import CHARACTERS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
@@ -46,7 +46,7 @@ class PTBCharConfig:
     max_eval_chars: int | None = option(
         "characters of the validation and of the test text; null: all", low=1000
     )
-    train_words: int = option("words of the generated training text", low=1000)
+    train_words: int = option("words of the generated training text", low=1000, high=MOST_EXAMPLES)
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
@@ -88,7 +88,7 @@ class PTBChar(CarriesState, FixedShapeTask):
         return Size(
             SIGNS * e + recurrent(3, e or SIGNS, h) + linear(h, SIGNS),
             8.0 * config.batch_size * config.steps * h,
-            8 * letters,
+            (8 if source == "real" else 24) * letters,
         )
 
     def prepare(self, root: Path) -> dict[str, str]:

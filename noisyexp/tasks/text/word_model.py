@@ -19,7 +19,7 @@ from noisyexp.nn.language_model import LanguageModel, detach, saturation_on, str
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
 from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_EXAMPLES, MOST_SENTENCES, Size, linear, recurrent
 from noisyexp.tasks.text import generated
 from noisyexp.tasks.text.carried import CarriesState
 from noisyexp.tasks.text.continuations import WORDS, continuations, describe
@@ -49,8 +49,10 @@ class WordModelConfig:
     steps: int = option("T, steps of a window and of backpropagation", low=1)
     reset: str = option("state at the start of an epoch", choices=("zero", "zaremba"))
     max_tokens: int | None = option("read only so many tokens of each split; null: all", low=100)
-    vocab_size: int = option("words of the generated language", low=40)
-    train_tokens: int = option("training tokens of the generated language", low=1000)
+    vocab_size: int = option("words of the generated language", low=40, high=MOST_SENTENCES)
+    train_tokens: int = option(
+        "training tokens of the generated language", low=1000, high=MOST_EXAMPLES
+    )
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
@@ -98,12 +100,13 @@ class WordLanguageModel(CarriesState, FixedShapeTask):
         """Embedding, layers and output; gates, states and units of every step."""
         h, layers = config.hidden_size, config.num_layers
         words = REAL_WORDS if source == "real" else config.vocab_size
-        tokens = 1.1e6 if source == "real" else 1.2 * config.train_tokens
+        real = source == "real"
+        tokens = 1.1e6 if real else 1.2 * config.train_tokens
         kept = tokens if config.max_tokens is None else min(tokens, 3.0 * config.max_tokens)
         return Size(
             words * h + recurrent(4, h, h, layers) + linear(h, words),
             10.0 * config.batch_size * config.steps * layers * h,
-            8 * kept + (0.0 if source == "real" else 16.0 * words),
+            8 * kept + (0.0 if real else 1400.0 * words + 60.0 * tokens),
             layers,
         )
 
