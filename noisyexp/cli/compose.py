@@ -19,11 +19,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
-from noisyexp.cli.overrides import given_twice, parse
+from noisyexp.cli.overrides import given_twice, is_free, parse
 from noisyexp.cli.sweep_space import (
     Sweeper,
     check_direction,
@@ -313,7 +313,7 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         known, plus = key in chosen or key in names, override.is_add()
         if known and (plus or (override.is_force_add() and key in chosen)):
             problems.append(f"{override.input_line}: {key} is there already; leave out the +")
-        elif known or plus:
+        elif known or plus or is_free(key):
             kept.append(override)
         else:
             # Hydra's own keys are suggested only to those who ask for one.
@@ -393,6 +393,8 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
 def _first_line(error: Exception) -> str:
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
+    if isinstance(error.__cause__, ConfigKeyError):  # of a section that was given whole
+        return f"{error.__cause__.full_key}: no such key"
     key = getattr(error, "full_key", None)
     said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
     lines = said.splitlines()

@@ -8,6 +8,7 @@ Examples:
     noisyexp sample run=runs/unique_count/reference-smoke-s0-0123456789ab
     noisyexp sample run=<folder> weights=best
     noisyexp sample weights=unique_count/curriculum_nan     # published in results/weights
+    noisyexp sample weights=ptb/nah_released prompt="the company said"     # needs no text
     noisyexp sample run=<folder> prompt="the company said" temperature=0.7 samples=3
 """
 
@@ -46,7 +47,7 @@ def show(arguments: Sequence[str]) -> None:
     """Print the samples of a run, and draw their pictures into its folder."""
     given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "")
     place = place_of(given.run, given.weights)
-    run = load_run(place, given.weights or "last")
+    run = load_run(place, given.weights or "last", only_words=given.prompt is not None)
     device = torch.device("cpu")
     with torch.no_grad():
         if given.prompt is not None:

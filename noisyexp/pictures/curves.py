@@ -313,6 +313,8 @@ def _styles(acts: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
 def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tuple[Path, Path]:
     """Draw matrices as shades of grey, one above the other, as SVG and PNG.
 
+    Panels whose rows mean the same share a scale, so that one shade is one number.
+
     Args:
         panels: title, values (rows, columns), meaning of the columns, meaning of the rows.
         path: where to write, without or with a suffix.
@@ -333,10 +335,11 @@ def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tupl
             :, 0
         ]
         for axes, (title, values, x, y) in zip(every, panels, strict=True):
+            alike = [other for _, other, _, meaning in panels if meaning == y]
             image = axes.imshow(
-                values, cmap="gray_r", aspect="auto", interpolation="nearest", vmin=min(
-                    0.0, float(values.min())
-                ),
+                values, cmap="gray_r", aspect="auto", interpolation="nearest",
+                vmin=min(0.0, *(float(other.min()) for other in alike)),
+                vmax=max(float(other.max()) for other in alike),
             )  # fmt: skip
             figure.colorbar(image, ax=axes)
             axes.set(title=title, xlabel=x, ylabel=y)

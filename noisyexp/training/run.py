@@ -55,6 +55,7 @@ from noisyexp.training.record import (
 )
 from noisyexp.training.sessions import Sessions
 from noisyexp.training.signals import Interrupted, StopOnSignal
+from noisyexp.training.split import check_split
 from noisyexp.training.trainer import Trainer
 from noisyexp.training.wandb_logger import WandbLogger, in_sweep
 
@@ -87,6 +88,11 @@ class RunSpec:
         """Folder of the run."""
         return run_folder(Path(self.config.run_root), self.names, self.digest)
 
+    def make_task(self) -> Task:
+        """The task, without its data."""
+        source, seed = self.config.data.source, self.config.seed
+        return find_task(self.task_config.name)(self.task_config, source, seed)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -117,11 +123,12 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
     """
     folder = spec.folder
     with processes.first_decides() as go, locked(folder), StopOnSignal() as stop:
-        done = finished_record(folder, spec.digest)
-        if done is not None:
+        if (done := finished_record(folder, spec.digest)) is not None:
             if spec.config.logger.wandb != "off" and in_sweep():
                 _wandb(spec).tell(done)
             return Outcome(folder, _adopt(done, spec), skipped=True)
+        if (count := processes.size * spec.config.training.accumulate) > 1:
+            check_split(spec.make_task(), count)  # no record is left of what never began
         go()
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
         # What remains if the process is killed: no record of an earlier session with its reason.
@@ -197,11 +204,10 @@ def _cannot_write(folder: Path, error: OSError) -> NoisyexpError:
 
 def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
     """The error that is on its way out matters more than a disk too full to record it."""
-    path = folder / "run.json"
     try:
-        write_json(path, record, make_folder=False)
+        write_json(folder / "run.json", record, make_folder=False)
     except OSError as error:
-        print(f"{path} could not be written: {explain(error)}", file=sys.stderr)
+        print(f"{folder / 'run.json'} could not be written: {explain(error)}", file=sys.stderr)
 
 
 def _train(
@@ -213,8 +219,9 @@ def _train(
 ) -> None:
     config, folder = spec.config, spec.folder
     device = processes.place(setup_torch(config))
-    task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
+    task = spec.make_task()
     record["machine"] = describe_machine(device)
+    task.check_programs()
     record["data_files"] = task.prepare(Path(config.data.root))
     sessions = Sessions(
         {
@@ -265,8 +272,7 @@ def _restore(trainer: Trainer, folder: Path, digest: str) -> bool:
     if state is None:
         return False
     again = f"Delete {folder} to start this run from the beginning."
-    wrong = plausible.problem(trainer, state)
-    if wrong is not None:
+    if (wrong := plausible.problem(trainer, state)) is not None:
         raise CheckpointError(f"the checkpoint in {folder} is not of this run: {wrong}. {again}")
     try:
         trainer.load_state_dict(state)

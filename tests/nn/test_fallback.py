@@ -76,6 +76,7 @@ def test_a_compiler_that_fails_is_reported_and_leaves_nothing(
 
 
 @needs_kernels
+@pytest.mark.slow  # a quarter of a minute of compiler
 def test_first_use_compiles_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     code = "from noisyexp.kernels import library; assert library() is not None"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,11 +18,12 @@ from noisyexp.errors import DataError, NoisyexpError
 from noisyexp.records.row_files import load_row
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
-from noisyexp.tasks.captioning import Captioning, CaptioningConfig, scoring
+from noisyexp.tasks.captioning import Captioning, CaptioningConfig
 from noisyexp.tasks.captioning.cost import training_cost
 from noisyexp.tasks.captioning.data import Batch
 from noisyexp.tasks.captioning.model import Captioner, Shape
 from noisyexp.tasks.captioning.task import side_by_side
+from noisyexp.training import execute
 
 CPU = torch.device("cpu")
 
@@ -116,12 +118,20 @@ def test_orthogonal_scale_goes_with_the_units() -> None:
         assert norm.tolist() == pytest.approx([expected**2] * 16, rel=1e-4)
 
 
-def test_meteor_is_checked_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not before: a trained model can be looked at without Java."""
-    monkeypatch.setattr(scoring.shutil, "which", lambda name: None)
-    task, model = prepared(meteor=True)
+def test_meteor_is_checked_before_data_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """To annotate the images takes a quarter of an hour."""
+
+    def read(self: Captioning, root: Path) -> dict[str, str]:
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr(Captioning, "prepare", read)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    words = ["task=captioning", "scale=smoke", "data=generated", f"run_root={tmp_path}"]
+    (spec,) = check([*words, "task.meteor=true"])
     with pytest.raises(NoisyexpError, match=r"task\.meteor=false"):
-        task.loss(model, 0, CPU)
+        execute(spec)
 
 
 # --- what it measures

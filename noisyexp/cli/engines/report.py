@@ -47,6 +47,8 @@ def _means(sweep: Sweep) -> list[str]:
     """The runs averaged over seeds, and the command that makes their page; nothing for one run."""
     jobs = sweep.list_jobs()
     own = [job.spec.folder / "run.json" for job in jobs if last_record(job) is not None]
+    if not own:
+        return []
     try:
         runs, _ = find_runs(own)
         if sum(run.record.complete for run in runs) < 2:

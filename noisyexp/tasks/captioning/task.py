@@ -137,6 +137,11 @@ class Captioning(Task):
             layers,
         )
 
+    def check_programs(self) -> None:
+        """METEOR needs Java."""
+        if self.config.meteor:
+            check_meteor()
+
     def prepare(self, root: Path) -> dict[str, str]:
         """Read captions and annotations, which takes the network once, or draw the stand-in."""
         config = self.config
@@ -155,6 +160,15 @@ class Captioning(Task):
             )
         self.batches = data.Batches(lengths[self.kept], config.batch_size, self.seed)
         return self.data.files
+
+    def words(self) -> list[str]:
+        """The vocabulary."""
+        return self.data.vocab.get_itos()
+
+    def prepare_words(self, words: list[str]) -> None:
+        """Prepare to caption pictures of one's own."""
+        self.data = data.without_captions(words, EXTRACTORS[self.config.features])
+        self.limit = self.config.n_words or len(words)
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """The captioner with `spec` at its eleven sites."""
@@ -191,8 +205,6 @@ class Captioning(Task):
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Mean cost of the captions of update `step`."""
         assert isinstance(model, Captioner)
-        if self.config.meteor:
-            check_meteor()  # here, so that a trained model can be looked at without Java
         batch = self.batch(step)
         total = len(batch.targets)
         if self.share is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.data.vocab import Vocab
 from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
 from noisyexp.nn.saturation import Saturation
@@ -123,6 +124,15 @@ class WordLanguageModel(FixedShapeTask):
             )
         self._cut(self.corpus)
         return self.corpus.files
+
+    def words(self) -> list[str]:
+        """The vocabulary."""
+        return self.corpus.vocab.get_itos()
+
+    def prepare_words(self, words: list[str]) -> None:
+        """Prepare for `write`."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        self.corpus = Corpus(nothing, nothing, nothing, Vocab(words), {})
 
     def _cut(self, corpus: Corpus) -> None:
         limit = self.config.max_tokens
