@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 KEPT_NUMBERS = 2**18
-"""Up to so many numbers a lone unit keeps its derivatives: backward then makes no noise."""
+"""Up to so many numbers a lone unit keeps one for each, by which backward makes no noise again."""
 
 Draws = DrawKey | DeviceKey | Tensor
 
@@ -169,14 +169,19 @@ def map_unit(x: Tensor, p: Tensor | None, site: K.Site) -> Tensor:
 
 
 def map_unit_back(
-    d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site
+    d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of x and p, all contiguous."""
-    d_x, size = torch.empty_like(x), _size(x)
-    rows = K.sums_for_p(x.device, size.threads)
-    sums = None if p is None else x.new_zeros(rows, size.units)
+    """Gradients of x and p, all contiguous; that of x is written over `kept` of forward."""
+    size = _size(x)
+    sums = None if p is None else x.new_zeros(K.sums_for_p(x.device, size.threads), size.units)
     point_to_p(site, p, sums)
-    K.function("unit_map", x)(site, size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr())
+    if kept is None:
+        d_x = torch.empty_like(x)
+        name, arrays = "unit_map", addresses(x, None, d_value, d_x)
+    else:
+        d_x = kept
+        name, arrays = "unit_back_kept", addresses(x, kept, d_value, kept)
+    K.function(name, x)(site, size, *arrays)
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
 
@@ -192,38 +197,25 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None, keeps: bool
     ) -> Tensor:
+        # Whether what is kept is as forward left it: backward writes its result there.
         ctx.site, ctx.keeps = site, keeps
         if not keeps:
-            ctx.save_for_backward(x, p, given)
+            ctx.save_for_backward(x, p, given, None)
             return map_unit(x, p, site)
         point_to_p(site, p)
-        value, dx = torch.empty_like(x), torch.empty_like(x)
-        dp = None if p is None else torch.empty_like(x)
-        K.function("unit_keep", x)(site, _size(x), *addresses(x, value, dx, dp))
-        ctx.save_for_backward(x, p, dx, dp)
+        value, kept = torch.empty_like(x), torch.empty_like(x)
+        K.function("unit_keep", x)(site, _size(x), *addresses(x, value, kept))
+        ctx.save_for_backward(x, p, given, kept)
         return value
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.keeps:
-            _, p, dx, dp = saved
-            return *_chain(ctx.site, p, dx, dp, d_value.contiguous()), None, None, None
-        x, p, given = saved
+        x, p, given, kept = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None, None
-
-
-def _chain(
-    site: K.Site, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """As `map_unit_back`, by derivatives that forward kept."""
-    d_x, size = torch.empty_like(dx), _size(dx)
-    sums = None if p is None else dx.new_zeros(K.CHUNKS, size.units)
-    point_to_p(site, p, sums)
-    K.function("unit_chain", dx)(site, size, *addresses(dx, dp, d_value, d_x))
-    return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
+        kept, ctx.keeps = kept if ctx.keeps else None, False
+        return *map_unit_back(d_value.contiguous(), x, p, ctx.site, kept), None, None, None
 
 
 def addresses(*tensors: Tensor | None) -> list[int | None]:
@@ -260,9 +252,11 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
         (draws,) = draw_for([unit], tuple(x.shape), x)
     given = draws if isinstance(draws, Tensor) else None
     p = used_p(unit)
-    wanted = x.requires_grad or (p is not None and p.requires_grad)
-    keeps = wanted and torch.is_grad_enabled() and x.numel() <= KEPT_NUMBERS
-    value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), p, make_site(unit, draws), given, keeps and not K.on_gpu(x.device)
-    )
+    site, x = make_site(unit, draws), x.contiguous()
+    if not (torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))):
+        return map_unit(x, p, site)
+    # Without a draw backward costs little; and a clip is not in what is kept.
+    drawn = isinstance(draws, DrawKey) and not site.clip
+    keeps = drawn and x.numel() <= KEPT_NUMBERS and not K.on_gpu(x.device)
+    value: Tensor = _Unit.apply(x, p, site, given, keeps)  # type: ignore[no-untyped-call]
     return value

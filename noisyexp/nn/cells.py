@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import GRU, LSTM, State
-from noisyexp.nn.fused import run_fused
+from noisyexp.nn.fused import run_step
 from noisyexp.nn.noisy import NoisyModule
 from noisyexp.nn.shared import shared_linear, sharing
 
@@ -62,9 +62,7 @@ class _NoisyCell(NoisyModule):
         way = self.fuses(units, x, *state, *weights) if len(x) else dispatch.PLAIN
         if way:
             operands = None if half is None else operand_dtype(half, x.device)
-            return run_fused(
-                way, self.kernel, units, x[None], state, None, weights, operands=operands
-            )[1]
+            return run_step(way, self.kernel, units, x, state, weights, operands)
         shape = (len(x), self.hidden_size)
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
         projected = shared_linear(x, w_ih, b_ih)

@@ -71,7 +71,7 @@ class Plan:
         gates = arrays["gates"]
         assert gates is not None
         threads = K.parts_of_step(gates.device, batch, batch * hidden * len(self.sites))
-        layer = K.Layer(batch, hidden, threads)
+        layer = K.Layer(batch, hidden, threads, hidden)
         sums = None if p_sums is None else p_sums.data_ptr()
         apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
         for index, (site, p, given) in enumerate(zip(self.sites, ps, self.given, strict=True)):

@@ -29,67 +29,96 @@ INLINE wide product(wide a, uint32_t b) {
 #else
 INLINE wide product(wide a, uint32_t b) { return (a & 0xFFFFFFFFu) * (uint64_t)b; }
 #endif
+#define PHILOX_M0 0xD2511F53u
+#define PHILOX_M1 0xCD9E8D57u
+#define PHILOX_W0 0x9E3779B9u
+#define PHILOX_W1 0xBB67AE85u
+
+/* The lower halves of both as words: those of `even` in lanes 0, 2, ... */
+INLINE words together(wide even, wide odd) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return (words)(even << 32 | (odd & 0xFFFFFFFFu));
+#else
+    return (words)((even & 0xFFFFFFFFu) | odd << 32);
+#endif
+}
 
 /* Four random words for each of LANES units from `unit` on; counter (unit, row block, t, call). */
 INLINE void philox(noise_key key, uint32_t unit, uint32_t row_block, uint32_t t,
                    words word[ROWS]) {
-    wide c0[2], c1[2], c2[2], c3[2];
+    const wide units = {0, 2, 4, 6, 8, 10, 12, 14};
+    wide c0[2], c1[2], c2[2], c3[2]; /* of even units and of odd ones */
+    uint32_t k0 = key.key0 + PHILOX_W0, k1 = key.key1 + PHILOX_W1;
+    /* The first two rounds: the counter differs from lane to lane in the unit alone, so that of four
+       products two are the same for all. */
+    const uint64_t b = (uint64_t)t * PHILOX_M1;
+    const uint64_t next_a = (uint64_t)((uint32_t)(b >> 32) ^ row_block ^ key.key0) * PHILOX_M0;
     for (int half = 0; half < 2; half++) {
-        for (int l = 0; l < LANES / 2; l++)
-            c0[half][l] = (uint32_t)(unit + (uint32_t)(half * (LANES / 2) + l));
-        c1[half] = (wide){0} + row_block;
-        c2[half] = (wide){0} + t;
-        c3[half] = (wide){0} + key.call;
+        const wide a = product(units + (unit + (uint32_t)half), PHILOX_M0);
+        const wide next_b = product((a >> 32) ^ key.call ^ key.key1, PHILOX_M1);
+        c0[half] = (next_b >> 32) ^ b ^ k0;
+        c1[half] = next_b;
+        c2[half] = a ^ (next_a >> 32) ^ k1;
+        c3[half] = (wide){0} + next_a;
     }
-    uint32_t k0 = key.key0, k1 = key.key1;
-    for (int round = 0; round < 10; round++) {
+    for (int round = 2; round < 10; round++) {
+        k0 += PHILOX_W0;
+        k1 += PHILOX_W1;
         for (int half = 0; half < 2; half++) {
-            wide a = product(c0[half], 0xD2511F53u), b = product(c2[half], 0xCD9E8D57u);
+            const wide a = product(c0[half], PHILOX_M0), b = product(c2[half], PHILOX_M1);
             c0[half] = (b >> 32) ^ c1[half] ^ k0;
             c2[half] = (a >> 32) ^ c3[half] ^ k1;
             c1[half] = b;
             c3[half] = a;
         }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
     }
-    const words lower = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-    const words first = lower + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
-    word[0] = __builtin_shuffle((words)c0[0], (words)c0[1], first);
-    word[1] = __builtin_shuffle((words)c1[0], (words)c1[1], first);
-    word[2] = __builtin_shuffle((words)c2[0], (words)c2[1], first);
-    word[3] = __builtin_shuffle((words)c3[0], (words)c3[1], first);
+    word[0] = together(c0[0], c0[1]);
+    word[1] = together(c1[0], c1[1]);
+    word[2] = together(c2[0], c2[1]);
+    word[3] = together(c3[0], c3[1]);
 }
 
 /* sqrt(-2 ln u) with u = (top 24 bits of word + 1) / 2^24 in (0, 1]; at most 5.77. */
 INLINE float radius(uint32_t word) {
-    float u = (float)(int32_t)((word >> 8) + 1u) * 0x1p-24f;
+    float n = (float)(int32_t)((word >> 8) + 1u);
     int32_t bits;
-    memcpy(&bits, &u, 4);
-    /* u = m 2^e with m in [sqrt(1/2), sqrt(2)); ln m = 2 artanh((m - 1) / (m + 1)) as a series. */
-    int32_t e = (bits - 0x3F3504F3) >> 23;
-    bits -= e << 23;
+    memcpy(&bits, &n, 4);
+    /* n = m 2^e with m in [sqrt(1/2), sqrt(2)); ln m = 2 artanh((m - 1) / (m + 1)) as a series.
+       Factors of two are exact wherever they are: here in the series and in e, shifted by 23. */
+    const int32_t exponent = (bits - 0x3F3504F3) & (int32_t)0xFF800000u;
+    bits -= exponent;
     float m;
     memcpy(&m, &bits, 4);
-    float s = (m - 1.0f) / (m + 1.0f), s2 = s * s;
-    float series = 1.0f + s2 * (1.0f / 3 + s2 * (1.0f / 5 + s2 * (1.0f / 7 + s2 * (1.0f / 9))));
-    float log_u = (float)e * 0.693147180559945f + 2.0f * s * series;
-    float square = -2.0f * log_u;
+    const float e = (float)(exponent - (24 << 23));
+    const float s = (m - 1.0f) / (m + 1.0f), s2 = s * s;
+    const float series = -4.0f + s2 * (-4 * (1.0f / 3) + s2 * (-4 * (1.0f / 5)
+                         + s2 * (-4 * (1.0f / 7) + s2 * (-4 * (1.0f / 9)))));
+    const float square = e * (-2 * 0.693147180559945f * 0x1p-23f) + s * series;
     return __builtin_sqrtf(square > 0.0f ? square : 0.0f);
+}
+
+/* `x` with its sign turned where the highest bit of `where` is set. */
+INLINE float turn(float x, uint32_t where) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bits ^= where & 0x80000000u;
+    memcpy(&x, &bits, 4);
+    return x;
 }
 
 /* cos and sin of 2 pi (top 24 bits of word) / 2^24: quarter turns, then Taylor on [-pi/4, pi/4]. */
 INLINE void direction(uint32_t word, float *cosine, float *sine) {
-    int32_t turn = (int32_t)(word >> 8);
-    int32_t quarter = (turn + (1 << 21)) >> 22;
-    float z = (float)(turn - (quarter << 22)) * (6.283185307179586f * 0x1p-24f), z2 = z * z;
-    float s = z * (1.0f + z2 * (-1.0f / 6 + z2 * (1.0f / 120 + z2 * (-1.0f / 5040
-              + z2 * (1.0f / 362880)))));
-    float c = 1.0f + z2 * (-0.5f + z2 * (1.0f / 24 + z2 * (-1.0f / 720 + z2 * (1.0f / 40320
-              + z2 * (-1.0f / 3628800)))));
-    float x = quarter & 1 ? s : c, y = quarter & 1 ? c : s;
-    *cosine = (quarter + 1) & 2 ? -x : x;
-    *sine = quarter & 2 ? -y : y;
+    const uint32_t quarter = word + (1u << 29); /* in its two highest bits */
+    /* What is left of the angle, in 2^34 a turn: the quarters fall out on the left. */
+    const int32_t rest = (int32_t)((word & 0xFFFFFF00u) << 2);
+    const float z = (float)rest * (6.283185307179586f * 0x1p-34f), z2 = z * z;
+    const float s = z * (1.0f + z2 * (-1.0f / 6 + z2 * (1.0f / 120 + z2 * (-1.0f / 5040
+                    + z2 * (1.0f / 362880)))));
+    const float c = 1.0f + z2 * (-0.5f + z2 * (1.0f / 24 + z2 * (-1.0f / 720 + z2 * (1.0f / 40320
+                    + z2 * (-1.0f / 3628800)))));
+    const int odd = (quarter & (1u << 30)) != 0;
+    *cosine = turn(odd ? s : c, quarter + (1u << 30));
+    *sine = turn(odd ? c : s, quarter);
 }
 
 /* Draws of a tile: row-major (ROWS, LANES); the rows are 4 row_block + 0 ... 3. Never inlined:
