@@ -7,7 +7,7 @@ keeping them, so a unit holds nothing for backward but its input.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,14 +54,15 @@ def used_p(unit: Activation) -> Tensor | None:
 
     NAN without noise is alpha h + (1 - alpha) u.
     """
-    return None if unit.p is None or _form(unit)[0] == K.FORM_HARD else to_float(unit.p)
+    p = unit.p  # asked for once: a module looks its parameters up
+    return None if p is None or _form(unit)[0] == K.FORM_HARD else to_float(p)
 
 
-def describe(unit: Activation) -> list[int]:
+def describe(unit: Activation) -> tuple[int, ...]:
     """The unit's equation in whole numbers, for `site`: all that a graph is made for."""
-    form, multiplier = _form(unit)
-    flags = (unit.clip_output, unit.leaks, unit.code_compat)
-    return [int(unit.kind.name == "sigmoid"), form, multiplier, *(int(flag) for flag in flags)]
+    sigmoid = unit.kind.name == "sigmoid"
+    flags = (int(unit.clip_output), int(unit.leaks), int(unit.code_compat))
+    return (int(sigmoid), *_form(unit), *flags)
 
 
 WORDS = 6
@@ -105,9 +106,9 @@ def make_site(unit: Activation, noise: Draws | None) -> K.Site:
         noise: the key of the draws, or where a GPU reads it; the draws themselves (contiguous, of
             x's dtype, kept alive by the caller); or None where the unit draws nothing.
     """
-    if unit.training:
+    if unit.training and not unit._p_seen:
         unit.look_at_p()
-    site = new_site(tuple(describe(unit)), unit.alpha, unit.c)
+    site = new_site(describe(unit), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
     elif isinstance(noise, DeviceKey):
@@ -120,8 +121,10 @@ def make_site(unit: Activation, noise: Draws | None) -> K.Site:
 
 def point_to_p(site: K.Site, p: Tensor | None, p_grad: Tensor | None = None) -> None:
     """Tell the kernel where p and the sum of its gradient are."""
-    site.p = None if p is None else p.data_ptr()
-    site.p_stride = 0 if p is None or p.numel() == 1 else p.stride(0)
+    if p is None:
+        site.p = site.p_grad = None
+        return
+    site.p, site.p_stride = p.data_ptr(), 0 if p.numel() == 1 else p.stride(0)
     site.p_grad = None if p_grad is None else p_grad.data_ptr()
 
 
@@ -136,17 +139,23 @@ def draw_for(
         like: a tensor of the dtype and device that the kernel works with.
     """
     drawing = [unit for unit in units if unit.training and unit.has_noise]
-    if drawing and all(unit.noise_source is None for unit in drawing):
+    if not drawing:
+        return [None] * len(units)
+    drawn: list[Draws]
+    if all(unit.noise_source is None for unit in drawing):
         # The numbers that one call for each unit would give, in a fraction of the time.
         replayed = replayed_keys(len(drawing), like)
-        drawn: Iterator[Draws] = iter(
+        drawn = (
             [DrawKey(key) for key in fresh_keys(len(drawing)).tolist()]
             if replayed is None
-            else replayed
+            else [*replayed]
         )
     else:
-        drawn = (_draw(unit, shape, like) for unit in drawing)
-    return [next(drawn) if unit.training and unit.has_noise else None for unit in units]
+        drawn = [_draw(unit, shape, like) for unit in drawing]
+    if len(drawn) == len(units):
+        return [*drawn]
+    of_each = iter(drawn)
+    return [next(of_each) if unit.training and unit.has_noise else None for unit in units]
 
 
 def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> Draws:
@@ -225,8 +234,8 @@ def addresses(*tensors: Tensor | None) -> list[int | None]:
 
 def fits(unit: Activation, num_units: int) -> bool:
     """Whether p has one number, or one for each of `num_units`."""
-    p = unit.p  # asked for once: a module looks its parameters up
-    return p is None or p.numel() == 1 or (p.dim() == 1 and len(p) == num_units)
+    p = unit.p
+    return p is None or p.shape == (num_units,) or p.numel() == 1
 
 
 def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from noisyexp.kernels import matmul
 
 HALF = (torch.bfloat16, torch.float16)
+_AUTOCAST = {torch.float32, *HALF}
 
 
 def under_autocast(x: Tensor) -> bool:
@@ -27,7 +28,7 @@ def half_dtype(*tensors: Tensor | None) -> torch.dtype | None:
     """
     given = [tensor for tensor in tensors if tensor is not None]
     dtypes, kind = {tensor.dtype for tensor in given}, given[0].device.type
-    if kind == "meta" or not dtypes <= {torch.float32, *HALF}:
+    if kind == "meta" or not dtypes <= _AUTOCAST:
         return None
     if torch.is_autocast_enabled(kind):
         found: torch.dtype = torch.get_autocast_dtype(kind)

@@ -97,10 +97,11 @@ def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
 
     0 if not at all.
     """
-    for unit in units.values():
+    of_cell = list(units.values())
+    for unit in of_cell:
         if not _runs_as_is(unit):
             return dispatch.PLAIN
-    return dispatch.way(*tensors, *(used_p(unit) for unit in units.values()))
+    return dispatch.way(*tensors, *[used_p(unit) for unit in of_cell])
 
 
 def run_fused(

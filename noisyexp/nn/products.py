@@ -74,11 +74,12 @@ class Plan:
         layer = K.Layer(batch, hidden, threads, hidden)
         sums = None if p_sums is None else p_sums.data_ptr()
         apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
-        for index, (site, p, given) in enumerate(zip(self.sites, ps, self.given, strict=True)):
+        of_layer = layer.sites
+        for index, (site, p) in enumerate(zip(self.sites, ps, strict=True)):
             point_to_p(site, p)
-            site.p_grad = None if sums is None or p is None else sums + index * apart
-            site.given = None if given is None else given.data_ptr()
-            layer.sites[index] = site
+            if sums is not None and p is not None:
+                site.p_grad = sums + index * apart
+            of_layer[index] = site
         for name, array in arrays.items():
             if array is not None:
                 setattr(layer, name, array.data_ptr())

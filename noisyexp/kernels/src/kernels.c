@@ -8,6 +8,9 @@
 #if PART == 1
 #define REAL float
 #define NAME(x) x##_f
+#ifdef __AVX512F__
+#define FEW_UNITS
+#endif
 #include "rows.h"
 #include "unit.h"
 #include "layers.h"
@@ -46,6 +49,7 @@ void struct_sizes(int64_t out[6]) {
 }
 #undef REAL
 #undef NAME
+#undef FEW_UNITS
 #endif
 
 #if PART == 2

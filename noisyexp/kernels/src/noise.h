@@ -43,39 +43,44 @@ INLINE words together(wide even, wide odd) {
 #endif
 }
 
-/* Four random words for each of LANES units from `unit` on; counter (unit, row block, t, call). */
-INLINE void philox(noise_key key, uint32_t unit, uint32_t row_block, uint32_t t,
-                   words word[ROWS]) {
-    const wide units = {0, 2, 4, 6, 8, 10, 12, 14};
-    wide c0[2], c1[2], c2[2], c3[2]; /* of even units and of odd ones */
+/* Four random words for each unit of `count` registers, in the lower halves of word[w][register];
+   counter (unit, row block, t, call). */
+INLINE void philox_words(noise_key key, const wide *units, int count, uint32_t row_block, uint32_t t,
+                         wide word[ROWS][2]) {
+    wide *const c0 = word[0], *const c1 = word[1], *const c2 = word[2], *const c3 = word[3];
     uint32_t k0 = key.key0 + PHILOX_W0, k1 = key.key1 + PHILOX_W1;
     /* The first two rounds: the counter differs from lane to lane in the unit alone, so that of four
        products two are the same for all. */
     const uint64_t b = (uint64_t)t * PHILOX_M1;
     const uint64_t next_a = (uint64_t)((uint32_t)(b >> 32) ^ row_block ^ key.key0) * PHILOX_M0;
-    for (int half = 0; half < 2; half++) {
-        const wide a = product(units + (unit + (uint32_t)half), PHILOX_M0);
+    for (int i = 0; i < count; i++) {
+        const wide a = product(units[i], PHILOX_M0);
         const wide next_b = product((a >> 32) ^ key.call ^ key.key1, PHILOX_M1);
-        c0[half] = (next_b >> 32) ^ b ^ k0;
-        c1[half] = next_b;
-        c2[half] = a ^ (next_a >> 32) ^ k1;
-        c3[half] = (wide){0} + next_a;
+        c0[i] = (next_b >> 32) ^ b ^ k0;
+        c1[i] = next_b;
+        c2[i] = a ^ (next_a >> 32) ^ k1;
+        c3[i] = (wide){0} + next_a;
     }
     for (int round = 2; round < 10; round++) {
         k0 += PHILOX_W0;
         k1 += PHILOX_W1;
-        for (int half = 0; half < 2; half++) {
-            const wide a = product(c0[half], PHILOX_M0), b = product(c2[half], PHILOX_M1);
-            c0[half] = (b >> 32) ^ c1[half] ^ k0;
-            c2[half] = (a >> 32) ^ c3[half] ^ k1;
-            c1[half] = b;
-            c3[half] = a;
+        for (int i = 0; i < count; i++) {
+            const wide a = product(c0[i], PHILOX_M0), b = product(c2[i], PHILOX_M1);
+            c0[i] = (b >> 32) ^ c1[i] ^ k0;
+            c2[i] = (a >> 32) ^ c3[i] ^ k1;
+            c1[i] = b;
+            c3[i] = a;
         }
     }
-    word[0] = together(c0[0], c0[1]);
-    word[1] = together(c1[0], c1[1]);
-    word[2] = together(c2[0], c2[1]);
-    word[3] = together(c3[0], c3[1]);
+}
+
+/* The same for LANES units from `unit` on, in order. */
+INLINE void philox(noise_key key, uint32_t unit, uint32_t row_block, uint32_t t,
+                   words word[ROWS]) {
+    const wide even = (wide){0, 2, 4, 6, 8, 10, 12, 14} + unit, units[2] = {even, even + 1};
+    wide apart[ROWS][2];
+    philox_words(key, units, 2, row_block, t, apart);
+    for (int w = 0; w < ROWS; w++) word[w] = together(apart[w][0], apart[w][1]);
 }
 
 /* sqrt(-2 ln u) with u = (top 24 bits of word + 1) / 2^24 in (0, 1]; at most 5.77. */
@@ -121,6 +126,25 @@ INLINE void direction(uint32_t word, float *cosine, float *sine) {
     *sine = turn(odd ? c : s, quarter);
 }
 
+/* Two draws from two words. */
+INLINE void box_muller(uint32_t first, uint32_t second, float *x, float *y) {
+    float r = radius(first), c, s;
+    direction(second, &c, &s);
+    *x = r * c;
+    *y = r * s;
+}
+
+/* Draws of the rows 4 row_block + 0 ... 3 for eight units of any numbers, which are in the lower halves:
+   those of unit j in rows 0 and 2 in lanes 2j and 2j + 1 of xi, those in rows 1 and 3 LANES later. */
+static __attribute__((noinline, unused)) void normal_few(noise_key key, wide units,
+                                                         uint32_t row_block, uint32_t t,
+                                                         float xi[2 * LANES]) {
+    wide word[ROWS][2];
+    philox_words(key, &units, 1, row_block, t, word);
+    const words first = together(word[0][0], word[2][0]), second = together(word[1][0], word[3][0]);
+    for (int l = 0; l < LANES; l++) box_muller(first[l], second[l], &xi[l], &xi[LANES + l]);
+}
+
 /* Draws of a tile: row-major (ROWS, LANES); the rows are 4 row_block + 0 ... 3. Never inlined:
    compilers vectorise it worse inside a larger function. */
 static __attribute__((noinline, unused)) void normal_tile(noise_key key, uint32_t unit,
@@ -129,12 +153,9 @@ static __attribute__((noinline, unused)) void normal_tile(noise_key key, uint32_
     words word[ROWS];
     philox(key, unit, row_block, t, word);
     for (int pair = 0; pair < 2; pair++)
-        for (int l = 0; l < LANES; l++) {
-            float r = radius(word[2 * pair][l]), c, s;
-            direction(word[2 * pair + 1][l], &c, &s);
-            xi[2 * pair * LANES + l] = r * c;
-            xi[(2 * pair + 1) * LANES + l] = r * s;
-        }
+        for (int l = 0; l < LANES; l++)
+            box_muller(word[2 * pair][l], word[2 * pair + 1][l], &xi[2 * pair * LANES + l],
+                       &xi[(2 * pair + 1) * LANES + l]);
 }
 
 #endif

@@ -20,20 +20,20 @@ INLINE void NAME(output_slopes)(const site *s, REAL x, REAL p, REAL k, REAL *dx,
     *dp = k * (h - u);
 }
 
-/* alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); with
+/* Of `count` numbers alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); with
    `grad` the derivatives, or where there is `kept` the k that they follow from. */
-INLINE void NAME(output_noise)(const site *s, int grad, const REAL *x, const REAL *p,
+INLINE void NAME(output_noise)(const site *s, int count, int grad, const REAL *x, const REAL *p,
                                const REAL *xi, REAL *v, REAL *dx, REAL *dp, REAL *kept) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
     const REAL alpha = s->alpha, rest = 1 - alpha, c = s->c, side = s->side;
     REAL push[TILE];
     if (s->multiplier == MULTIPLIER_MEAN)
-        for (int l = 0; l < TILE; l++) push[l] = c * s->mean;
+        for (int l = 0; l < count; l++) push[l] = c * s->mean;
     else if (s->multiplier == MULTIPLIER_HALF_NORMAL)
-        for (int l = 0; l < TILE; l++) push[l] = c * NAME(absolute)(xi[l]);
+        for (int l = 0; l < count; l++) push[l] = c * NAME(absolute)(xi[l]);
     else
-        for (int l = 0; l < TILE; l++) push[l] = c * xi[l];
-    for (int l = 0; l < TILE; l++) {
+        for (int l = 0; l < count; l++) push[l] = c * xi[l];
+    for (int l = 0; l < count; l++) {
         REAL u = slope * x[l] + offset;
         REAL h = u < low ? low : (u > high ? high : u);
         REAL delta = h - u;
@@ -84,18 +84,6 @@ INLINE void NAME(soft)(const site *s, int grad, const REAL *x, REAL *v, REAL *dx
         dx[l] = x[l] == x[l] ? d : x[l];
         dp[l] = 0;
     }
-}
-
-/* Whether any unit of the tile saturates, so that Eq 9's sigma is not zero everywhere. NaN counts.
-   A loop of its own: merged with the one above, compilers vectorise neither. */
-INLINE int NAME(saturates)(const site *s, const REAL *x) {
-    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
-    int any = 0;
-    for (int l = 0; l < TILE; l++) {
-        REAL u = slope * x[l] + offset;
-        any |= !((u >= low) & (u <= high));
-    }
-    return any;
 }
 
 /* What is infinite in a tile becomes far: with 0 times infinity, sigma of p = 0 and all derivatives
@@ -211,18 +199,23 @@ INLINE void NAME(draw)(const site *s, const NAME(place) *at, REAL *xi) {
     for (int l = 0; l < TILE; l++) xi[l] = raw[l];
 }
 
+#include "few.h"
+
 /* Value of a unit on a tile; with `grad` also its derivatives by x and by p. Or with `kept` what
    `kept_slopes` makes them of later: k of noise at the output, else the draw. */
 INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
                           REAL *dx, REAL *dp, REAL *kept) {
     REAL xi[TILE], p[TILE], near[TILE], unused_dx[TILE], unused_dp[TILE];
+    uint32_t columns = ~0u;
     int quiet = s->form == FORM_HARD;
-    if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) quiet = !NAME(saturates)(s, x);
+    if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) columns = NAME(saturated)(s, x), quiet = !columns;
     if (kept && (quiet || s->form == FORM_SOFT)) memset(kept, 0, TILE * sizeof(REAL));
     if (s->form == FORM_SOFT) {
         NAME(soft)(s, grad, x, v, dx, dp);
     } else if (quiet) {
         NAME(noiseless)(s, grad, x, v, dx, dp);
+    } else if (!kept && NAME(few)(s, at, columns, grad, x, v, dx, dp)) {
+        /* done */
     } else {
         if (s->multiplier != MULTIPLIER_MEAN) NAME(draw)(s, at, xi);
         else memset(xi, 0, sizeof xi);
@@ -230,7 +223,7 @@ INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const 
         const int far = s->p && NAME(come_near)(x, near);
         const REAL *z = far ? near : x, leak = (REAL)(s->slope * (1 - s->alpha));
         if (kept && s->form != FORM_OUTPUT) memcpy(kept, xi, sizeof xi);
-        if (s->form == FORM_OUTPUT) NAME(output_noise)(s, grad, z, p, xi, v, dx, dp, kept);
+        if (s->form == FORM_OUTPUT) NAME(output_noise)(s, TILE, grad, z, p, xi, v, dx, dp, kept);
         else if (s->form == FORM_INPUT_LEARNED_CODE)
             NAME(input_noise_code)(s, z, p, xi, v, grad ? dx : unused_dx, grad ? dp : unused_dp);
         else NAME(input_noise)(s, grad, z, p, xi, v, dx, dp);
