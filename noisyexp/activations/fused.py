@@ -55,7 +55,9 @@ def used_p(unit: Activation) -> Tensor | None:
     NAN without noise is alpha h + (1 - alpha) u.
     """
     p = unit.p  # asked for once: a module looks its parameters up
-    return None if p is None or _form(unit)[0] == K.FORM_HARD else to_float(p)
+    if p is None or unit.kernel_forms[0 if unit.training else 1][0] == K.FORM_HARD:
+        return None
+    return to_float(p)
 
 
 def describe(unit: Activation) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from noisyexp.kernels import matmul
 
 HALF = (torch.bfloat16, torch.float16)
-_AUTOCAST = {torch.float32, *HALF}
 
 
 def under_autocast(x: Tensor) -> bool:
@@ -27,8 +26,10 @@ def half_dtype(*tensors: Tensor | None) -> torch.dtype | None:
     also for a mixture without autocast, which torch refuses.
     """
     given = [tensor for tensor in tensors if tensor is not None]
+    if given[0].dtype not in HALF and not under_autocast(given[0]):
+        return None
     dtypes, kind = {tensor.dtype for tensor in given}, given[0].device.type
-    if kind == "meta" or not dtypes <= _AUTOCAST:
+    if kind == "meta" or not dtypes <= {torch.float32, *HALF}:
         return None
     if torch.is_autocast_enabled(kind):
         found: torch.dtype = torch.get_autocast_dtype(kind)

@@ -24,7 +24,7 @@ from noisyexp.nn.equations import Cell
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
 from noisyexp.nn.products import Forward, Plan, Weights
-from noisyexp.nn.shared import sum_of_outer_products, sum_of_rounded, use
+from noisyexp.nn.shared import Use, sharing, sum_of_outer_products, sum_of_rounded, use
 
 
 class _Recurrence(torch.autograd.Function):
@@ -173,24 +173,31 @@ def _single(
 ) -> tuple[Tensor, ...] | None:  # fmt: skip
     """`run_step` where one call of C can do it; None elsewhere."""
     all_weights = Weights(*weights)
-    if way != dispatch.DIRECT or operands is not None or not single.can_run(x, all_weights):
+    if way != dispatch.DIRECT or operands is not None:
+        return None
+    gemm = single.product_for(x, all_weights)
+    if gemm is None:
         return None
     of_cell = list(units.values())
     drawn = (1, len(x), weights[1].shape[1])
     plan, tokens = _plan(cell, of_cell, drawn, x, weights, None)
-    return single.run(plan, x, state, all_weights, [used_p(unit) for unit in of_cell], tokens)
+    ps = [used_p(unit) for unit in of_cell]
+    return single.run(plan, gemm, x, state, all_weights, ps, tokens)
 
 
 def _plan(
     cell: Cell, units: list[Activation], drawn: tuple[int, int, int], x: Tensor,
     weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None], operands: torch.dtype | None,
-) -> tuple[Plan, Any]:  # fmt: skip
+) -> tuple[Plan, tuple[Tensor | None, Tensor | None]]:  # fmt: skip
     """A plan of (T, B, H) `drawn` with the draws of this call, and the tokens of shared weights."""
     noise = draw_for(units, drawn, x)
     sites = [make_site(unit, draws) for unit, draws in zip(units, noise, strict=True)]
     given = [draws if isinstance(draws, Tensor) else None for draws in noise]
     # A decoder's step: what is made of its weights may be made for all steps together.
     combine = sum_of_outer_products if operands is None else sum_of_rounded
-    uses = [use(w, combine) if drawn[0] == 1 else (None, None) for w in weights[:2]]
-    tokens, shared = zip(*uses, strict=True)
-    return Plan(cell, sites, given, None, False, operands, shared), tokens
+    uses: list[Use] = [(None, None)] * 2
+    if drawn[0] == 1 and sharing():
+        uses = [use(w, combine) for w in weights[:2]]
+    (token_ih, shared_ih), (token_hh, shared_hh) = uses
+    plan = Plan(cell, sites, given, None, False, operands, (shared_ih, shared_hh))
+    return plan, (token_ih, token_hh)

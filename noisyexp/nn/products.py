@@ -367,6 +367,14 @@ def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:
     return weights.b_ih + weights.b_hh
 
 
+def gradients_of_p(ps: Sequence[Tensor | None], sums: Tensor) -> list[Tensor | None]:
+    """Of every p, from what the kernels have added up for each unit, (sites, H)."""
+    return [
+        None if p is None else total if p.shape == total.shape else total.sum_to_size(p.shape)
+        for p, total in zip(ps, sums.unbind(0), strict=True)
+    ]
+
+
 def sum_of_products(d: Tensor, x: Tensor) -> Tensor:
     """Sum over rows of d^T x, d: (N, G), x: (N, inputs)."""
     return x.t().mm(d).t() if len(d) >= TRANSPOSE_ROWS else d.t().mm(x)

@@ -17,27 +17,25 @@ from torch import Tensor
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.blas import gemm_for
 from noisyexp.kernels.derivatives import batching, first_derivatives
-from noisyexp.nn.products import TRANSPOSE_ROWS, Plan, Weights
+from noisyexp.nn.products import TRANSPOSE_ROWS, Plan, Weights, gradients_of_p
 
 
-def can_run(x: Tensor, weights: Weights) -> bool:
-    """Whether such a step can be one call; x: (B, I), which the kernels take."""
-    return (
-        len(x) < TRANSPOSE_ROWS
-        and weights.w_ih.is_contiguous()
-        and weights.w_hh.is_contiguous()
-        and gemm_for(x) is not None
-    )
+def product_for(x: Tensor, weights: Weights) -> int | None:
+    """The routine by which such a step can be one call, see `blas`; x: (B, I), for the kernels."""
+    if x.shape[0] >= TRANSPOSE_ROWS or not weights.w_ih.is_contiguous():
+        return None
+    return gemm_for(x) if weights.w_hh.is_contiguous() else None
 
 
 def run(
-    plan: Plan, x: Tensor, state: Sequence[Tensor], weights: Weights, ps: Sequence[Tensor | None],
-    tokens: Sequence[Tensor | None],
+    plan: Plan, gemm: int, x: Tensor, state: Sequence[Tensor], weights: Weights,
+    ps: Sequence[Tensor | None], tokens: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The states after the step, (B, H) each.
 
     Args:
         plan: of one step without a mask.
+        gemm: what `product_for` gives.
         x: (B, I).
         state: h and what else the cell has, (B, H) each.
         weights: see there.
@@ -47,9 +45,9 @@ def run(
     x, (h, *rest) = x.contiguous(), (part.contiguous() for part in state)
     c = rest[0] if rest else None
     if not torch.is_grad_enabled():
-        return _forward(plan, x, h, c, weights, ps)[0]
+        return _forward(plan, gemm, x, h, c, weights, ps)[0]
     after: tuple[Tensor, ...] = _Step.apply(  # type: ignore[no-untyped-call]
-        plan, x, h, c, *weights, *ps, *tokens
+        plan, gemm, x, h, c, *weights, *ps, *tokens
     )
     return after
 
@@ -59,13 +57,13 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, x: Tensor, h: Tensor, c: Tensor | None, w_ih: Tensor, w_hh: Tensor,
-        b_ih: Tensor | None, b_hh: Tensor | None, *ps: Tensor | None,
+        ctx: Any, plan: Plan, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, w_ih: Tensor,
+        w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, *ps: Tensor | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         ps = ps[: len(plan.sites)]  # what follows are the tokens of shared weights
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
-        after, kept = _forward(plan, x, h, c, weights, ps)
-        ctx.plan = plan
+        after, kept = _forward(plan, gemm, x, h, c, weights, ps)
+        ctx.plan, ctx.gemm = plan, gemm
         ctx.save_for_backward(x, h, c, *weights, *kept, *ps)
         ctx.set_materialize_grads(False)
         return after
@@ -77,13 +75,13 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         x, h, c, *rest = saved
         weights, kept, ps = Weights(*rest[:4]), rest[4:6], rest[6:]
-        wants = ctx.needs_input_grad[1:6]
-        found, d_ps = _backward(ctx.plan, x, h, c, weights, kept, ps, (d_h, d_c), wants)
-        return (None, *found, *d_ps, None, None)
+        wants = ctx.needs_input_grad[2:7]
+        found, d_ps = _backward(ctx.plan, ctx.gemm, x, h, c, weights, kept, ps, (d_h, d_c), wants)
+        return (None, None, *found, *d_ps, None, None)
 
 
 def _forward(
-    plan: Plan, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
+    plan: Plan, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
     ps: Sequence[Tensor | None],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor | None]]:  # fmt: skip
     """The states after the step; and gates, (B, G), or (B + 1, G) with biases, and cells."""
@@ -96,18 +94,18 @@ def _forward(
         batch, hidden, ps, gates=gates, cells=cells, output=output, recurrent=recurrent,
         h_start=h, c_start=c,
     )  # fmt: skip
-    call = _call(plan, "forward", x, weights, gates, layer)
+    call = _call(plan, gemm, "forward", x, weights, gates, layer)
     K.function("single_forward", x)(layer, call)
     return ((output,), (gates, cells)) if c is None else ((output, cells), (gates, None))
 
 
 def _call(
-    plan: Plan, way: str, x: Tensor, weights: Weights, gates: Tensor, layer: K.Layer
+    plan: Plan, gemm: int, way: str, x: Tensor, weights: Weights, gates: Tensor, layer: K.Layer
 ) -> K.SingleStep:
     """The structure for the kernels, without gradients; tells the layer where its biases are."""
     width, batch = gates.shape[1], layer.batch
     step = K.address(f"{plan.cell.name}_{way}", x.dtype)
-    call = K.SingleStep(gemm_for(x), step, x.shape[1], width, plan.cell.adds, x.data_ptr())
+    call = K.SingleStep(gemm, step, x.shape[1], width, plan.cell.adds, x.data_ptr())
     call.w_ih, call.w_hh = weights.w_ih.data_ptr(), weights.w_hh.data_ptr()
     if weights.b_ih is not None and weights.b_hh is not None:
         call.b_ih, call.b_hh = weights.b_ih.data_ptr(), weights.b_hh.data_ptr()
@@ -117,7 +115,7 @@ def _call(
 
 
 def _backward(
-    plan: Plan, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
+    plan: Plan, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
     kept: Sequence[Tensor | None], ps: Sequence[Tensor | None], grads: Sequence[Tensor | None],
     wants: Sequence[bool],
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:  # fmt: skip
@@ -139,7 +137,7 @@ def _backward(
         d_gates=d_gates, d_recurrent=d_recurrent, d_carry=carry,
     )  # fmt: skip
     layer.sums_apart = 0 if parts == 1 else hidden
-    call = _call(plan, "backward", x, weights, gates, layer)
+    call = _call(plan, gemm, "backward", x, weights, gates, layer)
     at_once = [shared is None or batching() for shared in plan.shared]
     like = (x, h, weights.w_ih, weights.w_hh)
     asked = (wants[0], wants[1], wants[3] and at_once[0], wants[4] and at_once[1])
@@ -160,11 +158,8 @@ def _backward(
         d_b_ih = d_gates.sum(0)
         # One tensor twice would be scaled twice by what works in place on gradients.
         d_b_hh = d_b_ih.clone() if adds else d_recurrent.sum(0)
-    totals = p_sums[:, 0] if parts == 1 else p_sums.sum(1)
-    d_ps = [
-        None if p is None else total.sum_to_size(p.shape)
-        for p, total in zip(ps, totals.unbind(0), strict=True)
-    ]
+    totals = p_sums.select(1, 0) if parts == 1 else p_sums.sum(1)
+    d_ps = gradients_of_p(ps, totals)
     return [d_x, d_start, d_c, d_w_ih, d_w_hh, d_b_ih, d_b_hh], d_ps
 
 
