@@ -21,7 +21,7 @@ SWITCH = "NOISYEXP_KERNELS"
 FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED = range(5)
 FORM_INPUT_LEARNED_CODE, FORM_SOFT = 5, 6
 MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN = range(3)
-CHUNKS = 16
+CHUNKS, ROWS = 16, 4
 MAX_SITES = 5
 GPU_THREADS = 2**18
 """About what a large GPU can have at once."""
@@ -55,7 +55,7 @@ class Layer(Structure):
     _fields_ = [
         ("batch", c_int64),
         ("hidden", c_int64),
-        ("threads", c_int32),
+        *((name, c_int32) for name in ("threads", "sums_apart")),
         ("sites", Site * MAX_SITES),
         *((name, c_void_p) for name in ("mask", "h_start", "c_start", "bias")),
         *((name, c_void_p) for name in ("gates", "cells", "output", "recurrent", "d_output")),
@@ -110,6 +110,18 @@ class StepLoop(Structure):
     ]
 
 
+class SingleStep(Structure):
+    """`single_step` of structs.h: one step of a cell with its products."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("gemm", "step")),
+        *((name, c_int64) for name in ("inputs", "width")),
+        ("adds", c_int32),
+        *((name, c_void_p) for name in ("x", "w_ih", "w_hh", "b_ih", "b_hh", "bias")),
+        *((name, c_void_p) for name in ("d_x", "d_h_start", "d_w_ih", "d_w_hh")),
+    ]
+
+
 class Score(Structure):
     """`score` of structs.h: scores of attention and, for backward, where their gradients go."""
 
@@ -133,13 +145,15 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
                 function = getattr(library, f"{cell}_{way}_{suffix}")
                 function.argtypes, function.restype = [POINTER(Layer), c_int64, c_int64], None
     for suffix in "fd":
-        for part in ("map", "keep", "chain"):
+        for part, arrays in (("map", 4), ("keep", 3), ("back_kept", 4)):
             function = getattr(library, f"unit_{part}_{suffix}")
-            function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * 4]
+            function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * arrays]
             function.restype = None
         for way in ("forward", "backward"):
             function = getattr(library, f"{way}_pass_{suffix}")
             function.argtypes, function.restype = [POINTER(Layer), POINTER(StepLoop)], None
+            function = getattr(library, f"single_{way}_{suffix}")
+            function.argtypes, function.restype = [POINTER(Layer), POINTER(SingleStep)], None
             function = getattr(library, f"score_{way}_{suffix}")
             function.argtypes, function.restype = [POINTER(Score)], None
         function = getattr(library, f"cross_entropy_{suffix}")
@@ -147,9 +161,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         function.restype = None
     library.normal_fill_f.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
-    sizes = (c_int64 * 5)()
+    sizes = (c_int64 * 6)()
     library.struct_sizes(sizes)
-    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop)]
+    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop, SingleStep)]
     if list(sizes) != declared:
         raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     return library
