@@ -7,7 +7,7 @@ keeping them, so a unit holds nothing for backward but its input.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 KEPT_NUMBERS = 2**18
-"""Up to so many numbers a lone unit keeps its derivatives: backward then makes no noise."""
+"""Up to so many numbers a lone unit keeps one for each, by which backward makes no noise again."""
 
 Draws = DrawKey | DeviceKey | Tensor
 
@@ -55,14 +55,17 @@ def used_p(unit: Activation) -> Tensor | None:
 
     NAN without noise is alpha h + (1 - alpha) u.
     """
-    return None if unit.p is None or _form(unit)[0] == K.FORM_HARD else to_float(unit.p)
+    p = unit.p  # asked for once: a module looks its parameters up
+    if p is None or unit.kernel_forms[0 if unit.training else 1][0] == K.FORM_HARD:
+        return None
+    return to_float(p)
 
 
-def describe(unit: Activation) -> list[int]:
+def describe(unit: Activation) -> tuple[int, ...]:
     """The unit's equation in whole numbers, for `site`: all that a graph is made for."""
-    form, multiplier = _form(unit)
-    flags = (unit.clip_output, unit.leaks, unit.code_compat)
-    return [int(unit.kind.name == "sigmoid"), form, multiplier, *(int(flag) for flag in flags)]
+    sigmoid = unit.kind.name == "sigmoid"
+    flags = (int(unit.clip_output), int(unit.leaks), int(unit.code_compat))
+    return (int(sigmoid), *_form(unit), *flags)
 
 
 WORDS = 6
@@ -106,9 +109,9 @@ def make_site(unit: Activation, noise: Draws | None) -> K.Site:
         noise: the key of the draws, or where a GPU reads it; the draws themselves (contiguous, of
             x's dtype, kept alive by the caller); or None where the unit draws nothing.
     """
-    if unit.training:
+    if unit.training and not unit._p_seen:
         unit.look_at_p()
-    site = new_site(tuple(describe(unit)), unit.alpha, unit.c)
+    site = new_site(describe(unit), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
         site.key = noise.struct()
     elif isinstance(noise, DeviceKey):
@@ -121,8 +124,10 @@ def make_site(unit: Activation, noise: Draws | None) -> K.Site:
 
 def point_to_p(site: K.Site, p: Tensor | None, p_grad: Tensor | None = None) -> None:
     """Tell the kernel where p and the sum of its gradient are."""
-    site.p = None if p is None else p.data_ptr()
-    site.p_stride = 0 if p is None or p.numel() == 1 else p.stride(0)
+    if p is None:
+        site.p = site.p_grad = None
+        return
+    site.p, site.p_stride = p.data_ptr(), 0 if p.numel() == 1 else p.stride(0)
     site.p_grad = None if p_grad is None else p_grad.data_ptr()
 
 
@@ -137,17 +142,23 @@ def draw_for(
         like: a tensor of the dtype and device that the kernel works with.
     """
     drawing = [unit for unit in units if unit.training and unit.has_noise]
-    if drawing and all(unit.noise_source is None for unit in drawing):
+    if not drawing:
+        return [None] * len(units)
+    drawn: list[Draws]
+    if all(unit.noise_source is None for unit in drawing):
         # The numbers that one call for each unit would give, in a fraction of the time.
         replayed = replayed_keys(len(drawing), like)
-        drawn: Iterator[Draws] = iter(
+        drawn = (
             [DrawKey(key) for key in fresh_keys(len(drawing)).tolist()]
             if replayed is None
-            else replayed
+            else [*replayed]
         )
     else:
-        drawn = (_draw(unit, shape, like) for unit in drawing)
-    return [next(drawn) if unit.training and unit.has_noise else None for unit in units]
+        drawn = [_draw(unit, shape, like) for unit in drawing]
+    if len(drawn) == len(units):
+        return [*drawn]
+    of_each = iter(drawn)
+    return [next(of_each) if unit.training and unit.has_noise else None for unit in units]
 
 
 def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> Draws:
@@ -171,14 +182,19 @@ def map_unit(x: Tensor, p: Tensor | None, site: K.Site) -> Tensor:
 
 
 def map_unit_back(
-    d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site
+    d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of x and p, all contiguous."""
-    d_x, size, backend = torch.empty_like(x), _size(x), backend_of(x)
+    """Gradients of x and p, all contiguous; that of x is written over `kept` of forward."""
+    size, backend = _size(x), backend_of(x)
     sums = None if p is None else x.new_zeros(backend.sums_for_p(size.threads), size.units)
     point_to_p(site, p, sums)
-    run = backend.function("unit_map", x)
-    run(site, size, x.data_ptr(), None, d_value.data_ptr(), d_x.data_ptr())
+    if kept is None:
+        d_x = torch.empty_like(x)
+        name, arrays = "unit_map", addresses(x, None, d_value, d_x)
+    else:
+        d_x = kept
+        name, arrays = "unit_back_kept", addresses(x, kept, d_value, kept)
+    backend.function(name, x)(site, size, *arrays)
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
 
@@ -194,38 +210,25 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None, keeps: bool
     ) -> Tensor:
+        # Whether what is kept is as forward left it: backward writes its result there.
         ctx.site, ctx.keeps = site, keeps
         if not keeps:
-            ctx.save_for_backward(x, p, given)
+            ctx.save_for_backward(x, p, given, None)
             return map_unit(x, p, site)
         point_to_p(site, p)
-        value, dx = torch.empty_like(x), torch.empty_like(x)
-        dp = None if p is None else torch.empty_like(x)
-        backend_of(x).function("unit_keep", x)(site, _size(x), *addresses(x, value, dx, dp))
-        ctx.save_for_backward(x, p, dx, dp)
+        value, kept = torch.empty_like(x), torch.empty_like(x)
+        backend_of(x).function("unit_keep", x)(site, _size(x), *addresses(x, value, kept))
+        ctx.save_for_backward(x, p, given, kept)
         return value
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.keeps:
-            _, p, dx, dp = saved
-            return *_chain(ctx.site, p, dx, dp, d_value.contiguous()), None, None, None
-        x, p, given = saved
+        x, p, given, kept = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        return *map_unit_back(d_value.contiguous(), x, p, ctx.site), None, None, None
-
-
-def _chain(
-    site: K.Site, p: Tensor | None, dx: Tensor, dp: Tensor | None, d_value: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """As `map_unit_back`, by derivatives that forward kept."""
-    d_x, size, backend = torch.empty_like(dx), _size(dx), backend_of(dx)
-    sums = None if p is None else dx.new_zeros(backend.sums_for_p(size.threads), size.units)
-    point_to_p(site, p, sums)
-    backend.function("unit_chain", dx)(site, size, *addresses(dx, dp, d_value, d_x))
-    return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
+        kept, ctx.keeps = kept if ctx.keeps else None, False
+        return *map_unit_back(d_value.contiguous(), x, p, ctx.site, kept), None, None, None
 
 
 def addresses(*tensors: Tensor | None) -> list[int | None]:
@@ -235,8 +238,8 @@ def addresses(*tensors: Tensor | None) -> list[int | None]:
 
 def fits(unit: Activation, num_units: int) -> bool:
     """Whether p has one number, or one for each of `num_units`."""
-    p = unit.p  # asked for once: a module looks its parameters up
-    return p is None or p.numel() == 1 or (p.dim() == 1 and len(p) == num_units)
+    p = unit.p
+    return p is None or p.shape == (num_units,) or p.numel() == 1
 
 
 def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
@@ -262,14 +265,11 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
         (draws,) = draw_for([unit], tuple(x.shape), x)
     given = draws if isinstance(draws, Tensor) else None
     p = used_p(unit)
-    wanted = x.requires_grad or (p is not None and p.requires_grad)
-    keeps = (
-        wanted
-        and torch.is_grad_enabled()
-        and x.numel() <= KEPT_NUMBERS
-        and "unit_keep" in backend_of(x).KERNELS
-    )
-    value: Tensor = _Unit.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), p, make_site(unit, draws), given, keeps
-    )
+    site, x = make_site(unit, draws), x.contiguous()
+    if not (torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))):
+        return map_unit(x, p, site)
+    # Without a draw backward costs little; and a clip is not in what is kept.
+    drawn = isinstance(draws, DrawKey) and not site.clip
+    keeps = drawn and x.numel() <= KEPT_NUMBERS and "unit_keep" in backend_of(x).KERNELS
+    value: Tensor = _Unit.apply(x, p, site, given, keeps)  # type: ignore[no-untyped-call]
     return value

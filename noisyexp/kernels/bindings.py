@@ -7,7 +7,7 @@ from ctypes import Structure, c_double, c_int32, c_int64, c_uint32, c_void_p
 FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED = range(5)
 FORM_INPUT_LEARNED_CODE, FORM_SOFT = 5, 6
 MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN = range(3)
-CHUNKS = 16
+CHUNKS, ROWS = 16, 4
 MAX_SITES = 5
 
 
@@ -39,7 +39,7 @@ class Layer(Structure):
     _fields_ = [
         ("batch", c_int64),
         ("hidden", c_int64),
-        ("threads", c_int32),
+        *((name, c_int32) for name in ("threads", "sums_apart")),
         ("sites", Site * MAX_SITES),
         *((name, c_void_p) for name in ("mask", "h_start", "c_start", "bias")),
         *((name, c_void_p) for name in ("gates", "cells", "output", "recurrent", "d_output")),
@@ -91,6 +91,18 @@ class StepLoop(Structure):
         *((name, c_int64) for name in ("steps", "width")),
         *((name, c_int32) for name in ("reverse", "adds", "carries", "to_start")),
         *((name, c_void_p) for name in ("w", "w_t", "b_hh")),
+    ]
+
+
+class SingleStep(Structure):
+    """`single_step` of structs.h: one step of a cell with its products."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("gemm", "step")),
+        *((name, c_int64) for name in ("inputs", "width")),
+        ("adds", c_int32),
+        *((name, c_void_p) for name in ("x", "w_ih", "w_hh", "b_ih", "b_hh", "bias")),
+        *((name, c_void_p) for name in ("d_x", "d_h_start", "d_w_ih", "d_w_hh")),
     ]
 
 

@@ -10,18 +10,29 @@ from typing import Any
 import torch
 
 from noisyexp.kernels.backend import notice, switched_off
-from noisyexp.kernels.bindings import CHUNKS, Layer, NoiseKey, Score, Shape, Site, StepLoop
+from noisyexp.kernels.bindings import (
+    CHUNKS,
+    Layer,
+    NoiseKey,
+    Score,
+    Shape,
+    SingleStep,
+    Site,
+    StepLoop,
+)
 from noisyexp.kernels.build import BuildError, build
 
 _WAYS = ("forward", "backward")
 _STEPS = tuple(f"{cell}_{way}" for cell in ("lstm", "gru") for way in _WAYS)
-_UNITS = ("unit_map", "unit_keep", "unit_chain")
+_UNITS = {"unit_map": 4, "unit_keep": 3, "unit_back_kept": 4}
+"""With the arrays that they take."""
 
 KERNELS: frozenset[str] = frozenset(
     (
         *_STEPS, *_UNITS, "normal_fill", "cross_entropy", "update", "bf16_multiply",
         *(f"{what}_{way}" for what in ("score", "memory") for way in _WAYS),
         *(f"{way}_pass" for way in _WAYS),
+        *(f"single_{way}" for way in _WAYS),
     )
 )  # fmt: skip
 
@@ -32,8 +43,12 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Say what arguments the kernels have; those of other modules are declared there."""
     arguments: dict[str, list[Any]] = {
         **{name: [POINTER(Layer), c_int64, c_int64] for name in _STEPS},
-        **{name: [POINTER(Site), POINTER(Shape), *[c_void_p] * 4] for name in _UNITS},
+        **{
+            name: [POINTER(Site), POINTER(Shape), *[c_void_p] * arrays]
+            for name, arrays in _UNITS.items()
+        },
         **{f"{way}_pass": [POINTER(Layer), POINTER(StepLoop)] for way in _WAYS},
+        **{f"single_{way}": [POINTER(Layer), POINTER(SingleStep)] for way in _WAYS},
         **{f"score_{way}": [POINTER(Score)] for way in _WAYS},
         "cross_entropy": [POINTER(Shape), *[c_void_p] * 3, c_double, *[c_void_p] * 3],
     }
@@ -43,9 +58,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             function.argtypes, function.restype = types, None
     library.normal_fill_f.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
-    sizes = (c_int64 * 5)()
+    sizes = (c_int64 * 6)()
     library.struct_sizes(sizes)
-    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop)]
+    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop, SingleStep)]
     if list(sizes) != declared:
         raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     return library

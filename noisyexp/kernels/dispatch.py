@@ -20,6 +20,7 @@ BACKENDS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda}
 PLAIN, DIRECT, OPERATOR = range(3)
 
 DTYPES = (torch.float32, torch.float64)
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def backend_of(tensor: Tensor) -> Backend:
@@ -68,8 +69,10 @@ def way(*tensors: Tensor | None) -> int:
     """
     given = [tensor for tensor in tensors if tensor is not None]
     device, dtype = given[0].device, given[0].dtype
-    alike = all(t.device == device and t.dtype == dtype for t in given)
-    kind = _kind(device)
+    kind, alike, plain = _kind(device), True, True
+    for tensor in given:
+        alike = alike and tensor.dtype == dtype and tensor.device == device
+        plain = plain and type(tensor) in _PLAIN_TYPES
     compiling = torch.compiler.is_compiling()
     traced = torch._C._get_tracing_state() is not None
     if (compiling or traced) and exporting_to_onnx():
@@ -86,11 +89,8 @@ def way(*tensors: Tensor | None) -> int:
         return PLAIN
     if compiling or traced or device.type == "meta":
         return OPERATOR
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if not plain or torch._C._len_torch_dispatch_stack() > 0:
         return OPERATOR
-    for tensor in given:
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
-            return OPERATOR
     return DIRECT
 
 

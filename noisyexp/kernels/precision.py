@@ -26,6 +26,8 @@ def half_dtype(*tensors: Tensor | None) -> torch.dtype | None:
     also for a mixture without autocast, which torch refuses.
     """
     given = [tensor for tensor in tensors if tensor is not None]
+    if given[0].dtype not in HALF and not under_autocast(given[0]):
+        return None
     dtypes, kind = {tensor.dtype for tensor in given}, given[0].device.type
     if kind == "meta" or not dtypes <= {torch.float32, *HALF}:
         return None

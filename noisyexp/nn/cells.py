@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import GRU, LSTM, State
-from noisyexp.nn.fused import run_fused
+from noisyexp.nn.fused import run_step
 from noisyexp.nn.noisy import NoisyModule
 from noisyexp.nn.shared import shared_linear, sharing
 
@@ -23,6 +23,11 @@ class _NoisyCell(NoisyModule):
     weight_ih: Tensor
     weight_hh: Tensor
 
+    def _as_torch(self, x: Tensor) -> bool:
+        """Whether torch's own cell computes this call."""
+        own = self.spec.variant == "reference"
+        return own and self.runs_torch(self.units, x, self.weight_ih) and not sharing()
+
     def _step(self, x: Tensor, state: State | None) -> State:
         """x: (B, input_size) or (input_size,); state: tensors (B, H) or (H,), None for zeros."""
         if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
@@ -30,21 +35,22 @@ class _NoisyCell(NoisyModule):
                 f"input of shape {tuple(x.shape)}: expected 1 or 2 dimensions, the last of size "
                 f"input_size={self.input_size}"
             )
-        self.check_dtype(x, self.weight_ih)
+        w_ih: Any = self.weight_ih  # asked for once: a module looks its parameters up
+        self.check_dtype(x, w_ih)
         if x.dim() == 1:
             rows = None if state is None else tuple(part[None] for part in state)
             return tuple(part[0] for part in self._step(x[None], rows))
-        shape = (len(x), self.hidden_size)
+        shape = (x.shape[0], self.hidden_size)
         if state is None:
             state = (x.new_zeros(shape),) * self.kernel.states
         for part in state:
-            if tuple(part.shape) != shape:
+            if part.shape != shape:
                 raise ValueError(f"state of shape {tuple(part.shape)}: expected {shape}")
         biases: Any = (self.bias_ih, self.bias_hh)
         b_ih, b_hh = biases
-        weights = (self.weight_ih, self.weight_hh, b_ih, b_hh)
+        weights = (w_ih, self.weight_hh, b_ih, b_hh)
         units: Any = self.units
-        half = half_dtype(x, self.weight_ih)
+        half = half_dtype(x, w_ih)
         if half is None or self._backend != "auto":
             return self._compute(units, x, state, weights, None)
         dtype = result_dtype(half, state[-1], False)
@@ -59,12 +65,10 @@ class _NoisyCell(NoisyModule):
     ) -> State:
         """The step; with `half` all tensors are float32 and operands of products that."""
         w_ih, w_hh, b_ih, b_hh = weights
-        way = self.fuses(units, x, *state, *weights) if len(x) else dispatch.PLAIN
+        way = self.fuses(units, x, *state, *weights) if x.shape[0] else dispatch.PLAIN
         if way:
             operands = None if half is None else operand_dtype(half, x.device)
-            return run_fused(
-                way, self.kernel, units, x[None], state, None, weights, operands=operands
-            )[1]
+            return run_step(way, self.kernel, units, x, state, weights, operands)
         shape = (len(x), self.hidden_size)
         xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
         projected = shared_linear(x, w_ih, b_ih)
@@ -94,7 +98,7 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
         Raises:
             ValueError: a wrong shape or dtype.
         """
-        if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
+        if self._as_torch(input):
             return super().forward(input, hx)
         return self._step(input, None if hx is None else tuple(hx))
 
@@ -122,7 +126,7 @@ class NoisyGRUCell(_NoisyCell, nn.GRUCell):
         Raises:
             ValueError: a wrong shape or dtype.
         """
-        if self.runs_torch(self.units, input, self.weight_ih) and not sharing():
+        if self._as_torch(input):
             h: Tensor = super().forward(input, hx)
             return h
         return self._step(input, None if hx is None else (hx,))[0]

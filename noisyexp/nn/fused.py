@@ -19,11 +19,12 @@ from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, us
 from noisyexp.activations.ops import encode
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
+from noisyexp.nn import single
 from noisyexp.nn.equations import Cell
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
 from noisyexp.nn.products import Forward, Plan, Weights
-from noisyexp.nn.shared import sum_of_outer_products, sum_of_rounded, use
+from noisyexp.nn.shared import Use, sharing, sum_of_outer_products, sum_of_rounded, use
 
 
 class _Recurrence(torch.autograd.Function):
@@ -96,10 +97,11 @@ def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
 
     0 if not at all.
     """
-    for unit in units.values():
+    of_cell = list(units.values())
+    for unit in of_cell:
         if not _runs_as_is(unit):
             return dispatch.PLAIN
-    return dispatch.way(*tensors, *(used_p(unit) for unit in units.values()))
+    return dispatch.way(*tensors, *[used_p(unit) for unit in of_cell])
 
 
 def run_fused(
@@ -130,22 +132,72 @@ def run_fused(
         Output (T, B, H) and the final state.
     """
     steps, batch, hidden = x.shape[0], x.shape[1], weights[1].shape[1]
+    if steps == 1 and mask is None:
+        final = _single(way, cell, units, x[0], state, weights, operands)
+        if final is not None:  # no two results share memory
+            return final[0].clone().unsqueeze(0), final
     of_cell, drawn = list(units.values()), (steps, batch, hidden)
     bytes_mask = None if mask is None else mask.reshape(steps, batch).to(torch.uint8).contiguous()
     if way == dispatch.OPERATOR:
         encoded = encode(of_cell, drawn, x)
         return recurrence(cell.name, x, state, weights, encoded, bytes_mask, reverse, operands)
-    noise = draw_for(of_cell, drawn, x)
-    sites = [make_site(unit, draws) for unit, draws in zip(of_cell, noise, strict=True)]
-    given = [draws if isinstance(draws, Tensor) else None for draws in noise]
-    # A decoder's step: what is made of its weights may be made for all steps together.
-    combine = sum_of_outer_products if operands is None else sum_of_rounded
-    uses = [use(w, combine) if steps == 1 else (None, None) for w in weights[:2]]
-    tokens, shared = zip(*uses, strict=True)
-    plan = Plan(cell, sites, given, bytes_mask, reverse, operands, shared)
+    plan, tokens = _plan(cell, of_cell, drawn, x, weights, operands)
+    plan.mask, plan.reverse = bytes_mask, reverse
     c_start = state[1] if plan.cell.states == 2 else None
     ps = [used_p(unit) for unit in of_cell]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]
         plan, x, state[0], c_start, *weights, *ps, *tokens
     )
     return output, (h,) if c is None else (h, c)
+
+
+def run_step(
+    way: int,
+    cell: Cell,
+    units: Mapping[str, Activation],
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    operands: torch.dtype | None = None,
+) -> tuple[Tensor, ...]:
+    """The state after one step, x: (B, input); the rest as in `run_fused`."""
+    final = _single(way, cell, units, x, state, weights, operands)
+    if final is None:
+        final = run_fused(way, cell, units, x[None], state, None, weights, operands=operands)[1]
+    return final
+
+
+def _single(
+    way: int, cell: Cell, units: Mapping[str, Activation], x: Tensor, state: tuple[Tensor, ...],
+    weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None], operands: torch.dtype | None,
+) -> tuple[Tensor, ...] | None:  # fmt: skip
+    """`run_step` where one call of C can do it; None elsewhere."""
+    all_weights = Weights(*weights)
+    if way != dispatch.DIRECT or operands is not None:
+        return None
+    gemm = single.product_for(x, all_weights)
+    if gemm is None:
+        return None
+    of_cell = list(units.values())
+    drawn = (1, len(x), weights[1].shape[1])
+    plan, tokens = _plan(cell, of_cell, drawn, x, weights, None)
+    ps = [used_p(unit) for unit in of_cell]
+    return single.run(plan, gemm, x, state, all_weights, ps, tokens)
+
+
+def _plan(
+    cell: Cell, units: list[Activation], drawn: tuple[int, int, int], x: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None], operands: torch.dtype | None,
+) -> tuple[Plan, tuple[Tensor | None, Tensor | None]]:  # fmt: skip
+    """A plan of (T, B, H) `drawn` with the draws of this call, and the tokens of shared weights."""
+    noise = draw_for(units, drawn, x)
+    sites = [make_site(unit, draws) for unit, draws in zip(units, noise, strict=True)]
+    given = [draws if isinstance(draws, Tensor) else None for draws in noise]
+    # A decoder's step: what is made of its weights may be made for all steps together.
+    combine = sum_of_outer_products if operands is None else sum_of_rounded
+    uses: list[Use] = [(None, None)] * 2
+    if drawn[0] == 1 and sharing():
+        uses = [use(w, combine) for w in weights[:2]]
+    (token_ih, shared_ih), (token_hh, shared_hh) = uses
+    plan = Plan(cell, sites, given, None, False, operands, (shared_ih, shared_hh))
+    return plan, (token_ih, token_hh)

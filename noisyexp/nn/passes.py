@@ -22,6 +22,7 @@ from noisyexp.nn.products import (
     Plan,
     Products,
     Weights,
+    gradients_of_p,
     sum_of_biases,
 )
 
@@ -111,9 +112,6 @@ def backward_pass(
         d_h, carry, *wants,
     )  # fmt: skip
     d_x, *d_weights = products.backward(back)
-    d_ps = [
-        None if p is None else total.sum_to_size(p.shape)
-        for p, total in zip(run.ps, p_sums.sum(1), strict=True)
-    ]
+    d_ps = gradients_of_p(run.ps, p_sums.sum(1))
     d_start = [d_h if wants[1] else None, d_c if run.c_start is not None else None]
     return [d_x, *d_start, *d_weights], d_ps

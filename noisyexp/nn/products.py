@@ -73,14 +73,15 @@ class Plan:
         gates = arrays["gates"]
         assert gates is not None
         threads = backend_of(gates).parts_of_step(batch, batch * hidden * len(self.sites))
-        layer = K.Layer(batch, hidden, threads)
+        layer = K.Layer(batch, hidden, threads, hidden)
         sums = None if p_sums is None else p_sums.data_ptr()
         apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
-        for index, (site, p, given) in enumerate(zip(self.sites, ps, self.given, strict=True)):
+        of_layer = layer.sites
+        for index, (site, p) in enumerate(zip(self.sites, ps, strict=True)):
             point_to_p(site, p)
-            site.p_grad = None if sums is None or p is None else sums + index * apart
-            site.given = None if given is None else given.data_ptr()
-            layer.sites[index] = site
+            if sums is not None and p is not None:
+                site.p_grad = sums + index * apart
+            of_layer[index] = site
         for name, array in arrays.items():
             if array is not None:
                 setattr(layer, name, array.data_ptr())
@@ -366,6 +367,14 @@ def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:
     if not plan.cell.adds or weights.b_ih is None or weights.b_hh is None:
         return None
     return weights.b_ih + weights.b_hh
+
+
+def gradients_of_p(ps: Sequence[Tensor | None], sums: Tensor) -> list[Tensor | None]:
+    """Of every p, from what the kernels have added up for each unit, (sites, H)."""
+    return [
+        None if p is None else total if p.shape == total.shape else total.sum_to_size(p.shape)
+        for p, total in zip(ps, sums.unbind(0), strict=True)
+    ]
 
 
 def sum_of_products(d: Tensor, x: Tensor) -> Tensor:

@@ -141,3 +141,33 @@ def test_kept_derivatives_are_those_that_backward_makes_again(
             value.backward(torch.full_like(value, 0.3), retain_graph=True)
         found.append([value.detach(), leaf.grad, *(p.grad for p in unit.parameters())])
     assert all(torch.equal(kept, made) for kept, made in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("variant", ["nan", "nah"])
+@pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("alpha", [0.9, 1.0, 1.15])
+def test_a_number_does_not_depend_on_how_many_beside_it_saturate(
+    variant: str, kind: str, alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles in which few units saturate have a loop of their own; the rest keeps its bits."""
+    monkeypatch.setattr(fused, "KEPT_NUMBERS", 0)  # derivatives with the noise, as within layers
+    torch.manual_seed(5)
+    unit = make_activation(kind, variant, 16, alpha=alpha, p_shape="unit")
+    source = NoiseSource(9)
+    attach_noise(unit, source)
+    calm, far = 0.4 * torch.rand(9, 16) - 0.2, 6 * torch.randn(9, 16)
+    far[0, 3], far[1, 4], far[2, 5] = 1e19, torch.inf, torch.nan
+    order = torch.randperm(16)
+    found = []
+    for saturated in range(17):  # from none to all of a tile's units
+        x = calm.clone()
+        x[:, order[:saturated]] = far[:, order[:saturated]]
+        source.set_step(1)
+        leaf, weight = x.requires_grad_(), torch.linspace(-1, 2, x.numel()).view(x.shape)
+        value = unit(leaf)
+        grads = torch.autograd.grad((value * weight).sum(), (leaf, unit.p))
+        found.append([part.nan_to_num(7.5) for part in (value.detach(), *grads)])
+    for saturated in range(17):
+        for part, of_none, of_all in zip(found[saturated], found[0], found[16], strict=True):
+            assert torch.equal(part[..., order[:saturated]], of_all[..., order[:saturated]])
+            assert torch.equal(part[..., order[saturated:]], of_none[..., order[saturated:]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from noisyexp.errors import CheckpointError, RecordError
 from noisyexp.experiments import evaluate as measure
 from noisyexp.experiments import frame, load, records, run
 from noisyexp.places import CHECKOUT
+from noisyexp.records.content_digest import sealed
 from noisyexp.report.run_set import find_runs
 
 OPTIONS = "task=unique_count scale=smoke act=nah threads=1 device=cpu progress=off"
@@ -79,8 +81,8 @@ def test_names_and_files_that_are_wrong_are_one_line(
         load("unique_count/nah")
     other = tmp_path / "other"
     shutil.copytree(finished, other)
-    text = (other / "run.json").read_text()
-    (other / "run.json").write_text(text.replace('"reason": null', '"reason": "x"'))
+    changed = {**json.loads((other / "run.json").read_text()), "reason": "x"}
+    (other / "run.json").write_text(json.dumps(sealed(changed)))
     assert publish_main(["to=weights", str(other)], root) == 1
     assert "replace=true" in capsys.readouterr().err
 

@@ -148,7 +148,9 @@ def torchrun(words: list[str], count: int = 2) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("name", TASKS)
 def test_fifty_updates_of_two_processes(name: str, tmp_path: Path) -> None:
     """Losses of every update, and the numbers at the end, are those of one process."""
-    words = [*TASKS[name], *COMMON, "logger.every_steps=1", "training.max_steps=50"]
+    words = [*TASKS[name], *COMMON, "logger.every_steps=1", "training.max_steps=50",
+             "training.epochs=1000", "training.evaluate_every=1000", "training.patience=null",
+             "training.lr_schedule.rule=constant"]  # fmt: skip
     said, _ = (two := torchrun([*words, f"run_root={tmp_path / 'two'}"])).communicate(timeout=550)
     assert two.returncode == 0, said
     one = execute(check([*words, f"run_root={tmp_path / 'one'}"])[0]).record

@@ -8,10 +8,14 @@
 #if PART == 1
 #define REAL float
 #define NAME(x) x##_f
+#ifdef __AVX512F__
+#define FEW_UNITS
+#endif
 #include "rows.h"
 #include "unit.h"
 #include "layers.h"
 #include "passes.h"
+#include "single.h"
 #include "score.h"
 /* Draws of one key as an array (blocks, rows, units). */
 void normal_fill_f(const noise_key *key, const shape *size, float *out) {
@@ -35,15 +39,17 @@ void philox_block(const noise_key *key, const uint32_t counter[3], uint32_t out[
 }
 
 /* Sizes that bindings.py compares with its own, so that a wrong declaration cannot go unseen. */
-void struct_sizes(int64_t out[5]) {
+void struct_sizes(int64_t out[6]) {
     out[0] = (int64_t)sizeof(site);
     out[1] = (int64_t)sizeof(layer);
     out[2] = (int64_t)sizeof(shape);
     out[3] = (int64_t)sizeof(score);
     out[4] = (int64_t)sizeof(step_loop);
+    out[5] = (int64_t)sizeof(single_step);
 }
 #undef REAL
 #undef NAME
+#undef FEW_UNITS
 #endif
 
 #if PART == 2
@@ -73,6 +79,7 @@ void bf16_struct_sizes(int64_t out[3]) {
 #include "unit.h"
 #include "layers.h"
 #include "passes.h"
+#include "single.h"
 #include "score.h"
 #include "cross_entropy.h"
 #include "optimizers.h"

@@ -46,6 +46,12 @@ INLINE void NAME(load_gate)(const layer *a, const NAME(place) *at, int k, REAL *
     for (int r = 0; r < ROWS; r++) ((NAME(anywhere) *)x)[r] += b;
 }
 
+/* The gradient of a step's output; zeros where none is given. */
+INLINE void NAME(load_d_output)(const layer *a, const NAME(place) *at, REAL *d) {
+    if (a->d_output) NAME(load)(at, SLICE(a->d_output, at->t), a->hidden, d);
+    else memset(d, 0, TILE * sizeof(REAL));
+}
+
 /* c' = f c + i g; h' = o phi(c'). `gates` holds W x + U h of i, f, g, o. */
 static void NAME(lstm_forward_tile)(const layer *a, NAME(place) at, const REAL *h, const REAL *c) {
     REAL x[TILE], i[TILE], f[TILE], g[TILE], o[TILE], old[TILE], new[TILE], out[TILE];
@@ -77,7 +83,7 @@ static void NAME(lstm_backward_tile)(const layer *a, NAME(place) at, const REAL 
     NAME(load)(&at, c, a->hidden, old);
     for (int l = 0; l < TILE; l++) new[l] = v[1][l] * old[l] + v[0][l] * v[2][l];
     NAME(unit)(&a->sites[4], &at, 1, new, v[4], dx[4], dp[4]);
-    NAME(load)(&at, SLICE(a->d_output, at.t), a->hidden, t1);
+    NAME(load_d_output)(a, &at, t1);
     NAME(load)(&at, (REAL *)a->d_h, a->hidden, dh);
     NAME(load)(&at, (REAL *)a->d_c, a->hidden, dc);
     for (int l = 0; l < TILE; l++) dh[l] += t1[l];
@@ -137,7 +143,7 @@ static void NAME(gru_backward_tile)(const layer *a, NAME(place) at, const REAL *
     for (int l = 0; l < TILE; l++) x[l] += v[0][l] * y[l];
     NAME(unit)(&a->sites[2], &at, 1, x, v[2], dx[2], dp[2]);
     NAME(load)(&at, h, a->hidden, old);
-    NAME(load)(&at, SLICE(a->d_output, at.t), a->hidden, x);
+    NAME(load_d_output)(a, &at, x);
     NAME(load)(&at, (REAL *)a->d_h, a->hidden, dh);
     for (int l = 0; l < TILE; l++) dh[l] += x[l];
     NAME(split_masked)(a, &at, dh, pass);
@@ -167,11 +173,12 @@ static void NAME(gru_backward_tile)(const layer *a, NAME(place) at, const REAL *
     const int64_t total = across * ((a->batch + ROWS - 1) / ROWS);                           \
     _Pragma("omp parallel for schedule(static) num_threads(a->threads) if (a->threads > 1)") \
     for (int chunk = 0; chunk < CHUNKS; chunk++) {                                           \
+        const int64_t first = total * chunk / CHUNKS, end = total * (chunk + 1) / CHUNKS;    \
+        if (first == end) continue;                                                          \
         layer own = *a;                                                                      \
         for (int k = 0; k < MAX_SITES; k++)                                                  \
             if (own.sites[k].p_grad)                                                         \
-                own.sites[k].p_grad = (REAL *)own.sites[k].p_grad + chunk * a->hidden;       \
-        const int64_t first = total * chunk / CHUNKS, end = total * (chunk + 1) / CHUNKS;    \
+                own.sites[k].p_grad = (REAL *)own.sites[k].p_grad + chunk * a->sums_apart;   \
         int64_t row = first / across, tile = first % across;                                 \
         for (int64_t n = first; n < end; n++) { /* a division a tile would cost as much */   \
             tile_function(&own, NAME(tile_at)(t, row * ROWS, tile, a->batch, a->hidden),     \
@@ -227,15 +234,13 @@ static void NAME(value_tile)(const site *s, const NAME(place) *at, const REAL *x
     NAME(store)(at, v, value, at->hidden);
 }
 
-/* Value, and what backward multiplies by: derivatives by x and, where there is a p, by p. */
 static void NAME(keep_tile)(const site *s, const NAME(place) *at, const REAL *x, REAL *value,
-                            REAL *dx, REAL *dp) {
-    REAL in[TILE], v[TILE], by_x[TILE], by_p[TILE];
+                            REAL *kept) {
+    REAL in[TILE], v[TILE], by_noise[TILE];
     NAME(load)(at, x, at->hidden, in);
-    NAME(unit)(s, at, 1, in, v, by_x, by_p);
+    NAME(unit_kept)(s, at, in, v, by_noise);
     NAME(store)(at, v, value, at->hidden);
-    NAME(store)(at, by_x, dx, at->hidden);
-    if (dp) NAME(store)(at, by_p, dp, at->hidden);
+    NAME(store)(at, by_noise, kept, at->hidden);
 }
 
 /* g dx into d_x, and g dp into the sums for p. */
@@ -256,12 +261,13 @@ static void NAME(back_tile)(const site *s, const NAME(place) *at, const REAL *x,
     NAME(chain)(s, at, d_value, dx, dp, d_x);
 }
 
-static void NAME(chain_tile)(const site *s, const NAME(place) *at, const REAL *dx, const REAL *dp,
-                             const REAL *d_value, REAL *d_x) {
-    REAL by_x[TILE], by_p[TILE];
-    NAME(load)(at, dx, at->hidden, by_x);
-    if (dp) NAME(load)(at, dp, at->hidden, by_p);
-    NAME(chain)(s, at, d_value, by_x, by_p, d_x);
+static void NAME(back_kept_tile)(const site *s, const NAME(place) *at, const REAL *x,
+                                 const REAL *kept, const REAL *d_value, REAL *d_x) {
+    REAL in[TILE], by_noise[TILE], dx[TILE], dp[TILE];
+    NAME(load)(at, x, at->hidden, in);
+    NAME(load)(at, kept, at->hidden, by_noise);
+    NAME(kept_slopes)(s, at, in, by_noise, dx, dp);
+    NAME(chain)(s, at, d_value, dx, dp, d_x);
 }
 
 /* A unit on an array. With d_value, d_x instead of the value and, in s->p_grad, one row of sums a
@@ -275,16 +281,21 @@ void NAME(unit_map)(const site *s, const shape *size, const REAL *x, REAL *value
     }
 }
 
-/* The same in two parts of which the second makes no noise again: value and derivatives (dp null
-   where the unit has no p), then the gradients. */
-void NAME(unit_keep)(const site *s, const shape *size, const REAL *x, REAL *value, REAL *dx,
-                     REAL *dp) {
-    OVER_MAP(NAME(keep_tile)(&own, &at, x + skip, value + skip, dx + skip, dp ? dp + skip : 0);)
+/* The same in two parts of which the second makes no noise again, by one number for each of x: value,
+   then gradients. d_x may lie where `kept` is; no clip. */
+void NAME(unit_keep)(const site *s, const shape *size, const REAL *x, REAL *value, REAL *kept) {
+    OVER_MAP(NAME(keep_tile)(&own, &at, x + skip, value + skip, kept + skip);)
 }
 
-void NAME(unit_chain)(const site *s, const shape *size, const REAL *dx, const REAL *dp,
-                      const REAL *d_value, REAL *d_x) {
-    OVER_MAP(NAME(chain_tile)(&own, &at, dx + skip, dp ? dp + skip : 0, d_value + skip, d_x + skip);)
+void NAME(unit_back_kept)(const site *s, const shape *size, const REAL *x, const REAL *kept,
+                          const REAL *d_value, REAL *d_x) {
+    if (s->form == FORM_OUTPUT) {
+        OVER_MAP(NAME(back_kept_tile)(&own, &at, x + skip, kept + skip, d_value + skip, d_x + skip);)
+    } else {
+        site with_draws = *s;
+        with_draws.given = kept;
+        NAME(unit_map)(&with_draws, size, x, 0, d_value, d_x);
+    }
 }
 
 #undef OVER_MAP

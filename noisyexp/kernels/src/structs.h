@@ -32,11 +32,13 @@ typedef struct {
 typedef struct {
     int64_t batch, hidden;
     int32_t threads; /* of the processor; on a GPU the rows of a step */
+    int32_t sums_apart; /* of the processor: from one part's sums for p to the next's; 0 where no unit
+                           is in two parts */
     site sites[MAX_SITES];
     const uint8_t *mask; /* (T, batch), or null */
     const void *h_start, *c_start, *bias;
     void *gates, *cells, *output, *recurrent;
-    const void *d_output;
+    const void *d_output; /* or null for zeros, on a processor */
     void *d_gates, *d_recurrent, *d_h, *d_c, *d_carry;
 } layer;
 
@@ -80,6 +82,17 @@ typedef struct {
     int32_t carries, to_start;    /* whether d_carry counts; whether h_start wants a gradient */
     const void *w, *w_t, *b_hh;   /* W_hh (width, hidden); its transpose or null; (width,) or null */
 } step_loop;
+
+/* One step of a cell with its products on a processor, see single.h. */
+typedef struct {
+    void *gemm, *step;            /* torch's product; the kernel of a step */
+    int64_t inputs, width;        /* of x; gates * hidden */
+    int32_t adds;                 /* whether products add to `gates` */
+    const void *x, *w_ih, *w_hh;  /* (batch, inputs), (width, inputs), (width, hidden) */
+    const void *b_ih, *b_hh;      /* (width,), or null */
+    void *bias;                   /* where to add up the biases of an LSTM, or null */
+    void *d_x, *d_h_start, *d_w_ih, *d_w_hh; /* gradients, null for those not asked for */
+} single_step;
 
 typedef struct {
     int64_t blocks, rows, units;

@@ -9,19 +9,31 @@ INLINE REAL NAME(half_tanh)(REAL z) {
     return NAME(copy_sign)((REAL)0.5 * (1 - e) / (1 + e), z);
 }
 
-/* alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13). */
-INLINE void NAME(output_noise)(const site *s, int grad, const REAL *x, const REAL *p,
-                               const REAL *xi, REAL *v, REAL *dx, REAL *dp) {
+/* Derivatives by x and by p of a unit with noise at the output: from x, p and k, which holds all that
+   comes of the draw. */
+INLINE void NAME(output_slopes)(const site *s, REAL x, REAL p, REAL k, REAL *dx, REAL *dp) {
+    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
+    const REAL alpha = s->alpha;
+    REAL u = slope * x + offset;
+    REAL h = u < low ? low : (u > high ? high : u);
+    *dx = h == u ? slope : slope * (1 - alpha - k * p);
+    *dp = k * (h - u);
+}
+
+/* Of `count` numbers alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); with
+   `grad` the derivatives, or where there is `kept` the k that they follow from. */
+INLINE void NAME(output_noise)(const site *s, int count, int grad, const REAL *x, const REAL *p,
+                               const REAL *xi, REAL *v, REAL *dx, REAL *dp, REAL *kept) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
     const REAL alpha = s->alpha, rest = 1 - alpha, c = s->c, side = s->side;
     REAL push[TILE];
     if (s->multiplier == MULTIPLIER_MEAN)
-        for (int l = 0; l < TILE; l++) push[l] = c * s->mean;
+        for (int l = 0; l < count; l++) push[l] = c * s->mean;
     else if (s->multiplier == MULTIPLIER_HALF_NORMAL)
-        for (int l = 0; l < TILE; l++) push[l] = c * NAME(absolute)(xi[l]);
+        for (int l = 0; l < count; l++) push[l] = c * NAME(absolute)(xi[l]);
     else
-        for (int l = 0; l < TILE; l++) push[l] = c * xi[l];
-    for (int l = 0; l < TILE; l++) {
+        for (int l = 0; l < count; l++) push[l] = c * xi[l];
+    for (int l = 0; l < count; l++) {
         REAL u = slope * x[l] + offset;
         REAL h = u < low ? low : (u > high ? high : u);
         REAL delta = h - u;
@@ -29,10 +41,10 @@ INLINE void NAME(output_noise)(const site *s, int grad, const REAL *x, const REA
         REAL pushed = x[l] >= 0 ? side * push[l] : -side * push[l];
         REAL leak = rest == 0 ? 0 : u; /* u may be infinite */
         v[l] = alpha * h + rest * leak + pushed * q * q;
-        if (grad) {
+        if (grad || kept) {
             REAL k = 2 * pushed * q * ((REAL)0.25 - q * q);
-            dx[l] = h == u ? slope : slope * (1 - alpha - k * p[l]);
-            dp[l] = k * delta;
+            if (kept) kept[l] = k;
+            else NAME(output_slopes)(s, x[l], p[l], k, &dx[l], &dp[l]);
         }
     }
 }
@@ -72,18 +84,6 @@ INLINE void NAME(soft)(const site *s, int grad, const REAL *x, REAL *v, REAL *dx
         dx[l] = x[l] == x[l] ? d : x[l];
         dp[l] = 0;
     }
-}
-
-/* Whether any unit of the tile saturates, so that Eq 9's sigma is not zero everywhere. NaN counts.
-   A loop of its own: merged with the one above, compilers vectorise neither. */
-INLINE int NAME(saturates)(const site *s, const REAL *x) {
-    const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
-    int any = 0;
-    for (int l = 0; l < TILE; l++) {
-        REAL u = slope * x[l] + offset;
-        any |= !((u >= low) & (u <= high));
-    }
-    return any;
 }
 
 /* What is infinite in a tile becomes far: with 0 times infinity, sigma of p = 0 and all derivatives
@@ -199,23 +199,31 @@ INLINE void NAME(draw)(const site *s, const NAME(place) *at, REAL *xi) {
     for (int l = 0; l < TILE; l++) xi[l] = raw[l];
 }
 
-/* Value of a unit on a tile; with `grad` also its derivatives by x and by p. */
+#include "few.h"
+
+/* Value of a unit on a tile; with `grad` also its derivatives by x and by p. Or with `kept` what
+   `kept_slopes` makes them of later: k of noise at the output, else the draw. */
 INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
-                          REAL *dx, REAL *dp) {
+                          REAL *dx, REAL *dp, REAL *kept) {
     REAL xi[TILE], p[TILE], near[TILE], unused_dx[TILE], unused_dp[TILE];
+    uint32_t columns = ~0u;
     int quiet = s->form == FORM_HARD;
-    if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) quiet = !NAME(saturates)(s, x);
+    if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) columns = NAME(saturated)(s, x), quiet = !columns;
+    if (kept && (quiet || s->form == FORM_SOFT)) memset(kept, 0, TILE * sizeof(REAL));
     if (s->form == FORM_SOFT) {
         NAME(soft)(s, grad, x, v, dx, dp);
     } else if (quiet) {
         NAME(noiseless)(s, grad, x, v, dx, dp);
+    } else if (!kept && NAME(few)(s, at, columns, grad, x, v, dx, dp)) {
+        /* done */
     } else {
         if (s->multiplier != MULTIPLIER_MEAN) NAME(draw)(s, at, xi);
         else memset(xi, 0, sizeof xi);
         if (s->p) NAME(load_p)(s, at, p);
         const int far = s->p && NAME(come_near)(x, near);
         const REAL *z = far ? near : x, leak = (REAL)(s->slope * (1 - s->alpha));
-        if (s->form == FORM_OUTPUT) NAME(output_noise)(s, grad, z, p, xi, v, dx, dp);
+        if (kept && s->form != FORM_OUTPUT) memcpy(kept, xi, sizeof xi);
+        if (s->form == FORM_OUTPUT) NAME(output_noise)(s, TILE, grad, z, p, xi, v, dx, dp, kept);
         else if (s->form == FORM_INPUT_LEARNED_CODE)
             NAME(input_noise_code)(s, z, p, xi, v, grad ? dx : unused_dx, grad ? dp : unused_dp);
         else NAME(input_noise)(s, grad, z, p, xi, v, dx, dp);
@@ -235,16 +243,29 @@ INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const 
     }
 }
 
-/* Two functions that all kernels call: put into each of them, they take a compiler three times as long,
-   and are no faster. */
+/* Functions that all kernels call: put into each of them, they take a compiler three times as long, and
+   are no faster. */
 #define APART static __attribute__((noinline)) void
 APART NAME(unit_value)(const site *s, const NAME(place) *at, const REAL *x, REAL *v) {
-    NAME(compute)(s, at, 0, x, v, 0, 0);
+    NAME(compute)(s, at, 0, x, v, 0, 0, 0);
 }
 
 APART NAME(unit_slopes)(const site *s, const NAME(place) *at, const REAL *x, REAL *v, REAL *dx,
                         REAL *dp) {
-    NAME(compute)(s, at, 1, x, v, dx, dp);
+    NAME(compute)(s, at, 1, x, v, dx, dp, 0);
+}
+
+APART NAME(unit_kept)(const site *s, const NAME(place) *at, const REAL *x, REAL *v, REAL *kept) {
+    NAME(compute)(s, at, 0, x, v, 0, 0, kept);
+}
+
+/* The derivatives on a tile from what `unit_kept` kept of noise at the output, without a clip. */
+APART NAME(kept_slopes)(const site *s, const NAME(place) *at, const REAL *x, const REAL *kept,
+                        REAL *dx, REAL *dp) {
+    REAL p[TILE], near[TILE];
+    NAME(load_p)(s, at, p);
+    const REAL *z = NAME(come_near)(x, near) ? near : x;
+    for (int l = 0; l < TILE; l++) NAME(output_slopes)(s, z[l], p[l], kept[l], &dx[l], &dp[l]);
 }
 #undef APART
 
