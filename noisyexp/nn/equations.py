@@ -75,7 +75,8 @@ class Cell:
     """All that the rest of the code knows of a cell.
 
     Attributes:
-        name: of the kernels, `<name>_forward` and `<name>_backward`.
+        name: of the kernels, `<name>_forward` and `<name>_backward`. A backend that does not name
+            them leaves the cell to the plain loop.
         step: its equations.
         sites: kind of each unit, in the order in which the kernels number them.
         gates: numbers before a unit that each unit of the layer has, G / H.
@@ -93,6 +94,11 @@ class Cell:
     states: int
     adds: bool
     rounds_states: bool
+
+    @property
+    def forward_kernel(self) -> str:
+        """The kernel of a step."""
+        return f"{self.name}_forward"
 
 
 LSTM = Cell(

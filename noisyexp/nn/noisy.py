@@ -103,10 +103,12 @@ class NoisyModule(nn.Module):
 
     def fuses(self, units: Units, *tensors: Tensor | None) -> int:
         """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
-        # A subclass may have a cell of its own.
+        # A subclass may have a cell of its own, or one that no kernel knows.
         own = self.cell is not self.kernel.step
         if self._backend == "auto" and self.hidden_size > 0 and not own:
-            return can_fuse(units, *tensors)
+            device = next(tensor.device for tensor in tensors if tensor is not None)
+            if dispatch.has(self.kernel.forward_kernel, device):
+                return can_fuse(units, *tensors)
         return dispatch.PLAIN
 
     def runs_torch(self, units: Any, x: Tensor, weight: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""A backend of few kernels: what it has runs by it, the rest by torch, with the same numbers."""
+"""What a backend has runs by it, the rest by torch or by equations, with the same numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from equivalence import compare, make
+from torch import Tensor
 
+from noisyexp import NoisyGRU
 from noisyexp.activations import make_activation
 from noisyexp.kernels import cpu, dispatch
+from noisyexp.nn.equations import GRU, Cell, Draws, State, Units
 from noisyexp.nn.output import linear_cross_entropy
 
 
@@ -39,3 +42,34 @@ def test_a_backend_of_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     same = linear_cross_entropy(logits, torch.eye(3), None, torch.tensor([1]))
     torch.testing.assert_close(same.total, torch.tensor(3.0).log())
     assert asked == few
+
+
+def gru_of_2014(
+    units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
+) -> State:
+    """The reset gate before the product: n = tanh(W x + b + U (r h))."""
+    (h,) = state
+    size = h.shape[-1]
+    x_r, x_z, x_n = x.chunk(3, dim=-1)
+    h_r, h_z = (h @ w_hh[: 2 * size].T).chunk(2, dim=-1)
+    r, z = units["r"](x_r + h_r, xi["r"]), units["z"](x_z + h_z, xi["z"])
+    n = units["n"](x_n + (r * h) @ w_hh[2 * size :].T, xi["n"])
+    return ((1.0 - z) * n + z * h,)
+
+
+class Gru2014(NoisyGRU):
+    kernel = Cell("gru_2014", gru_of_2014, GRU.sites, 3, 1, adds=False, rounds_states=False)
+    cell = staticmethod(gru_of_2014)
+
+
+def test_a_cell_that_no_backend_knows_runs_by_its_equations() -> None:
+    torch.manual_seed(0)
+    layer, x = Gru2014(3, 4, variant="hard", bias=False), torch.randn(5, 2, 3) * 2
+    w_ih, w_hh = (w.detach().chunk(3) for w in (layer.weight_ih_l0, layer.weight_hh_l0))
+    h = torch.zeros(2, 4)
+    for step in x:
+        r, z = ((step @ w_ih[k].T + h @ w_hh[k].T) / 4 + 0.5 for k in (0, 1))
+        r, z = r.clamp(0, 1), z.clamp(0, 1)
+        n = (step @ w_ih[2].T + (r * h) @ w_hh[2].T).clamp(-1, 1)
+        h = (1 - z) * n + z * h
+    torch.testing.assert_close(layer(x)[1][0], h)
