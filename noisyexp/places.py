@@ -27,6 +27,12 @@ def project_root() -> Path:
     return CHECKOUT if (CHECKOUT / "results").is_dir() else Path.cwd()
 
 
+def configs_of(root: Path) -> Path:
+    """The configuration files that go with `root`/results: its own, else the installed ones."""
+    own = root / "configs"
+    return own if own.is_dir() else CONFIG_DIR
+
+
 CACHE_VARIABLE = "NOISYEXP_CACHE"
 """Environment variable: the folder of compiled kernels, features and vocabularies."""
 

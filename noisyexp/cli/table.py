@@ -20,7 +20,7 @@ from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
-from noisyexp.places import project_root
+from noisyexp.places import PACKAGE, configs_of, project_root
 from noisyexp.records.deviations import load_deviations
 from noisyexp.records.record_files import load_records
 from noisyexp.records.row_config import row_config
@@ -126,15 +126,16 @@ def compute(sheet: Sheet, root: Path, compose: Compose) -> tuple[Table, list[Row
     Raises:
         RecordError: as `make_table`.
     """
-    rows = load_rows(root / "configs" / "experiment" / sheet.rows)
+    rows = load_rows(configs_of(root) / "experiment" / sheet.rows)
     # A configuration file such as ptb_medium may belong to the folder of another name.
     firsts = {row.task: row.experiment for row in reversed(rows)}
     tasks = {
         task: compose(firsts[task], "paper")["task"]["name"]
         for task in dict.fromkeys(row.task for row in rows)
     }
+    package = root / "noisyexp" if (root / "noisyexp").is_dir() else PACKAGE
     ledgers = {
-        task: load_deviations(root / "noisyexp" / "tasks" / folder / "deviations.yaml")
+        task: load_deviations(package / "tasks" / folder / "deviations.yaml")
         for task, folder in tasks.items()
     }
     table = build_table(
@@ -162,7 +163,7 @@ def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
     sheets = load_sheets(root)
     run = [name for name, sheet in sheets.items() if (records / sheet.rows).is_dir()]
     run += sorted(path.name for kind in TITLES for path in records.glob(f"{kind}_*"))
-    if any(sheet.claims for sheet in sheets.values()):
+    if (root / "README.md").exists() and any(sheet.claims for sheet in sheets.values()):
         run.append(SUMMARY)
     for name in given.names or run:
         for path, text in make_table(folder_name(name), root, compose).items():

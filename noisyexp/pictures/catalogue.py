@@ -17,6 +17,7 @@ from noisyexp.pictures.chance import chance_levels
 from noisyexp.pictures.curves import line_name, plot_curves
 from noisyexp.pictures.escape import caption_fig2, draw_fig2
 from noisyexp.pictures.unit_figures import UNIT_FIGURES
+from noisyexp.places import configs_of
 from noisyexp.records.record_files import load_records
 from noisyexp.records.row_files import Row, load_rows
 from noisyexp.records.run_record import RunRecord
@@ -101,7 +102,7 @@ def draw_figure(name: str, root: Path) -> list[Picture]:
         return draw_escape(root)
     drawn = []
     for sheet, wanted in figures_of(load_sheets(root))[name]:
-        rows = load_rows(root / "configs" / "experiment" / sheet.rows)
+        rows = load_rows(configs_of(root) / "experiment" / sheet.rows)
         records = load_records(root / "results" / "records", [sheet.rows])
         for suffix, chosen in by_scale(rows, records).items():
             stem = folder / f"{wanted.name}{suffix}"

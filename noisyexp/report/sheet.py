@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from noisyexp.errors import RecordError
+from noisyexp.places import configs_of
 from noisyexp.records.yaml_file import read_yaml
 from noisyexp.schema import build, closest, option
 
@@ -157,12 +158,13 @@ def load_sheets(root: Path) -> dict[str, Sheet]:
     """All sheets of a repository by name, in their order.
 
     Args:
-        root: of the repository, with configs/sheet and configs/experiment.
+        root: of the repository, with configs/sheet and configs/experiment; any folder for the
+            installed ones.
 
     Raises:
         RecordError: a sheet is wrong, or two want the same place or draw the same picture.
     """
-    folder, rows_root = root / "configs" / "sheet", root / "configs" / "experiment"
+    folder, rows_root = configs_of(root) / "sheet", configs_of(root) / "experiment"
     found = [load_sheet(path, rows_root) for path in sorted(folder.glob("*.yaml"))]
     for what, taken in (
         ("order", [(sheet.order, sheet.name) for sheet in found]),

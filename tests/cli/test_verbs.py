@@ -13,6 +13,10 @@ import pytest
 from noisyexp import __version__, places
 from noisyexp.cli.command import VERBS, main
 from noisyexp.cli.completion import complete
+from noisyexp.cli.figure import main as figure_main
+from noisyexp.cli.table import main as table_main
+from noisyexp.pictures.catalogue import figure_names
+from noisyexp.report.sheet import load_sheets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,6 +80,19 @@ def test_bench_runs_what_lies_in_the_checkout(
     assert main(["bench", "quick"]) == 1
     (line,) = capfd.readouterr().err.splitlines()[-1:]
     assert line.startswith("error: benchmarks are not part of the installed package")
+
+
+def test_a_folder_without_configs_has_the_installed_tables_and_figures(tmp_path: Path) -> None:
+    """As of a wheel: sheets and rows come with the package, records are made by the user."""
+    names = figure_names(tmp_path)
+    assert {"fig5", "fig10", "table5"} <= set(names)
+    sheet = load_sheets(tmp_path)["table2"]
+    assert sheet.title == load_sheets(ROOT)["table2"].title
+    assert table_main(["2"], tmp_path) == 0
+    page = (tmp_path / "results" / "table2.md").read_text("utf-8")
+    assert "LSTM (Reference)" in page and "Table 2" in page.splitlines()[0]
+    assert figure_main(["5"], tmp_path) == 0
+    assert not list(tmp_path.rglob("*.svg"))
 
 
 def test_completion_offers_files_and_keys() -> None:
