@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from noisyexp.activations import (
     attach_noise,
     derive_seed,
     noise_parameters,
-    set_noise_level,
 )
 from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
@@ -44,7 +42,6 @@ from noisyexp.training.folder import RunNames, check_held, locked, run_folder
 from noisyexp.training.init_from import start_from
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
 from noisyexp.training.memory import is_out_of_memory, out_of_memory_text
-from noisyexp.training.older import load_model
 from noisyexp.training.optimizer import build_optimizer
 from noisyexp.training.processes import ALONE, Processes
 from noisyexp.training.progress import ProgressDisplay
@@ -54,6 +51,7 @@ from noisyexp.training.record import (
     peak_memory_mb,
     start_record,
 )
+from noisyexp.training.result import best_epoch, final_metrics
 from noisyexp.training.sessions import Sessions
 from noisyexp.training.signals import Interrupted, StopOnSignal
 from noisyexp.training.split import check_split
@@ -244,14 +242,13 @@ def _train(
         trainer.fit()
         if processes.rank > 0:  # the first process measures
             return
-        _check_measured(trainer, trainer.curve[-1])
-        record.final = _final_metrics(trainer, folder, spec.digest)
+        record.final = final_metrics(trainer, folder, spec.digest)
         findings = trainer.evaluate(task.findings)
         if findings:
             record.findings = findings
         record.status = "complete"
     finally:
-        record.curve, record.best = trainer.curve, _best(trainer)
+        record.curve, record.best = trainer.curve, best_epoch(trainer)
         record.progress = {"step": trainer.step, "total_steps": trainer.total_steps}
         finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         record.cost = {
@@ -285,50 +282,6 @@ def _restore(trainer: Trainer, folder: Path, digest: str) -> bool:
         ) from error
     print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
     return True
-
-
-def _best(trainer: Trainer) -> dict[str, float]:
-    """The best epoch so far, empty when none could be measured."""
-    return next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
-
-
-def _check_measured(trainer: Trainer, last: Mapping[str, Any]) -> None:
-    """Weights with which nothing can be measured have diverged, though every loss was finite."""
-    value = last.get(trainer.task.selection, math.nan)
-    if not _best(trainer) or (trainer.config.use_weights == "last" and not math.isfinite(value)):
-        metric = trainer.task.selection
-        raise DivergedError(trainer.step, trainer.learning_rate, None, None, metric)
-
-
-def _final_metrics(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
-    """Row of the chosen epoch with the test metrics of its weights."""
-    row = trainer.curve[-1]
-    if trainer.config.use_weights == "best":
-        row = _load_best(trainer, folder, digest)
-        if "c" in row:  # annealed: the noise belongs to the weights
-            set_noise_level(trainer.model, row["c"])
-    return {**row, **trainer.evaluate(trainer.task.test)}
-
-
-def _load_best(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
-    """Take the weights of the best epoch; returns its row of the curve."""
-    path = folder / checkpoint.BEST
-    again = (
-        f"training.use_weights=best needs it. Delete {folder} to start this run from the beginning."
-    )
-    try:
-        best = checkpoint.load(path, trainer.device, digest)
-        if best.get("step") != _best(trainer)["step"]:
-            raise CheckpointError(f"{path} is of step {best.get('step')}, the best is another")
-        load_model(trainer.model, best["model"])
-    except FileNotFoundError as error:
-        # Never fall back to the last weights in silence: a table would mix the two.
-        raise CheckpointError(f"{path} is missing, and training.use_weights=best") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {again}") from error
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not fit this run: {error}; {again}") from error
-    return next(row for row in trainer.curve if row["step"] == best["step"])
 
 
 def build_trainer(

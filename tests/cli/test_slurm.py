@@ -258,41 +258,43 @@ def test_the_array_of_a_script_of_ones_own(
     Its jobs are 0, of which a time limit is near, 1, which is cancelled, and 2, which is preempted.
     """
     rest = [word for word in settings() if not word.startswith("training.epochs")]
-    path = tmp_path / "script.sh"
-    path.write_text(script_of_the_docs([*LONG, *rest], "0-2%1"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "runs" / "ptb"
     ask("scontrol", "update", "PartitionName=low", "GraceTime=60")
 
     def wait_for(what: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 240
         while not what():
-            assert time.monotonic() < deadline, "".join(
-                one.read_text() for one in tmp_path.glob("slurm-*.out")
-            )
+            said = [one.read_text() for one in tmp_path.glob("slurm-*.out")]
+            assert time.monotonic() < deadline, "".join(said)
             time.sleep(0.3)
 
-    try:
+    def send(seed: int) -> str:
+        """A job of an array, once its run has a checkpoint."""
+        path = tmp_path / f"{seed}.sh"
+        path.write_text(script_of_the_docs([*LONG, *rest], str(seed)))
         number = subprocess.run(
             ["sbatch", "--parsable", "-p", "low", str(path)], cwd=tmp_path, env=environment,
             capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
-        folder = tmp_path / "runs" / "ptb"
-        for seed in (0, 1, 2):
-            job = f"{number}_{seed}"
-            wait_for(lambda seed=seed: any(folder.glob(f"*-s{seed}-*/last.pt")))
-            if seed == 0:  # its exit status is that of a job that ends meanwhile, too
-                subprocess.run(["scancel", "--signal=USR1", job])
-            elif seed == 1:
-                ask("scancel", job)
-                wait_for(lambda job=job: state(job) == "CANCELLED")
-            else:
-                ask("sbatch", "-p", "high", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
-            if seed != 1:
-                wait_for(lambda job=job: state(job) == "PENDING")
-        for job in (f"{number}_0", f"{number}_2"):
+        wait_for(lambda: any(folder.glob(f"*-s{seed}-*/last.pt")))
+        return f"{number}_{seed}"
+
+    try:
+        jobs = []
+        for seed, command in enumerate([
+            ["scancel", "--signal=USR1"], ["scancel"],
+            ["sbatch", "-p", "high", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"],
+        ]):  # fmt: skip
+            jobs.append(send(seed))
+            # scancel has its own opinion of a job that ends meanwhile: what counts is the state.
+            subprocess.run([*command, jobs[-1]] if command[0] == "scancel" else command)
+            becomes = "CANCELLED" if seed == 1 else "PENDING"
+            wait_for(lambda becomes=becomes: state(jobs[-1]) == becomes)
+        for job in (jobs[0], jobs[2]):
             ask("scontrol", "update", f"JobId={job}", "StartTime=now")
-        wait_for(lambda: {state(f"{number}_{k}") for k in (0, 2)} == {"COMPLETED"})
-        assert state(f"{number}_1") == "CANCELLED"
+        wait_for(lambda: {state(jobs[0]), state(jobs[2])} == {"COMPLETED"})
+        assert state(jobs[1]) == "CANCELLED"
     finally:
         ask("scancel", "--me")
     ended = {}

@@ -17,6 +17,16 @@
 #define TILE (LANES * ROWS) /* a tile has ROWS rows */
 #define INLINE static inline __attribute__((always_inline))
 
+/* a b + c. Of a sum of two products a compiler may fuse either, and a change elsewhere turns its choice
+   and the last bits of results: such a choice is made here. */
+#ifdef __FP_FAST_FMAF
+INLINE float fuse_f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+INLINE double fuse_d(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+INLINE float fuse_f(float a, float b, float c) { return a * b + c; }
+INLINE double fuse_d(double a, double b, double c) { return a * b + c; }
+#endif
+
 /* Numbers of 32 bits in lanes of 64: a round of Philox then needs no shuffle. The upper halves hold
    rubbish that no product reads. Compilers do not find the instruction for 32 x 32 -> 64 bits. */
 typedef uint64_t wide __attribute__((vector_size(LANES / 2 * 8)));
@@ -98,7 +108,7 @@ INLINE float radius(uint32_t word) {
     const float s = (m - 1.0f) / (m + 1.0f), s2 = s * s;
     const float series = -4.0f + s2 * (-4 * (1.0f / 3) + s2 * (-4 * (1.0f / 5)
                          + s2 * (-4 * (1.0f / 7) + s2 * (-4 * (1.0f / 9)))));
-    const float square = e * (-2 * 0.693147180559945f * 0x1p-23f) + s * series;
+    const float square = fuse_f(e, -2 * 0.693147180559945f * 0x1p-23f, s * series);
     return __builtin_sqrtf(square > 0.0f ? square : 0.0f);
 }
 
@@ -136,9 +146,8 @@ INLINE void box_muller(uint32_t first, uint32_t second, float *x, float *y) {
 
 /* Draws of the rows 4 row_block + 0 ... 3 for eight units of any numbers, which are in the lower halves:
    those of unit j in rows 0 and 2 in lanes 2j and 2j + 1 of xi, those in rows 1 and 3 LANES later. */
-static __attribute__((noinline, unused)) void normal_few(noise_key key, wide units,
-                                                         uint32_t row_block, uint32_t t,
-                                                         float xi[2 * LANES]) {
+INLINE void normal_few(noise_key key, wide units, uint32_t row_block, uint32_t t,
+                       float xi[2 * LANES]) {
     wide word[ROWS][2];
     philox_words(key, &units, 1, row_block, t, word);
     const words first = together(word[0][0], word[2][0]), second = together(word[1][0], word[3][0]);

@@ -63,16 +63,6 @@ INLINE double absolute_d(double x) { return fabs(x); }
 INLINE float copy_sign_f(float x, float y) { return copysignf(x, y); }
 INLINE double copy_sign_d(double x, double y) { return copysign(x, y); }
 
-/* a b + c. Of a sum of two products a compiler may fuse either, and a change elsewhere turns its choice
-   and the last bits of results: such a choice is made here. */
-#ifdef __FP_FAST_FMAF
-INLINE float fuse_f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-INLINE double fuse_d(double a, double b, double c) { return __builtin_fma(a, b, c); }
-#else
-INLINE float fuse_f(float a, float b, float c) { return a * b + c; }
-INLINE double fuse_d(double a, double b, double c) { return a * b + c; }
-#endif
-
 /* The first `count` of LANES numbers between memory and a row of a tile; loaded ones end in zeros. */
 #ifdef __AVX512F__
 #define FIRST(count) ((1u << (count)) - 1)

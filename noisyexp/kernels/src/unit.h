@@ -40,7 +40,7 @@ INLINE void NAME(output_noise)(const site *s, int count, int grad, const REAL *x
         REAL q = NAME(half_tanh)(p[l] * delta);
         REAL pushed = x[l] >= 0 ? side * push[l] : -side * push[l];
         REAL leak = rest == 0 ? 0 : u; /* u may be infinite */
-        v[l] = alpha * h + rest * leak + pushed * q * q;
+        v[l] = NAME(fuse)(alpha, h, rest * leak) + pushed * q * q;
         if (grad || kept) {
             REAL k = 2 * pushed * q * ((REAL)0.25 - q * q);
             if (kept) kept[l] = k;
@@ -208,15 +208,16 @@ INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const 
     REAL xi[TILE], p[TILE], near[TILE], unused_dx[TILE], unused_dp[TILE];
     uint32_t columns = ~0u;
     int quiet = s->form == FORM_HARD;
-    if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) columns = NAME(saturated)(s, x), quiet = !columns;
+    if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) {
+        columns = NAME(saturated)(s, x);
+        quiet = !columns;
+    }
     if (kept && (quiet || s->form == FORM_SOFT)) memset(kept, 0, TILE * sizeof(REAL));
     if (s->form == FORM_SOFT) {
         NAME(soft)(s, grad, x, v, dx, dp);
     } else if (quiet) {
         NAME(noiseless)(s, grad, x, v, dx, dp);
-    } else if (!kept && NAME(few)(s, at, columns, grad, x, v, dx, dp)) {
-        /* done */
-    } else {
+    } else if (kept || !NAME(few)(s, at, columns, grad, x, v, dx, dp)) {
         if (s->multiplier != MULTIPLIER_MEAN) NAME(draw)(s, at, xi);
         else memset(xi, 0, sizeof xi);
         if (s->p) NAME(load_p)(s, at, p);
