@@ -2,7 +2,7 @@
 
 import sys
 
-from noisyexp.cli.command import main
+from noisyexp.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main(["run", *sys.argv[1:]]))

@@ -7,7 +7,6 @@ wait for torch. Click lists the verbs and completes them in the shell.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from noisyexp import __version__
 from noisyexp.cli.completion import complete
+from noisyexp.cli.start import say_missing
 from noisyexp.process import settle, settle_output
 
 
@@ -91,13 +91,7 @@ def run_verb(verb: Verb, words: Sequence[str]) -> int:
     try:
         module = importlib.import_module(verb.module)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("noisyexp"):
-            raise
-        print(
-            f"error: {error.name} is not installed; run pip install 'noisyexp[experiments]'",
-            file=sys.stderr,
-        )
-        return 1
+        return say_missing(error)
     code: int = module.main(list(words))
     return code
 
@@ -126,8 +120,3 @@ def main(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     return int(code or 0)
-
-
-def entry() -> None:
-    """The console script."""
-    sys.exit(main(sys.argv[1:]))

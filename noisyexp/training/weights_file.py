@@ -42,8 +42,9 @@ def find(name: str, root: Path | None = None) -> Path:
     """
     known = names(root)
     if name not in known:
-        listed = ", ".join(known) or "none"
-        raise RecordError(f"weights={name}: choose from {listed}.{closest(name, known)}")
+        listed = f"choose from {', '.join(known)}.{closest(name, known)}"
+        none = "none are here; the repository has some in results/weights"
+        raise RecordError(f"weights={name}: {listed if known else none}")
     return (root or project_root()) / FOLDER / f"{name}{SUFFIX}"
 
 

@@ -106,6 +106,13 @@ def test_completion_offers_files_and_keys() -> None:
     assert complete("sample", "r") == []
 
 
+def test_without_the_packages_of_experiments_one_line_says_so() -> None:
+    code = "import sys; sys.modules['click'] = None; from noisyexp.cli.start import entry; entry()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = "error: click is not installed; run pip install 'noisyexp[experiments]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
 def test_listing_and_completing_need_no_torch() -> None:
     code = (
         "import sys; from noisyexp.cli.command import main; main([]); "

@@ -112,7 +112,7 @@ def test_every_folder_of_rows_has_a_sheet() -> None:
 def test_a_table_needs_neither_torch_nor_hydra() -> None:
     """Nor anything of the trainer and the tasks; and it takes about a second of the processor."""
     code = (
-        "import json, sys, time; from noisyexp.cli.command import entry; "
+        "import json, sys, time; from noisyexp.cli.start import entry; "
         "sys.argv = ['noisyexp', 'table', '2', 'compare=true']\n"
         "try: entry()\n"
         "except SystemExit as end: print(json.dumps([end.code, time.process_time(), "
