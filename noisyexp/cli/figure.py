@@ -8,6 +8,7 @@ Examples:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ def draw(arguments: Sequence[str], root: Path) -> None:
     drawn: dict[str, list[Picture]] = {}
     for name in chosen or names:
         drawn[name] = draw_figure(name, root)
+        if chosen and not drawn[name]:
+            print(f"{name}: no record in results/records to draw it from", file=sys.stderr)
         for picture in drawn[name]:
             print(f"wrote results/figures/{picture.stem}.svg and .png")
         for path in remove_stale(name, drawn[name], folder):

@@ -12,6 +12,7 @@ Examples:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,6 +166,8 @@ def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
     run += sorted(path.name for kind in TITLES for path in records.glob(f"{kind}_*"))
     if (root / "README.md").exists() and any(sheet.claims for sheet in sheets.values()):
         run.append(SUMMARY)
+    if not given.names and not run:
+        print("no records in results/records: no page to write", file=sys.stderr)
     for name in given.names or run:
         for path, text in make_table(folder_name(name), root, compose).items():
             shown = path.relative_to(root).as_posix()

@@ -82,7 +82,9 @@ def test_bench_runs_what_lies_in_the_checkout(
     assert line.startswith("error: benchmarks are not part of the installed package")
 
 
-def test_a_folder_without_configs_has_the_installed_tables_and_figures(tmp_path: Path) -> None:
+def test_a_folder_without_configs_has_the_installed_tables_and_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As of a wheel: sheets and rows come with the package, records are made by the user."""
     names = figure_names(tmp_path)
     assert {"fig5", "fig10", "table5"} <= set(names)
@@ -92,7 +94,10 @@ def test_a_folder_without_configs_has_the_installed_tables_and_figures(tmp_path:
     page = (tmp_path / "results" / "table2.md").read_text("utf-8")
     assert "LSTM (Reference)" in page and "Table 2" in page.splitlines()[0]
     assert figure_main(["5"], tmp_path) == 0
+    assert "fig5: no record in results/records" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.svg"))
+    assert table_main([], tmp_path) == 0
+    assert "no page to write" in capsys.readouterr().err
 
 
 def test_completion_offers_files_and_keys() -> None:
