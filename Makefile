@@ -42,21 +42,21 @@ $(VENV)/.experiments: pyproject.toml constraints.txt
 demo: $(VENV)/.experiments  ## train three units on a generated language (two minutes), draw a table and a figure
 	$(BIN)/python scripts/demo.py
 
-test: setup  ## run the test suite, a test on each of two cores (about ten minutes)
-	$(BIN)/python -m pytest -n 2
+test: setup  ## run the test suite, three tests at a time (under ten minutes on two cores)
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-# Ray's packages disagree with those of constraints.txt: an environment of its own.
-.venv-engines/.done: pyproject.toml
+# An environment of its own: nothing else here needs Ray, which is large.
+.venv-engines/.done: pyproject.toml constraints.txt
 	test -x .venv-engines/bin/python || $(PYTHON) -m venv .venv-engines
 	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[experiments,ray]' pytest
+		--constraint constraints.txt --editable '.[experiments,ray]' pytest
 	touch $@
 
 engines: .venv-engines/.done  ## sweeps on Ray, in an environment of its own (minutes)
-	.venv-engines/bin/python -m pytest -m slow tests/cli/test_ray.py
+	.venv-engines/bin/python -m pytest -m slow --durations=0 tests/cli/test_ray.py
 
 lint: setup  ## style and types
 	$(BIN)/ruff check .

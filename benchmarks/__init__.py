@@ -1,1 +1,5 @@
-"""What noisy units cost, beside torch's: `python -m benchmarks.layers`, `make bench`."""
+"""What noisy units cost, beside torch's: `noisyexp bench layers`, `make bench`."""
+
+from noisyexp.process import settle
+
+settle()  # as in a run

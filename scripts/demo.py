@@ -54,7 +54,7 @@ def main(overrides: list[str]) -> int:
         return code
     from noisyexp.cli.compose import check
     from noisyexp.pictures.curves import plot_curves
-    from noisyexp.records.run_record import load_record
+    from noisyexp.records.record_files import load_record
 
     specs = [check([*SETTING, f"act={act}", *overrides])[0] for act in ACTS]
     records = [load_record(CHECKOUT / spec.folder / "run.json") for spec in specs]

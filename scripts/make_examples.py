@@ -1,12 +1,12 @@
 """Answers of trained models of several rows to the same test items: a page and pictures.
 
-The first folder is of the reference; all are finished runs of rows of one table, with one seed and
-scale, whose records are published. Weights are not committed, so the page cannot be made again
-without training; it names the records.
+The first is of the reference; all are finished runs of rows of one table, with one seed and scale,
+whose records are published: folders of runs, or names of weights in results/weights. The page names
+the records.
 
 Examples:
     python scripts/make_examples.py runs/nmt/reference-cpu-s0-* runs/nmt/nah-cpu-s0-*
-    python scripts/make_examples.py runs/captioning/reference-cpu-s0-* runs/captioning/nah-cpu-s0-*
+    python scripts/make_examples.py captioning/reference
     python scripts/make_examples.py runs/ptb/reference-paper-s0-* runs/ptb/nah-paper-s0-*
 """
 
@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from noisyexp.cli.caption import caption
 from noisyexp.cli.verb import exit_code_of
-from noisyexp.data.flickr8k import open_images
 from noisyexp.data.moses import detokenise
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes, atomic_write_text, read_json
@@ -31,9 +30,9 @@ from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.pictures.curves import line_name
 from noisyexp.places import CHECKOUT
 from noisyexp.records.publish import impersonal, record_path
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.tasks.captioning import Captioning
-from noisyexp.tasks.captioning.decoding import caption_all, spell
 from noisyexp.tasks.captioning.extractors import prepare_image
 from noisyexp.tasks.captioning.model import Captioner
 from noisyexp.tasks.nmt import NMT
@@ -43,26 +42,30 @@ from noisyexp.tasks.ptb import PTB
 from noisyexp.tasks.text.continuations import TEMPERATURE, write
 from noisyexp.tasks.text.continuations import WORDS as AMOUNTS
 from noisyexp.tasks.text.word_model import WATCHED
+from noisyexp.training import weights_file
 from noisyexp.training.load import LoadedRun, load_run
 
 SENTENCES, WORDS = 10, 12
 """Number of test sentences, and the most words of one."""
-IMAGES = 6
-"""Number of test images."""
+PICTURES = CHECKOUT / "examples" / "pictures"
+"""Photographs that are free."""
 CPU = torch.device("cpu")
 
 
-def published(folder: Path, results: Path) -> RunRecord:
-    """The record of a run folder, which has to be the published one.
+def published(place: str, results: Path) -> RunRecord:
+    """The record of a run folder or of published weights, which has to be the published one.
 
     Raises:
         RecordError: it is not published, or another run of the row is.
     """
-    path = folder / "run.json"
+    if place in weights_file.names():
+        path = weights_file.find(place).with_suffix(".json")
+    else:
+        path = Path(place) / "run.json"
     record = load_record(path, str(path))
     target = record_path(record, results)
     if not target.is_file() or impersonal(read_json(target)) != impersonal(read_json(path)):
-        raise RecordError(f"{folder}: {target.name} in results/records is not of this run")
+        raise RecordError(f"{place}: {target.name} in results/records is not of this run")
     return record
 
 
@@ -90,36 +93,24 @@ def translations(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[str]:
 
 
 def captions(runs: Sequence[LoadedRun], names: Sequence[str], root: Path) -> list[str]:
-    """Lines of the page: every run's caption of test images; draws what the last run looked at."""
-    task = runs[0].task
-    assert isinstance(task, Captioning)
-    images, rows, references = task.data.splits["test"].references(task.data.vocab)
-    rows, columns = rows[:IMAGES], []
-    for run in runs:
-        assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
-        beam, limit = run.task.config.beam, run.task.config.decode_words
-        columns.append(
-            caption_all(run.model, rows, task.data.annotations, CPU, beam=beam, limit=limit)
-        )
-    archive = open_images(Path(os.environ.get("NOISYEXP_DATA", "data")))
+    """Lines of the page: every run's captions of free pictures, and what each word looked at."""
     lines = [
-        f"The first {IMAGES} test images: one of five human captions, captions by beam search, and "
-        f"where {names[-1]} looked for each word.", "",
+        "Photographs that are free to show, unlike those of Flickr8k, and unlike them in what they "
+        "show: captions by beam search, and where each model looked for each word.", "",
     ]  # fmt: skip
-    for k, content in enumerate(archive.read(images[:IMAGES])):
-        last, side = columns[-1][k], task.data.side
-        words = spell(last, task.data.vocab)
-        assert last.attention is not None
-        maps = last.attention[: len(words)].view(-1, side, side)
-        figure = draw_caption_maps(prepare_image(content), words, maps, columns=8)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=50, metadata={"Software": None})
-        name = f"caption{k + 1}.png"
-        atomic_write_bytes(root / "results" / "figures" / name, picture.getvalue())
-        lines += [f"{images[k]}", "", "| | |", "| --- | --- |", f"| human | {references[k][0]} |"]
-        for n, column in zip(names, columns, strict=True):
-            lines.append(f"| {n} | {_cell(' '.join(spell(column[k], task.data.vocab)))} |")
-        lines += ["", f"![{' '.join(words)}](../figures/{name})", ""]
+    for picture in sorted(PICTURES.glob("*.jpg")):
+        pixels = prepare_image(picture.read_bytes())
+        lines += [f"## {picture.stem}", ""]
+        for run, name in zip(runs, names, strict=True):
+            assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
+            said, nats, maps = caption(run.task, run.model, pixels, run.task.config.beam)
+            content = io.BytesIO()
+            figure = draw_caption_maps(pixels, said, maps)
+            figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
+            file = f"caption-{picture.stem}-{name.replace(' ', '_')}.png"
+            atomic_write_bytes(root / "results" / "figures" / file, content.getvalue())
+            text = " ".join(said)
+            lines += [f"{name}: {text} ({nats:.1f} nats)", "", f"![{text}](../figures/{file})", ""]
     return lines[:-1]
 
 
@@ -154,13 +145,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def make_page(folders: Sequence[Path], root: Path) -> Path:
+def make_page(places: Sequence[str], root: Path) -> Path:
     """Write the page of these runs below `root`/results/examples.
 
     Raises:
         NoisyexpError: the runs do not belong together, or one of them cannot be loaded.
     """
-    records = [published(folder, root / "results") for folder in folders]
+    records = [published(place, root / "results") for place in places]
     kinds = {(r.task, r.scale, r.seed) for r in records}
     if len(kinds) != 1 or records[0].task not in ("nmt", "captioning", "ptb"):
         raise RecordError(
@@ -168,7 +159,8 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
             + ", ".join(f"{r.task} {r.scale} seed {r.seed}" for r in records)
         )
     weights = records[0].config["training"]["use_weights"]  # those of the metrics in the record
-    runs = [load_run(folder, weights) for folder in folders]
+    speak = records[0].task == "captioning"  # of pictures that are no data of the task
+    runs = [load_run(place, weights, only_words=speak) for place in places]
     names = [line_name(r) for r in records]
     with torch.no_grad():
         if records[0].task == "nmt":
@@ -181,8 +173,8 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
     title = f"# Examples, scale {records[0].scale}, seed {records[0].seed}"
     point = "best validation" if weights == "best" else "last update"
     note = (
-        f"Made by `python scripts/make_examples.py` and the run folders of {made}, by the weights "
-        f"of their {point}, which are not committed."
+        f"Made by `python scripts/make_examples.py` from the runs of {made}, by the weights of "
+        f"their {point}."
     )
     path = root / "results" / "examples" / f"{records[0].task}.md"
     atomic_write_text(path, "\n".join([title, "", note, "", *lines, ""]))
@@ -192,11 +184,9 @@ def make_page(folders: Sequence[Path], root: Path) -> Path:
 def main(arguments: Sequence[str] | None = None, root: Path = CHECKOUT) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folder of a run")
+    parser.add_argument("places", nargs="+", metavar="RUN", help="folder, or name of weights")
     options = parser.parse_args(arguments)
-    return exit_code_of(
-        lambda: print(f"wrote {make_page(options.folders, root).relative_to(root)}")
-    )
+    return exit_code_of(lambda: print(f"wrote {make_page(options.places, root).relative_to(root)}"))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from noisyexp.activations.noise import NoiseSource, fresh_keys, replayed_keys
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
+from noisyexp.kernels.dispatch import backend_of
 from noisyexp.kernels.philox import DeviceKey, DrawKey, blocks_rows_units
 from noisyexp.kernels.precision import to_float
 
@@ -175,7 +176,8 @@ def map_unit(x: Tensor, p: Tensor | None, site: K.Site) -> Tensor:
     """phi(x), x contiguous."""
     value = torch.empty_like(x)
     point_to_p(site, p)
-    K.function("unit_map", x)(site, _size(x), x.data_ptr(), value.data_ptr(), None, None)
+    run = backend_of(x).function("unit_map", x)
+    run(site, _size(x), x.data_ptr(), value.data_ptr(), None, None)
     return value
 
 
@@ -183,8 +185,8 @@ def map_unit_back(
     d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and p, all contiguous; that of x is written over `kept` of forward."""
-    size = _size(x)
-    sums = None if p is None else x.new_zeros(K.sums_for_p(x.device, size.threads), size.units)
+    size, backend = _size(x), backend_of(x)
+    sums = None if p is None else x.new_zeros(backend.sums_for_p(size.threads), size.units)
     point_to_p(site, p, sums)
     if kept is None:
         d_x = torch.empty_like(x)
@@ -192,13 +194,13 @@ def map_unit_back(
     else:
         d_x = kept
         name, arrays = "unit_back_kept", addresses(x, kept, d_value, kept)
-    K.function(name, x)(site, size, *arrays)
+    backend.function(name, x)(site, size, *arrays)
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
 
 def _size(x: Tensor) -> K.Shape:
     sizes = blocks_rows_units(x.shape)
-    return K.Shape(*sizes, K.parts_of_map(x.device, sizes))
+    return K.Shape(*sizes, backend_of(x).parts_of_map(*sizes))
 
 
 class _Unit(torch.autograd.Function):
@@ -215,7 +217,7 @@ class _Unit(torch.autograd.Function):
             return map_unit(x, p, site)
         point_to_p(site, p)
         value, kept = torch.empty_like(x), torch.empty_like(x)
-        K.function("unit_keep", x)(site, _size(x), *addresses(x, value, kept))
+        backend_of(x).function("unit_keep", x)(site, _size(x), *addresses(x, value, kept))
         ctx.save_for_backward(x, p, given, kept)
         return value
 
@@ -268,6 +270,6 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
         return map_unit(x, p, site)
     # Without a draw backward costs little; and a clip is not in what is kept.
     drawn = isinstance(draws, DrawKey) and not site.clip
-    keeps = drawn and x.numel() <= KEPT_NUMBERS and not K.on_gpu(x.device)
+    keeps = drawn and x.numel() <= KEPT_NUMBERS and "unit_keep" in backend_of(x).KERNELS
     value: Tensor = _Unit.apply(x, p, site, given, keeps)  # type: ignore[no-untyped-call]
     return value

@@ -3,11 +3,12 @@
 Examples:
     noisyexp caption run=runs/captioning/nah-cpu-s0-0123456789ab image=dog.jpg
     noisyexp caption run=<folder> image=dog.jpg beam=10 picture=out.png weights=last
+    noisyexp caption weights=captioning/reference image=dog.jpg     # published; needs no captions
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.cli.arguments import read_pairs
-from noisyexp.cli.verb import check_task, exit_code_of
+from noisyexp.cli.verb import check_task, exit_code_of, place_of
 from noisyexp.errors import DataError, NoisyexpError, RecordError
 from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.schema import option
@@ -23,20 +24,20 @@ from noisyexp.tasks.captioning import Captioning
 from noisyexp.tasks.captioning.decoding import decode, spell
 from noisyexp.tasks.captioning.extractors import EXTRACTORS, annotate, prepare_image
 from noisyexp.tasks.captioning.model import Captioner
-from noisyexp.training.load import WEIGHTS, load_run
+from noisyexp.training.load import load_run
 
-DEFAULTS = {"beam": 5, "picture": None, "weights": "best"}
+DEFAULTS: Mapping[str, object] = {"run": None, "beam": 5, "picture": None, "weights": None}
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Of the command line."""
 
-    run: str = option("folder of a run of task=captioning")
+    run: str | None = option("folder of a run of task=captioning")
     image: str = option("picture to caption")
     beam: int = option("hypotheses", low=1)
     picture: str | None = option("where to draw what each word looked at")
-    weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
+    weights: str | None = option("last or best (default) of the run; or a name in results/weights")
 
 
 def caption(
@@ -67,16 +68,19 @@ def describe(given: Arguments) -> None:
     Raises:
         NoisyexpError: the picture cannot be read, or the run cannot caption it.
     """
-    folder, image = Path(given.run), Path(given.image)
+    place, image = place_of(given.run, given.weights), Path(given.image)
     try:
         pixels = prepare_image(image.read_bytes(), upright=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{image} cannot be read as a picture: {error}") from error
-    check_task(folder, "captioning")
-    run = load_run(folder, given.weights)
+    if given.run:
+        check_task(Path(place), "captioning")
+    run = load_run(place, given.weights or "best", only_words=True)
+    if not isinstance(run.task, Captioning):
+        raise RecordError(f"{place} are weights of {run.task.config.name}, not of captioning")
     if run.task.source != "real":
-        raise RecordError(f"{folder} is a run on generated data, which knows no photographs")
-    assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
+        raise RecordError(f"{place} is a run on generated data, which knows no photographs")
+    assert isinstance(run.model, Captioner)
     with torch.no_grad():
         words, nats, maps = caption(run.task, run.model, pixels, given.beam)
     print(f"{' '.join(words)}  ({nats:.1f} nats)")

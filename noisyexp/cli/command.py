@@ -43,6 +43,7 @@ VERBS = {
     "translate": Verb("noisyexp.cli.translate", "translate text with a trained model"),
     "caption": Verb("noisyexp.cli.caption", "describe pictures with a trained model"),
     "inspect": Verb("noisyexp.cli.inspect", "draw a unit: value, spread, gradient, equation"),
+    "bench": Verb("noisyexp.cli.bench", "measure layers, tasks, ... beside torch's, in a checkout"),
 }
 
 TELL_ONLY = [VERBS[name] for name in ("run", "reproduce", "queue")]

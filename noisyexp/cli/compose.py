@@ -19,11 +19,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
-from noisyexp.cli.overrides import given_twice, parse
+from noisyexp.cli.overrides import given_twice, is_free, parse
 from noisyexp.cli.sweep_space import (
     Sweeper,
     check_direction,
@@ -303,26 +303,28 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         return parsed  # whole files only, as every table asks for: composed once, by their job
     choices = [f"{key}={value}" for key, value in chosen.items()]
     try:
-        config = compose(
-            ROOT_FILE, overrides=[*groups.searchpath, *choices], return_hydra_config=True
-        )
+        names = keys_of(*groups.searchpath, *choices)
     except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return []
-    names = list(_dotted(config))
     kept = []
     for override in parsed:
         key = override.key_or_group
         known, plus = key in chosen or key in names, override.is_add()
         if known and (plus or (override.is_force_add() and key in chosen)):
             problems.append(f"{override.input_line}: {key} is there already; leave out the +")
-        elif known or plus:
+        elif known or plus or is_free(key):
             kept.append(override)
         else:
             # Hydra's own keys are suggested only to those who ask for one.
             near = [n for n in names if n.startswith("hydra") == override.is_hydra_override()]
             problems.append(f"{override.input_line}: no such key.{closest(key, [*near, *GROUPS])}")
     return kept
+
+
+def keys_of(*choices: str) -> list[str]:
+    """Dotted names of all keys, Hydra's own included, that there are with some choices of files."""
+    return list(_dotted(compose(ROOT_FILE, overrides=list(choices), return_hydra_config=True)))
 
 
 def _searchpath(parsed: list[Override]) -> list[str]:
@@ -391,6 +393,8 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
 def _first_line(error: Exception) -> str:
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
+    if isinstance(error.__cause__, ConfigKeyError):  # of a section that was given whole
+        return f"{error.__cause__.full_key}: no such key"
     key = getattr(error, "full_key", None)
     said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
     lines = said.splitlines()

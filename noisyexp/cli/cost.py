@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from noisyexp.places import project_root
-from noisyexp.records.run_record import RunRecord, load_records
+from noisyexp.records.record_files import load_records
+from noisyexp.records.run_record import RunRecord
 from noisyexp.tasks import find_task
 from noisyexp.training.device import chosen_device, setup_torch
 from noisyexp.training.estimate import estimate

@@ -20,12 +20,12 @@ from rich.table import Table
 
 from noisyexp.activations import Activation, variants
 from noisyexp.cli.arguments import help_lines
+from noisyexp.cli.inspect_settings import ALL, Settings, parse
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import atomic_write_text
-from noisyexp.inspect.equations import describe
-from noisyexp.inspect.measure import make_unit, measure
-from noisyexp.inspect.settings import ALL, Settings, parse
-from noisyexp.pictures.unit_pages import Drawing, draw_overview, draw_unit, look_at, page
+from noisyexp.pictures.unit_equations import describe
+from noisyexp.pictures.unit_pages import Drawing, draw_overview, draw_unit, measure_unit, page
+from noisyexp.pictures.unit_profile import make_unit, measure
 
 TABLE_X = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 TABLE_DRAWS = 20_000
@@ -76,7 +76,7 @@ def run(settings: Settings, console: Console) -> None:
     chosen = units(settings)
     for unit in chosen:
         console.print(table(unit))
-    drawings = [look_at(unit) for unit in chosen]
+    drawings = [measure_unit(unit) for unit in chosen]
     if settings.act == ALL:
         written = save_page(drawings, settings.kind, path)
     else:

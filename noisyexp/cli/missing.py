@@ -7,9 +7,10 @@ from pathlib import Path
 from noisyexp.errors import RecordError
 from noisyexp.records.agreement import mismatches
 from noisyexp.records.publish import publish
+from noisyexp.records.record_files import load_record, load_records
 from noisyexp.records.row_config import row_config
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import RunRecord, load_record, load_records
+from noisyexp.records.run_record import RunRecord
 
 
 def _fits(record: RunRecord, row: Row) -> bool:

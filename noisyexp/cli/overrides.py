@@ -13,6 +13,24 @@ from hydra.errors import HydraException
 
 from noisyexp.schema import shown
 
+FREE = (
+    "hydra.launcher.resources",
+    "hydra.launcher.sbatch.additional_parameters",
+    "hydra.sweeper.params",
+)
+"""Sections of Hydra's part whose keys are the user's own."""
+
+
+def is_free(key: str) -> bool:
+    """Whether a key is of the user's own making, and cannot be misspelt."""
+    return any(key.startswith(f"{section}.") for section in FREE)
+
+
+def spell_free(argument: str) -> str:
+    """A word for one of the sections in `FREE` with the `++` by which Hydra takes new keys."""
+    key = argument.partition("=")[0]
+    return f"++{argument}" if key in FREE or is_free(key) else argument
+
 
 def parse(texts: list[str], loader: ConfigLoader, problems: list[str]) -> list[Override]:
     """The overrides that can be read; the others are reported."""

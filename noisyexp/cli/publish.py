@@ -23,16 +23,16 @@ from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
 from noisyexp.places import project_root
 from noisyexp.records.publish import copy_record, impersonal, publish
-from noisyexp.records.run_record import load_record
+from noisyexp.records.record_files import load_record
 from noisyexp.report.pilot import TITLES, check_arms
 from noisyexp.schema import option
 from noisyexp.training import weights_file
-from noisyexp.training.load import find_trained
+from noisyexp.training.load import find_trained, load_run
 from noisyexp.training.weights_file import FOLDER, SUFFIX
 
 ROW, WEIGHTS = "row", "weights"
 LARGEST = 10e6
-"""Bytes of a file of weights that go into the repository at most."""
+"""Weights of a model that go into the repository at most."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,13 @@ def publish_weights(run: Path, root: Path, replace: bool = False) -> Path:
     kept = impersonal(read_json(run / "run.json"))
     if beside.exists() and read_json(beside) != kept and not replace:
         raise RecordError(f"{target} is there, of another run; publish with replace=true")
-    size = sum(value.nbytes for value in found.model.values() if hasattr(value, "nbytes"))
-    if size > LARGEST:
-        raise RecordError(f"{run}: {size / 1e6:.0f} MB of weights; at most {LARGEST / 1e6:.0f} MB")
+    count = int(record.parameters["total"])
+    if count > LARGEST:
+        raise RecordError(f"{run}: {count:,} weights; at most {int(LARGEST):,} are published")
+    words = load_run(run, None).task.words()
     state = {"model": found.model, "step": found.step, "callbacks": found.callbacks}
-    weights_file.write(target, {**state, "config_hash": record.config_hash})
+    if weights_file.write(target, {**state, "config_hash": record.config_hash}, words):
+        print(f"{target}: matrices in 8 bits a weight; `noisyexp evaluate` measures them so")
     copy_record(run / "run.json", beside)
     return target
 

@@ -23,6 +23,7 @@ from noisyexp.cli.engines.report import sweep_report
 from noisyexp.cli.engines.sweep import Sweep, begin, complain, say
 from noisyexp.cli.help import key_texts, long_text, short_text
 from noisyexp.cli.named_sweeps import expand_sweeps
+from noisyexp.cli.overrides import spell_free
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import explain
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
         print(short_text())
         return 0
     try:
-        argv = [spell_home(spell_nan(argument)) for argument in expand_sweeps(argv)]
+        argv = [spell(argument) for argument in expand_sweeps(argv)]
         asked = [word for word in argv if not word.startswith("-")]
         if "--help" in argv or "-h" in argv:
             print(key_texts(asked) if asked else long_text())
@@ -108,7 +109,9 @@ def main(argv: list[str]) -> int:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
         _check_start(overrides)
     except NoisyexpError as error:
-        print(spoken(error), file=sys.stderr)
+        # Of the processes of a torchrun one on each machine says it.
+        if torchrun_size() == 1 or os.environ.get("LOCAL_RANK") == "0":
+            print(spoken(error), file=sys.stderr)
         return error.exit_code
     try:
         return _sweep(argv, specs) if multirun else run_one(specs[0])
@@ -127,7 +130,7 @@ def read_words(words: Sequence[str]) -> list[RunSpec]:
     Raises:
         ConfigError: with every mistake.
     """
-    overrides = [spell_home(spell_nan(word)) for word in expand_sweeps(words)]
+    overrides = [spell(word) for word in expand_sweeps(words)]
     specs = check(overrides, once=True)
     _check_start(overrides)
     return specs
@@ -162,8 +165,13 @@ def _overrides_among(argv: list[str]) -> list[str]:
 
 
 def spoken(error: Exception) -> str:
-    """The message in the words that a person types, see `spell_nan`."""
-    return str(error).replace("nan_normal", "nan")
+    """The message in the words that a person types, see `spell`."""
+    return str(error).replace("nan_normal", "nan").replace("++hydra.", "hydra.")
+
+
+def spell(argument: str) -> str:
+    """An argument as Hydra wants it."""
+    return spell_free(spell_home(spell_nan(argument)))
 
 
 def spell_nan(argument: str) -> str:

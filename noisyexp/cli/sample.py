@@ -8,6 +8,7 @@ Examples:
     noisyexp sample run=runs/unique_count/reference-smoke-s0-0123456789ab
     noisyexp sample run=<folder> weights=best
     noisyexp sample weights=unique_count/curriculum_nan     # published in results/weights
+    noisyexp sample weights=ptb/nah_released prompt="the company said"     # needs no text
     noisyexp sample run=<folder> prompt="the company said" temperature=0.7 samples=3
 """
 
@@ -46,18 +47,18 @@ def show(arguments: Sequence[str]) -> None:
     """Print the samples of a run, and draw their pictures into its folder."""
     given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "")
     place = place_of(given.run, given.weights)
-    run = load_run(place, given.weights or "last")
+    run = load_run(place, given.weights or "last", only_words=given.prompt is not None)
     device = torch.device("cpu")
     with torch.no_grad():
         if given.prompt is not None:
             wanted = Wanted(given.prompt, given.temperature, given.samples)
             print("\n\n".join(run.task.write(run.model, device, wanted)))
             return
-        look = run.task.look(run.model, device)
+        shown = run.task.sample(run.model, device)
     print(f"{Path(place).name}, {run.step:,} updates")
-    print(look.text)
-    if look.panels:
-        panels = [(p.title, p.values.cpu().numpy(), p.x, p.y) for p in look.panels]
+    print(shown.text)
+    if shown.panels:
+        panels = [(p.title, p.values.cpu().numpy(), p.x, p.y) for p in shown.panels]
         # Published weights lie in a folder of the repository: the picture goes where we are.
         target = Path(place) / "sample" if given.run else Path("sample")
         with writing(f"{target}.png"):

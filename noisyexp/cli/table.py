@@ -22,10 +22,10 @@ from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.places import project_root
 from noisyexp.records.deviations import load_deviations
+from noisyexp.records.record_files import load_records
 from noisyexp.records.row_config import row_config
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import load_records
-from noisyexp.report.claims import headlines, summary
+from noisyexp.report.claims import article, headlines, summary
 from noisyexp.report.image_bootstrap import image_blocks
 from noisyexp.report.learning_points import learning_blocks
 from noisyexp.report.pilot import TITLES, pilot_page
@@ -89,14 +89,19 @@ def shown_lines(section: Section) -> Section:
 
 
 def make_summary(root: Path, compose: Compose) -> dict[Path, str]:
-    """results/summary.md, and the headline claims in the README, from all claims and records."""
+    """results/summary.md from all claims and records; the main ones in README and article."""
     sheets = [sheet for sheet in load_sheets(root).values() if sheet.claims]
     pairs = [(sheet, compute(sheet, root, compose)[0]) for sheet in sheets]
     shown, short = summary(pairs), headlines(pairs)
     page = f"# What the paper claims and what we found\n\n{SUMMARY_RULE}\n\n{shown}\n"
     readme = root / "README.md"
     text = between_marks(readme.read_text(encoding="utf-8"), SUMMARY, short + "\n")
-    return {root / "results" / "summary.md": page, readme: text}
+    files = {root / "results" / "summary.md": page, readme: text}
+    written = root / "results" / "README.md"
+    if written.exists():
+        text = written.read_text(encoding="utf-8")
+        files[written] = between_marks(text, SUMMARY, article(pairs) + "\n")
+    return files
 
 
 def make_pilot(kind: str, task: str, results: Path) -> dict[Path, str]:

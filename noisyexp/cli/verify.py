@@ -28,13 +28,18 @@ from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import NoisyexpError, RecordError
 from noisyexp.records.agreement import disagreements
 from noisyexp.records.comparison import BLOCKS, Comparison, compare_curves, compare_results
-from noisyexp.records.run_record import RunRecord, load_record, read_run_json
-from noisyexp.records.schema import FINISHED
+from noisyexp.records.record_files import load_record, read_run_json
+from noisyexp.records.run_record import FINISHED, RunRecord
 from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.device import setup_torch
-from noisyexp.training.record import ARITHMETIC_OF_TASKS, describe_machine, describe_task
+from noisyexp.training.record import (
+    ARITHMETIC_OF_TASKS,
+    describe_machine,
+    describe_task,
+    start_record,
+)
 from noisyexp.training.run import RunSpec, build_trainer, execute
 from noisyexp.training.trainer import Trainer
 
@@ -107,7 +112,10 @@ def retrain(spec: RunSpec, task: Task, epochs: int) -> dict[str, Any]:
     spec.folder.mkdir(parents=True)
     trainer = build_trainer(spec, task, setup_torch(spec.config), [StopAfter(epochs)])
     trainer.fit()
-    return {**describe_task(task, trainer.model), "curve": trainer.curve}
+    record = start_record(spec.names, spec.plain, spec.digest, spec.command)
+    describe_task(record, task, trainer.model)
+    record.curve = trainer.curve
+    return record.to_json()
 
 
 def moved(record: RunRecord, device: torch.device) -> list[str]:

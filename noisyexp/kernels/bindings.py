@@ -1,30 +1,14 @@
-"""The compiled kernels as Python sees them: structures, functions, and whether there are any."""
+"""What Python hands to the kernels of every machine: the structures and numbers of structs.h."""
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
-import warnings
-from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_uint32, c_void_p
-from typing import Any
-
-import torch
-
-from noisyexp.kernels import cuda
-from noisyexp.kernels.build import BuildError, build
-
-SWITCH = "NOISYEXP_KERNELS"
-"""Environment variable: 0 turns the kernels off."""
+from ctypes import Structure, c_double, c_int32, c_int64, c_uint32, c_void_p
 
 FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED = range(5)
 FORM_INPUT_LEARNED_CODE, FORM_SOFT = 5, 6
 MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN = range(3)
 CHUNKS, ROWS = 16, 4
 MAX_SITES = 5
-GPU_THREADS = 2**18
-"""About what a large GPU can have at once."""
 
 
 class NoiseKey(Structure):
@@ -133,124 +117,3 @@ class Score(Structure):
         *((name, c_void_p) for name in ("keys", "q", "v", "scores", "d_scores")),
         *((name, c_void_p) for name in ("d_keys", "d_q", "d_v")),
     ]
-
-
-_state: dict[str, Any] = {}
-
-
-def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    for cell in ("lstm", "gru"):
-        for way in ("forward", "backward"):
-            for suffix in "fd":
-                function = getattr(library, f"{cell}_{way}_{suffix}")
-                function.argtypes, function.restype = [POINTER(Layer), c_int64, c_int64], None
-    for suffix in "fd":
-        for part, arrays in (("map", 4), ("keep", 3), ("back_kept", 4)):
-            function = getattr(library, f"unit_{part}_{suffix}")
-            function.argtypes = [POINTER(Site), POINTER(Shape), *[c_void_p] * arrays]
-            function.restype = None
-        for way in ("forward", "backward"):
-            function = getattr(library, f"{way}_pass_{suffix}")
-            function.argtypes, function.restype = [POINTER(Layer), POINTER(StepLoop)], None
-            function = getattr(library, f"single_{way}_{suffix}")
-            function.argtypes, function.restype = [POINTER(Layer), POINTER(SingleStep)], None
-            function = getattr(library, f"score_{way}_{suffix}")
-            function.argtypes, function.restype = [POINTER(Score)], None
-        function = getattr(library, f"cross_entropy_{suffix}")
-        function.argtypes = [POINTER(Shape), *[c_void_p] * 3, c_double, *[c_void_p] * 3]
-        function.restype = None
-    library.normal_fill_f.argtypes = [POINTER(NoiseKey), POINTER(Shape), c_void_p]
-    library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
-    sizes = (c_int64 * 6)()
-    library.struct_sizes(sizes)
-    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop, SingleStep)]
-    if list(sizes) != declared:
-        raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
-    return library
-
-
-def _load() -> ctypes.CDLL:
-    try:
-        return _declare(ctypes.CDLL(str(build())))
-    except (OSError, AttributeError):  # of another C library, or of another version of this code
-        return _declare(ctypes.CDLL(str(build(again=True))))
-
-
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None with one warning a process when they cannot be had.
-
-    None without a warning when the environment says NOISYEXP_KERNELS=0.
-    """
-    if os.environ.get(SWITCH) == "0":
-        return None
-    if "library" not in _state:
-        try:
-            _state["library"] = _load()
-        except (BuildError, OSError) as error:
-            _state["library"] = None
-            notice(str(error))
-    found: ctypes.CDLL | None = _state["library"]
-    return found
-
-
-def notice(reason: str) -> None:
-    """Warn, once a process and reason, that units run without kernels."""
-    noticed: set[str] = _state.setdefault("noticed", set())
-    if reason not in noticed:
-        noticed.add(reason)
-        warnings.warn(
-            f"noisy units run without their compiled kernels, many times slower: {reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-
-def draws_on(device: torch.device) -> bool:
-    """Whether the kernels can make draws there."""
-    if on_gpu(device):
-        return os.environ.get(SWITCH) != "0" and cuda.why_not(device.index) is None
-    return device.type == "cpu" and library() is not None
-
-
-def on_gpu(device: torch.device) -> bool:
-    """Whether it is the GPU's kernels that run there."""
-    return device.type == "cuda"
-
-
-def function(name: str, like: torch.Tensor) -> Any:
-    """The kernel `name` for tensors as this one, float32 or float64."""
-    full = f"{name}_{'f' if like.dtype == torch.float32 else 'd'}"
-    if on_gpu(like.device):
-        return cuda.Launch(full, like.device.index)
-    # Not by `library()`: a graph that has been built goes back even if the switch was turned since.
-    return getattr(_state["library"], full)
-
-
-@functools.cache
-def address(name: str, dtype: torch.dtype) -> int | None:
-    """Of the processor's kernel `name`, for another one that calls it."""
-    suffix = "f" if dtype == torch.float32 else "d"
-    return ctypes.cast(getattr(_state["library"], f"{name}_{suffix}"), c_void_p).value
-
-
-def threads_for(work: int, parts: int) -> int:
-    """Threads for `work` numbers in `parts` pieces: waking one costs as much as 10,000 numbers."""
-    return max(1, min(torch.get_num_threads(), parts, work // 10_000))
-
-
-def parts_of_step(device: torch.device, batch: int, work: int) -> int:
-    """`threads` of a layer's step of `work` numbers: the processor's, or all rows on a GPU."""
-    return batch if on_gpu(device) else threads_for(work, CHUNKS)
-
-
-def parts_of_map(device: torch.device, shape: Sequence[int]) -> int:
-    """`threads` of a walk over (blocks, rows, units)."""
-    blocks, rows, units = shape
-    if on_gpu(device):
-        return max(1, min(blocks * rows, GPU_THREADS // units))
-    return threads_for(blocks * rows * units, CHUNKS)
-
-
-def sums_for_p(device: torch.device, threads: int) -> int:
-    """Rows of sums that the gradient of p is added up in, each by one part: it has one order."""
-    return threads if on_gpu(device) else CHUNKS

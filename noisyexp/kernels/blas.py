@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 
-from noisyexp.kernels import bindings as K
-
 _NAMES = {torch.float32: ("sgemm_", c_float), torch.float64: ("dgemm_", c_double)}
 
 
@@ -52,11 +50,11 @@ def gemm(dtype: torch.dtype) -> int | None:
 def gemm_for(like: torch.Tensor) -> int | None:
     """The routine by which torch multiplies such tensors now; None where a loop has to ask torch.
 
-    On a GPU, and where float32 may be multiplied in less than float32, which torch decides call by
-    call.
+    That is where float32 may be multiplied in less than float32, which torch decides call by call.
+
+    Args:
+        like: a tensor on the CPU.
     """
-    if K.on_gpu(like.device):
-        return None
     if like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return None
     return gemm(like.dtype)

@@ -19,11 +19,22 @@ from typing import Any
 
 import torch
 
+from noisyexp.kernels.backend import notice, switched_off
 from noisyexp.kernels.build import SOURCES, BuildError
 from noisyexp.places import cache_folder
 
+KERNELS: frozenset[str] = frozenset(
+    (
+        "lstm_forward", "lstm_backward", "gru_forward", "gru_backward", "unit_map", "normal_fill",
+        "cross_entropy_back", "forward_all", "backward_all",
+    )
+)  # fmt: skip
+
 BLOCK = 64
 """Threads of a block: few, so that the thousands of a recurrent step lie on many processors."""
+
+THREADS = 2**18
+"""About what a large GPU can have at once."""
 
 _HEADERS = (
     "structs.h", "thread.h", "gpu.h", "steps.h", "machine.h", "product.h",
@@ -183,6 +194,20 @@ def why_not(index: int | None) -> str | None:
     return _why_not(torch.cuda.current_device() if index is None else index)
 
 
+def runs(index: int | None) -> bool:
+    """As `Backend` says.
+
+    Raises:
+        RuntimeError: see `why_not`.
+    """
+    if switched_off():
+        return False
+    reason = why_not(index)
+    if reason is not None:
+        notice(reason)
+    return reason is None
+
+
 class Launch:
     """One kernel on torch's current stream: call it with the kernel's parameters.
 
@@ -209,3 +234,24 @@ class Launch:
         )
         check(status, self.name)
         return None
+
+
+def function(name: str, like: torch.Tensor) -> Launch:
+    """As `Backend` says."""
+    suffix = "f" if like.dtype == torch.float32 else "d"
+    return Launch(f"{name}_{suffix}", like.device.index)
+
+
+def parts_of_step(batch: int, work: int) -> int:
+    """As `Backend` says: every row."""
+    return batch
+
+
+def parts_of_map(blocks: int, rows: int, units: int) -> int:
+    """As `Backend` says."""
+    return max(1, min(blocks * rows, THREADS // units))
+
+
+def sums_for_p(parts: int) -> int:
+    """As `Backend` says: each part has its own."""
+    return parts

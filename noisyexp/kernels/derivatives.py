@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisyexp.kernels.dispatch import BACKENDS
+
 MESSAGE = (
     "the compiled kernels have no second derivatives: build the layer with backend='eager', or set "
     "NOISYEXP_KERNELS=0"
@@ -39,7 +41,7 @@ _numbers = itertools.count()
 torch.library.define("noisyexp::gradients", "(Tensor grads, int number) -> Tensor")
 
 
-@torch.library.impl("noisyexp::gradients", ("cpu", "cuda"))
+@torch.library.impl("noisyexp::gradients", tuple(BACKENDS))
 def _gradients(grads: Tensor, number: int) -> Tensor:
     return _running[number](grads)
 

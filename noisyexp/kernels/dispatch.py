@@ -1,4 +1,4 @@
-"""How a call reaches the kernels: at once, by an operator of `torch.library`, or not at all.
+"""Which backend has the kernels for a device, and how a call reaches them, if at all.
 
 A call that only computes goes at once, through ctypes: an operator costs tens of microseconds, as
 much as a step of a small cell. Where somebody records the call (torch.compile, torch.export, fake
@@ -7,19 +7,42 @@ tensors, dispatch modes) it goes by an operator, which a graph can hold. Both ru
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from noisyexp.kernels import bindings as K
-from noisyexp.kernels import cuda
+from noisyexp.kernels import cpu, cuda
+from noisyexp.kernels.backend import Backend, notice, switched_off
+
+BACKENDS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda}
+"""By torch's name of the kind of device. All that differs between devices is asked there."""
 
 PLAIN, DIRECT, OPERATOR = range(3)
 
 DTYPES = (torch.float32, torch.float64)
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def backend_of(tensor: Tensor) -> Backend:
+    """The kernels where a tensor lies, once it is known that there are some."""
+    return BACKENDS[tensor.device.type]
+
+
+def _kind(device: torch.device) -> str:
+    """What says how a call goes there; shapes alone go as they would on a processor."""
+    return "cpu" if device.type == "meta" else device.type
+
+
+def has(kernel: str, device: torch.device) -> bool:
+    """Whether there is such a kernel for this kind of device."""
+    backend = BACKENDS.get(_kind(device))
+    return backend is not None and kernel in backend.KERNELS
+
+
+def runs(kernel: str, device: torch.device) -> bool:
+    """Whether there is such a kernel for numbers there, and it can be had now."""
+    backend = BACKENDS.get(device.type)
+    return backend is not None and kernel in backend.KERNELS and backend.runs(device.index)
 
 
 def transformed() -> bool:
@@ -46,7 +69,7 @@ def way(*tensors: Tensor | None) -> int:
     """
     given = [tensor for tensor in tensors if tensor is not None]
     device, dtype = given[0].device, given[0].dtype
-    alike = plain = True
+    kind, alike, plain = _kind(device), True, True
     for tensor in given:
         alike = alike and tensor.dtype == dtype and tensor.device == device
         plain = plain and type(tensor) in _PLAIN_TYPES
@@ -54,7 +77,7 @@ def way(*tensors: Tensor | None) -> int:
     traced = torch._C._get_tracing_state() is not None
     if (compiling or traced) and exporting_to_onnx():
         return PLAIN
-    if not alike or dtype not in DTYPES or device.type not in ("cpu", "cuda", "meta"):
+    if not alike or dtype not in DTYPES or kind not in BACKENDS:
         names = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in given}))
         places = ", ".join(sorted({str(t.device) for t in given}))
         _say(f"they take float32 or float64 on one CPU or GPU, not {names} on {places}")
@@ -62,7 +85,7 @@ def way(*tensors: Tensor | None) -> int:
     if not compiling and transformed():
         _say("a transform of torch.func or forward-mode AD is at work")
         return PLAIN
-    if not _ready(device.type, device.index):
+    if not _ready(kind, device.index):
         return PLAIN
     if compiling or traced or device.type == "meta":
         return OPERATOR
@@ -73,15 +96,8 @@ def way(*tensors: Tensor | None) -> int:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _ready(kind: str, index: int | None) -> bool:
-    """Whether there are kernels for this kind of device; a graph takes the answer of its making."""
-    if os.environ.get(K.SWITCH) == "0":
-        return False
-    if kind == "cuda":
-        reason = cuda.why_not(index)
-        if reason:
-            K.notice(reason)
-        return not reason
-    return K.library() is not None
+    """Whether the kernels can be had now; a graph takes the answer of its making."""
+    return BACKENDS[kind].runs(index)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -92,5 +108,5 @@ def exporting_to_onnx() -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _say(reason: str) -> None:
-    if os.environ.get(K.SWITCH) != "0":
-        K.notice(reason)
+    if not switched_off():
+        notice(reason)

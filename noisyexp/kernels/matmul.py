@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings as K
+from noisyexp.kernels import cpu
+from noisyexp.kernels.bindings import Layer
 from noisyexp.kernels.build import BuildError
+from noisyexp.kernels.dispatch import has
 
 SWITCH = "NOISYEXP_BF16"
 """Environment variable: how a processor multiplies bf16 operands, one of FORMS or auto or off."""
@@ -68,7 +70,7 @@ class Recurrence(Structure):
     """`recurrence` of loops.h: all steps of one direction."""
 
     _fields_ = [
-        ("arrays", K.Layer),
+        ("arrays", Layer),
         ("steps", c_int64),
         *((name, c_int32) for name in ("reverse", "form", "threads", "past_start")),
         *((name, c_void_p) for name in ("weights", "rounded")),
@@ -118,7 +120,7 @@ _state: dict[str, Any] = {}
 
 def library() -> ctypes.CDLL:
     """The compiled kernels, declared; call it where `form` is not None."""
-    found = K.library()
+    found = cpu.library()
     if found is None:
         raise BuildError("bf16 products are compiled kernels, and there are none here")
     declared: list[ctypes.CDLL] = _state.setdefault("declared", [])
@@ -140,7 +142,7 @@ def form() -> str | None:
     if wanted not in ("auto", "off", *FORMS):
         allowed = ", ".join(("auto", "off", *FORMS))
         raise ValueError(f"{SWITCH}={wanted}: choose from {allowed}")
-    if wanted == "off" or K.library() is None:
+    if wanted == "off" or cpu.library() is None:
         return None
     forms: dict[str, str | None] = _state.setdefault("forms", {})
     if wanted not in forms:
@@ -318,20 +320,23 @@ def bf16_matmul(
 
 def packs(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> bool:
     """Whether products there are made from packed operands, so that `Columns` can be kept."""
-    return device.type == "cpu" and dtype == torch.bfloat16 and form() is not None
+    return has("bf16_multiply", device) and dtype == torch.bfloat16 and form() is not None
 
 
 def _by_torch(a: Tensor, b: Tensor, start: Tensor | None, dtype: torch.dtype) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
-        if a.device.type == "cpu":
+        if has("bf16_multiply", a.device):
             found = torch.mm(a.float(), b.float())
-        elif _has_out_dtype():
-            found = torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
         else:
-            found = torch.mm(a.to(dtype), b.to(dtype)).float()
+            found = mm(a.to(dtype), b.to(dtype))
         return found if start is None else found.add_(start)
 
 
-def _has_out_dtype() -> bool:
-    """Torch 2.8 and later give a float32 product of 16-bit operands on GPUs."""
-    return "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """Product (M, N) in float32 of half operands (M, K) and (K, N), by torch."""
+    if a.is_cuda:
+        try:
+            return torch.mm(a, b, out_dtype=torch.float32)
+        except TypeError:  # before torch 2.8: exact as well, without tensor cores
+            pass
+    return torch.mm(a.float(), b.float())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings as K
+from noisyexp.kernels import cpu
 from noisyexp.kernels.build import BuildError
 
 MAX_WRITERS = 16  # as in memory.h
@@ -32,7 +32,7 @@ class MemoryStep(Structure):
 
 @cache
 def _function(way: str, dtype: torch.dtype) -> Any:
-    library = K.library()
+    library = cpu.library()
     assert library is not None, "ask `dispatch.way` first"
     library.memory_size.restype = c_int64
     if library.memory_size() != ctypes.sizeof(MemoryStep):
@@ -45,7 +45,7 @@ def _function(way: str, dtype: torch.dtype) -> Any:
 @cache
 def _workspace(rows: int, width: int, writers: int, readers: int) -> int:
     """Numbers that a thread needs."""
-    library = K.library()
+    library = cpu.library()
     assert library is not None, "ask `dispatch.way` first"
     library.memory_work.restype = c_int64
     call = MemoryStep(1, rows, width, writers, readers)
@@ -64,7 +64,7 @@ def step(way: str, heads: tuple[int, int], arrays: Sequence[Tensor | None]) -> N
     memory = arrays[1]
     assert memory is not None
     batch, width, rows = memory.shape
-    threads = K.threads_for(memory.numel() * sum(heads), batch)
+    threads = cpu.threads_for(memory.numel() * sum(heads), batch)
     work = memory.new_empty(threads * _workspace(rows, width, *heads))
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in arrays]
     call = MemoryStep(batch, rows, width, *heads, threads, work.data_ptr(), *pointers)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.kernels.derivatives import MESSAGE
+from noisyexp.kernels.dispatch import BACKENDS
 from noisyexp.kernels.philox import DrawKey, normal
 
 NAMESPACE = "noisyexp"
@@ -39,7 +40,7 @@ def define(
     """
     full = f"{NAMESPACE}::{name}"
     torch.library.define(full, schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(full, ("cpu", "cuda"), run)
+    torch.library.impl(full, tuple(BACKENDS), run)
     torch.library.register_fake(full, fake)
     if "(a!)" in schema:  # neither derivatives nor rows of its own
         return

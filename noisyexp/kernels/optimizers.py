@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from noisyexp.kernels import bindings as K
+from noisyexp.kernels import cpu
 from noisyexp.kernels.build import BuildError
 
 _ROOTS = {torch.float32: "vmsSqrt", torch.float64: "vmdSqrt"}
@@ -91,7 +91,7 @@ def update(
     work = sum(row.size for row in tensors)
     call = UpdateCall(
         rule=rule,
-        threads=K.threads_for(work, work),
+        threads=cpu.threads_for(work, work),
         tensors=len(tensors),
         first=rows,
         root=_root(dtype),
@@ -102,8 +102,8 @@ def update(
 
 @cache
 def _function(dtype: torch.dtype) -> ctypes._NamedFuncPointer:
-    library = K.library()
-    assert library is not None, "ask `bindings.library` first"
+    library = cpu.library()
+    assert library is not None, "ask `dispatch.runs` first"
     sizes = (c_int64 * 2)()
     library.update_sizes(sizes)
     declared = [ctypes.sizeof(TensorUpdate), ctypes.sizeof(UpdateCall)]

@@ -243,7 +243,7 @@ def _kept_counters(index: int, stream: int) -> torch.Tensor:
 
 def counters(cut: Cut, device: torch.device) -> torch.Tensor:
     """Counters for a launch on torch's current stream."""
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_current_stream_capturing():
         size = (cut.groups + 1) * COUNTERS_APART
         return torch.zeros(size, dtype=torch.int32, device=device)
     return _kept_counters(device.index, torch._C._cuda_getCurrentRawStream(device.index))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings as K
-from noisyexp.kernels.bindings import NoiseKey
+from noisyexp.kernels.bindings import NoiseKey, Shape
+from noisyexp.kernels.dispatch import backend_of, runs
 
 ROWS = 4
 """Numbers that one Philox block gives: the draws of one unit for four rows."""
@@ -106,9 +106,10 @@ def normal(draw: DrawKey, shape: Sequence[int], device: torch.device) -> Tensor:
     last bits.
     """
     device, sizes = torch.device(device), blocks_rows_units(shape)
-    if 0 in sizes or not K.draws_on(device):
+    if 0 in sizes or not runs("normal_fill", device):
         return normal_torch(draw, shape, device)
     xi = torch.empty(tuple(shape), dtype=torch.float32, device=device)
-    size = K.Shape(*sizes, K.parts_of_map(device, sizes))
-    K.function("normal_fill", xi)(draw.struct(), size, xi.data_ptr())
+    backend = backend_of(xi)
+    size = Shape(*sizes, backend.parts_of_map(*sizes))
+    backend.function("normal_fill", xi)(draw.struct(), size, xi.data_ptr())
     return xi

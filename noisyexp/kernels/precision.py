@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import matmul
+from noisyexp.kernels import dispatch, matmul
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -44,7 +44,7 @@ def operand_dtype(half: torch.dtype, device: torch.device) -> torch.dtype | None
     On a processor that is bf16 where it has instructions for it, said once where it has none.
     float16 is multiplied as float32 on every processor, which loses nothing.
     """
-    if device.type != "cpu":
+    if not dispatch.has("bf16_multiply", device):  # torch multiplies them
         return half
     if half != torch.bfloat16:
         return None

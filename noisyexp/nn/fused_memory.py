@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.memory import MAX_WRITERS, step
 
 
 def can_fuse_memory(raw: Tensor, memory: Tensor, before: Tensor, writers: int) -> bool:
-    """Whether the kernel takes this step: on the CPU, where nobody records the call."""
+    """Whether the kernel takes this step: where there is one, and nobody records the call."""
     return (
         memory.numel() > 0
         and writers <= MAX_WRITERS
-        and not K.on_gpu(memory.device)
+        and dispatch.has("memory_forward", memory.device)
         and dispatch.way(raw, memory, before) == dispatch.DIRECT
     )
 

@@ -17,6 +17,7 @@ from noisyexp.activations.fused import draw_for, make_site, point_to_p, used_p
 from noisyexp.activations.ops import UNITS, Encoded, decode, encode, keep, kept, no_gradients
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
+from noisyexp.kernels.cpu import threads_for
 from noisyexp.kernels.derivatives import MESSAGE, first_derivatives
 from noisyexp.kernels.ops import define
 from noisyexp.kernels.precision import HALF
@@ -107,7 +108,7 @@ def _scores(site: K.Site, keys: Tensor, q: Tensor, v: Tensor, p: Tensor | None) 
     point_to_p(site, p)
     call = _call(site, keys, q, v)
     call.scores = scores.data_ptr()
-    K.function("score_forward", keys)(call)
+    dispatch.backend_of(keys).function("score_forward", keys)(call)
     return scores
 
 
@@ -123,7 +124,7 @@ def _scores_back(
     call.adds, call.d_keys = adds, None if d_keys is None else d_keys.data_ptr()
     call.d_scores, call.d_q = d_scores.data_ptr(), d_q.data_ptr()
     call.d_v = sums.data_ptr()
-    K.function("score_backward", keys)(call)
+    dispatch.backend_of(keys).function("score_backward", keys)(call)
     d_v, d_p = sums.sum(1)
     return d_q, d_v.view_as(v), None if p is None else d_p.sum_to_size(p.shape)
 
@@ -131,7 +132,7 @@ def _scores_back(
 def _call(site: K.Site, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
     """What both ways have in common."""
     blocks, rows, units = keys.shape
-    threads = K.threads_for(keys.numel(), min(K.CHUNKS, blocks))
+    threads = threads_for(keys.numel(), min(K.CHUNKS, blocks))
     call = K.Score(unit=site, size=K.Shape(blocks, rows, units, threads))
     call.key_strides[:] = keys.stride()[:2]
     call.keys, call.q, call.v = keys.data_ptr(), q.data_ptr(), v.data_ptr()
@@ -196,7 +197,7 @@ def can_fuse_score(unit: Activation, q: Tensor, keys: Tensor, *of_v: Tensor) -> 
 
     Not on a GPU, where torch's few passes over them do well.
     """
-    if keys.numel() == 0 or unit.by_torch or K.on_gpu(keys.device):
+    if keys.numel() == 0 or unit.by_torch or not dispatch.has("score_forward", keys.device):
         return dispatch.PLAIN
     return can_fuse({"score": unit}, keys, q, *of_v)
 

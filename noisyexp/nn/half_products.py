@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings as K
+from noisyexp.kernels.dispatch import backend_of
+from noisyexp.kernels.matmul import mm
 from noisyexp.nn.products import (
     Backward,
     Forward,
@@ -18,16 +19,6 @@ from noisyexp.nn.products import (
     Weights,
     sum_of_biases,
 )
-
-
-def mm(a: Tensor, b: Tensor) -> Tensor:
-    """Product (M, N) in float32 of half operands (M, K) and (K, N)."""
-    if a.is_cuda:
-        try:
-            return torch.mm(a, b, out_dtype=torch.float32)
-        except TypeError:  # before torch 2.8: exact as well, without tensor cores
-            pass
-    return torch.mm(a.float(), b.float())
 
 
 class HalfProducts(Products):
@@ -60,7 +51,8 @@ class HalfProducts(Products):
             batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
             recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
         )  # fmt: skip
-        step, w_t = K.function(f"{plan.cell.name}_forward", gates), self.round(run.weights.w_hh).t()
+        step = backend_of(gates).function(f"{plan.cell.name}_forward", gates)
+        w_t = self.round(run.weights.w_hh).t()
         for t, before in plan.order(len(gates)):
             share = mm(self.round(run.h_start if before < 0 else run.output[before]), w_t)
             if recurrent is None:
@@ -86,7 +78,7 @@ class HalfProducts(Products):
     def backward_halves(self, run: Backward) -> tuple[Tensor, Tensor]:
         """All steps back; d_gates and d_recurrent as operands."""
         plan, w_hh = run.plan, self.round(run.weights.w_hh)
-        step = K.function(f"{plan.cell.name}_backward", run.output)
+        step = backend_of(run.output).function(f"{plan.cell.name}_backward", run.output)
         for t, before in reversed(plan.order(len(run.output))):
             step(run.layer, t, before)
             if before >= 0 or run.wants_h:

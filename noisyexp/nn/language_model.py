@@ -13,6 +13,7 @@ from noisyexp.nn.gru import NoisyGRU
 from noisyexp.nn.lstm import NoisyLSTM
 from noisyexp.nn.output import CrossEntropy, linear_cross_entropy
 from noisyexp.nn.recurrent import NoisyRecurrent
+from noisyexp.nn.saturation import Saturation
 
 State = tuple[Tensor, ...]
 """h and c of an LSTM, h alone of a GRU; (num_layers, B, H) each."""
@@ -186,3 +187,17 @@ def stream_nll(
         total += found.total.double().cpu()
     count = min(windows * steps, len(tokens) - 1) * tokens.shape[1]
     return total, count, state
+
+
+@torch.no_grad()
+def saturation_on(model: LanguageModel, tokens: Tensor) -> Saturation:
+    """How many inputs of the model's units lie beyond the hard unit's threshold.
+
+    Args:
+        model: in evaluation mode.
+        tokens: (T, B) int64, read from a zero state.
+    """
+    counter = Saturation()
+    with counter.watch(model):
+        model(tokens, model.zero_state(tokens.shape[1]))
+    return counter

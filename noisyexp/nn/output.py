@@ -11,7 +11,6 @@ N rows, H units, V classes.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from torch.nn import functional
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels import matmul as M
+from noisyexp.kernels.backend import switched_off
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.precision import half_dtype, operand_dtype
 
@@ -114,7 +114,7 @@ def _plain(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is not None and (tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter)):
             return True
-    return os.environ.get(K.SWITCH) == "0"
+    return switched_off()
 
 
 def _check(ids: Tensor, classes: int) -> None:
@@ -231,7 +231,7 @@ class _Blocks:
         self.buffer: Tensor | None = None
         self.d_hidden = make(self.size, width, dtype=self.sums) if wants[0] else None
         self.d_weight = make(classes, width, dtype=self.sums) if wants[1] else None
-        parts = (1 if hidden.is_cuda else K.CHUNKS, classes)
+        parts = (K.CHUNKS if dispatch.has("cross_entropy", hidden.device) else 1, classes)
         self.d_bias = hidden.new_zeros(parts, dtype=self.sums) if wants[2] else None
 
     def slices(self) -> Iterator[slice]:
@@ -307,12 +307,13 @@ def _entropy(
     d_bias: Tensor | None,
 ) -> None:  # fmt: skip
     """Write costs and hits of a block; with weights, the gradient of the total over the logits."""
-    if logits.device.type == "cpu" and K.library() is not None:
-        rows, classes = logits.shape
-        size = K.Shape(1, rows, classes, K.threads_for(logits.numel(), K.CHUNKS))
+    shape = (1, *logits.shape)
+    if dispatch.runs("cross_entropy", logits.device):
+        backend = dispatch.backend_of(logits)
+        size = K.Shape(*shape, backend.parts_of_map(*shape))
         arrays = (logits, ids, weights, floor, costs, hits, d_bias)
         pointers = [t.data_ptr() if isinstance(t, Tensor) else t for t in arrays]
-        K.function("cross_entropy", logits)(size, *pointers)
+        backend.function("cross_entropy", logits)(size, *pointers)
         return
     kept, ids = ids >= 0, ids.clamp(min=0).unsqueeze(1)
     right = logits.gather(1, ids).squeeze(1)
@@ -324,12 +325,12 @@ def _entropy(
     if weights is None:
         return
     slope = torch.where(kept, weights * (share / (share + floor)) if floor else weights, 0.0)
-    if K.on_gpu(logits.device) and K.draws_on(logits.device):
+    if dispatch.runs("cross_entropy_back", logits.device):
         # torch's deterministic scatter_add_ is a dozen launches, one of which waits for the GPU.
-        shape = (1, *logits.shape)
-        size = K.Shape(*shape, K.parts_of_map(logits.device, shape))
+        backend = dispatch.backend_of(logits)
+        size = K.Shape(*shape, backend.parts_of_map(*shape))
         pointers = [t.data_ptr() for t in (logits, ids, slope)]
-        K.function("cross_entropy_back", logits)(size, *pointers)
+        backend.function("cross_entropy_back", logits)(size, *pointers)
     else:
         logits.exp_().mul_(slope.unsqueeze(1)).scatter_add_(1, ids, -slope.unsqueeze(1))
     if d_bias is not None:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings as K
 from noisyexp.kernels import matmul
+from noisyexp.kernels.dispatch import backend_of
 from noisyexp.nn import persistent
+from noisyexp.nn.half_products import HalfProducts
 from noisyexp.nn.mixed import PackedProducts
 from noisyexp.nn.products import (
     AllGradients,
@@ -28,14 +29,19 @@ from noisyexp.nn.products import (
 
 def choose_products(plan: Plan, x: Tensor) -> Products:
     """What computes a pass on such an input."""
-    if K.on_gpu(x.device):
-        # A decoder's step leaves the factors of its weights' gradients to all steps together.
-        return persistent.choose(x, plan.operands, single=any(plan.shared))
+    kernels = backend_of(x).KERNELS
     if plan.operands is None:
-        return Products()
-    form = matmul.form()
-    assert form is not None, "see precision.operand_dtype"
-    return PackedProducts(form)
+        steps = Products()
+    elif "bf16_multiply" in kernels:
+        form = matmul.form()
+        assert form is not None, "see precision.operand_dtype"
+        steps = PackedProducts(form)
+    else:
+        steps = HalfProducts(plan.operands)
+    # A decoder's step leaves the factors of its weights' gradients to all steps together.
+    if "forward_all" in kernels and not any(plan.shared):
+        return persistent.choose(x, plan.operands or x.dtype, steps)
+    return steps
 
 
 def forward_pass(
@@ -92,8 +98,9 @@ def backward_pass(
     )
     d_recurrent = d_gates if plan.cell.adds else torch.empty_like(d_gates)
     bias = sum_of_biases(plan, weights)  # held here: the structure has its address alone
-    parts = K.parts_of_step(d_gates.device, batch, batch * hidden * len(run.ps))
-    p_sums = carry.new_zeros(len(run.ps), K.sums_for_p(d_gates.device, parts), hidden)
+    backend = backend_of(d_gates)
+    parts = backend.parts_of_step(batch, batch * hidden * len(run.ps))
+    p_sums = carry.new_zeros(len(run.ps), backend.sums_for_p(parts), hidden)
     layer = plan.layer(
         batch, hidden, run.ps, p_sums, gates=gates, cells=run.cells, output=run.output,
         h_start=run.h_start, c_start=run.c_start, d_output=d_output, d_gates=d_gates,

@@ -14,7 +14,7 @@ from torch import Tensor
 from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import persistent as P
-from noisyexp.nn.half_products import HalfProducts, mm
+from noisyexp.kernels.matmul import mm
 from noisyexp.nn.products import (
     AllGradients,
     Backward,
@@ -28,14 +28,15 @@ from noisyexp.nn.products import (
 )
 
 
-def choose(x: Tensor, half: torch.dtype | None, single: bool = False) -> Products:
-    """What computes a pass on x, float32 or float64 on a GPU; operands are rounded to `half`.
+def choose(x: Tensor, operands: torch.dtype, steps: Products) -> Products:
+    """What computes a pass on x, float32 or float64 on a GPU that has these kernels.
 
-    `single` is for one step of many calls, where there is nothing to keep from step to step.
+    Args:
+        x: the input.
+        operands: the dtype that those of products are rounded to, or x's own.
+        steps: what else would compute it.
     """
-    steps = Products() if half is None else HalfProducts(half)
-    operands = half or x.dtype
-    use = P.enabled and operands in P.OPERANDS and not single
+    use = P.enabled and operands in P.OPERANDS
     limits = P.limits_of(x.device.index) if use else None
     return steps if limits is None else PersistentProducts(operands, steps, limits)
 

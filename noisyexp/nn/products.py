@@ -20,7 +20,9 @@ from torch.nn import functional
 from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.blas import gemm_for
+from noisyexp.kernels.cpu import address
 from noisyexp.kernels.derivatives import batching
+from noisyexp.kernels.dispatch import backend_of
 from noisyexp.nn.equations import Cell
 from noisyexp.nn.shared import Shared
 
@@ -70,7 +72,7 @@ class Plan:
         """
         gates = arrays["gates"]
         assert gates is not None
-        threads = K.parts_of_step(gates.device, batch, batch * hidden * len(self.sites))
+        threads = backend_of(gates).parts_of_step(batch, batch * hidden * len(self.sites))
         layer = K.Layer(batch, hidden, threads, hidden)
         sums = None if p_sums is None else p_sums.data_ptr()
         apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
@@ -246,9 +248,9 @@ class Products:
         loop = whole_pass(plan, "forward", gates, run.weights)
         if loop is not None:
             loop.w_t = None if w_t.stride(0) == 1 else w_t.data_ptr()
-            K.function("forward_pass", gates)(layer, loop)
+            backend_of(gates).function("forward_pass", gates)(layer, loop)
             return
-        step = K.function(f"{plan.cell.name}_forward", gates)
+        step = backend_of(gates).function(f"{plan.cell.name}_forward", gates)
         at_gates, at_output = gates.unbind(0), run.output.unbind(0)
         for t, before in plan.order(steps):
             h = run.h_start if before < 0 else at_output[before]
@@ -267,9 +269,9 @@ class Products:
         loop = whole_pass(plan, "backward", run.d_recurrent, run.weights)
         if loop is not None:
             loop.carries, loop.to_start = carries, run.wants_h
-            K.function("backward_pass", run.output)(run.layer, loop)
+            backend_of(run.output).function("backward_pass", run.output)(run.layer, loop)
             return
-        step = K.function(f"{plan.cell.name}_backward", run.output)
+        step = backend_of(run.output).function(f"{plan.cell.name}_backward", run.output)
         at_gates = run.d_recurrent.unbind(0)
         for t, before in reversed(plan.order(len(at_gates))):
             step(run.layer, t, before)
@@ -330,10 +332,10 @@ def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.StepL
         gates: (T, B, G), or a gradient of that shape.
         weights: see there.
     """
-    routine = gemm_for(gates)
+    routine = gemm_for(gates) if f"{way}_pass" in backend_of(gates).KERNELS else None
     if routine is None or not weights.w_hh.is_contiguous():
         return None
-    step = K.address(f"{plan.cell.name}_{way}", gates.dtype)
+    step = address(f"{plan.cell.name}_{way}", gates)
     steps, _, width = gates.shape
     loop = K.StepLoop(routine, step, steps, width, plan.reverse, plan.cell.adds)
     loop.w = weights.w_hh.data_ptr()

@@ -16,12 +16,16 @@ from torch import Tensor
 
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.blas import gemm_for
+from noisyexp.kernels.cpu import address
 from noisyexp.kernels.derivatives import batching, first_derivatives
+from noisyexp.kernels.dispatch import backend_of
 from noisyexp.nn.products import TRANSPOSE_ROWS, Plan, Weights, gradients_of_p
 
 
 def product_for(x: Tensor, weights: Weights) -> int | None:
     """The routine by which such a step can be one call, see `blas`; x: (B, I), for the kernels."""
+    if "single_forward" not in backend_of(x).KERNELS:
+        return None
     if x.shape[0] >= TRANSPOSE_ROWS or not weights.w_ih.is_contiguous():
         return None
     return gemm_for(x) if weights.w_hh.is_contiguous() else None
@@ -95,7 +99,7 @@ def _forward(
         h_start=h, c_start=c,
     )  # fmt: skip
     call = _call(plan, gemm, "forward", x, weights, gates, layer)
-    K.function("single_forward", x)(layer, call)
+    backend_of(x).function("single_forward", x)(layer, call)
     return ((output,), (gates, cells)) if c is None else ((output, cells), (gates, None))
 
 
@@ -104,7 +108,7 @@ def _call(
 ) -> K.SingleStep:
     """The structure for the kernels, without gradients; tells the layer where its biases are."""
     width, batch = gates.shape[1], layer.batch
-    step = K.address(f"{plan.cell.name}_{way}", x.dtype)
+    step = address(f"{plan.cell.name}_{way}", x)
     call = K.SingleStep(gemm, step, x.shape[1], width, plan.cell.adds, x.data_ptr())
     call.w_ih, call.w_hh = weights.w_ih.data_ptr(), weights.w_hh.data_ptr()
     if weights.b_ih is not None and weights.b_hh is not None:
@@ -148,7 +152,7 @@ def _backward(
     for name, array in zip(_GRADIENTS, (d_x, d_start, d_w_ih, d_w_hh), strict=True):
         if array is not None:
             setattr(call, name, array.data_ptr())
-    K.function("single_backward", x)(layer, call)
+    backend_of(x).function("single_backward", x)(layer, call)
     factors = (d_gates, x), (d_recurrent, h)
     for shared, now, of_step in zip(plan.shared, at_once, factors, strict=True):
         if shared is not None and not now:

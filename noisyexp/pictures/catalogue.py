@@ -17,8 +17,9 @@ from noisyexp.pictures.chance import chance_levels
 from noisyexp.pictures.curves import line_name, plot_curves
 from noisyexp.pictures.escape import caption_fig2, draw_fig2
 from noisyexp.pictures.unit_figures import UNIT_FIGURES
+from noisyexp.records.record_files import load_records
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import RunRecord, load_records
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.sheet import PictureSheet, Sheet, load_sheets
 
 ESCAPE = "fig2"
@@ -103,7 +104,8 @@ def draw_figure(name: str, root: Path) -> list[Picture]:
         rows = load_rows(root / "configs" / "experiment" / sheet.rows)
         records = load_records(root / "results" / "records", [sheet.rows])
         for suffix, chosen in by_scale(rows, records).items():
-            for made in DRAW[wanted.kind](wanted, suffix, rows, chosen, folder):
+            stem = folder / f"{wanted.name}{suffix}"
+            for made in DRAW[wanted.kind](Drawing(wanted, stem, rows, chosen)):
                 drawn.append(Picture(made.name, f"{wanted.caption} {made_of(made.records)}"))
     return drawn
 
@@ -126,19 +128,41 @@ class Drawn:
     records: Sequence[RunRecord]
 
 
-def draw_curves(
-    sheet: PictureSheet,
-    suffix: str,
-    rows: Sequence[Row],
-    records: Sequence[RunRecord],
-    folder: Path,
-) -> list[Drawn]:
+@dataclass(frozen=True)
+class Drawing:
+    """What a picture is made of.
+
+    Attributes:
+        sheet: what the table's sheet says of it.
+        stem: where to write, without suffix.
+        rows: of the table.
+        records: of one scale.
+    """
+
+    sheet: PictureSheet
+    stem: Path
+    rows: Sequence[Row]
+    records: Sequence[RunRecord]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The printed label of every row by the name of its line."""
+        return {row.experiment.partition("/")[2]: row.label for row in self.rows}
+
+    @property
+    def drawn(self) -> list[Drawn]:
+        """One picture of all records."""
+        return [Drawn(self.stem.name, self.records)]
+
+
+def draw_curves(drawing: Drawing) -> list[Drawn]:
     """Curves at one scale; the paper's rows and ours apart where they are many."""
+    sheet, rows = drawing.sheet, drawing.rows
     by_name = {row.experiment: row for row in rows}
-    run = {record.experiment for record in records}
+    run = {record.experiment for record in drawing.records}
     drawn = []
     for part, experiments in parts([row for row in rows if row.experiment in run]).items():
-        chosen = [record for record in records if record.experiment in experiments]
+        chosen = [record for record in drawing.records if record.experiment in experiments]
         if not chosen:
             continue
         ends = {
@@ -147,47 +171,28 @@ def draw_curves(
             if record.scale == "paper"
             and (end := by_name[str(record.experiment)].paper.get(sheet.end or "")) is not None
         }
-        stem = f"{sheet.name}{suffix}{part}"
+        stem = drawing.stem.with_name(f"{drawing.stem.name}{part}")
         plot_curves(
-            chosen, sheet.metrics, folder / stem, ends, sheet.x, chance_levels(chosen[0]),
-            sheet.every_seed, sheet.tops, printed(rows), sheet.title,
+            chosen, sheet.metrics, stem, ends, sheet.x, chance_levels(chosen[0]),
+            sheet.every_seed, sheet.tops, drawing.labels, sheet.title,
         )  # fmt: skip
-        drawn.append(Drawn(stem, chosen))
+        drawn.append(Drawn(stem.name, chosen))
     return drawn
 
 
-def printed(rows: Sequence[Row]) -> dict[str, str]:
-    """The printed label of every row by the name of its line."""
-    return {row.experiment.partition("/")[2]: row.label for row in rows}
-
-
-def draw_noise_sides(
-    sheet: PictureSheet,
-    suffix: str,
-    rows: Sequence[Row],
-    records: Sequence[RunRecord],
-    folder: Path,
-) -> list[Drawn]:
+def draw_noise_sides(drawing: Drawing) -> list[Drawn]:
     """Noise at the output beside noise at the input."""
-    plot_learning(records, folder / f"{sheet.name}{suffix}", printed(rows), sheet.title)
-    return [Drawn(f"{sheet.name}{suffix}", records)]
+    plot_learning(drawing.records, drawing.stem, drawing.labels, drawing.sheet.title)
+    return drawing.drawn
 
 
-def draw_learned_units(
-    sheet: PictureSheet,
-    suffix: str,
-    rows: Sequence[Row],
-    records: Sequence[RunRecord],
-    folder: Path,
-) -> list[Drawn]:
+def draw_learned_units(drawing: Drawing) -> list[Drawn]:
     """What the units of trained networks do, or their p."""
-    runs = [(record.findings, record.config) for record in records if record.complete]
-    if not plot_learned_units(runs, sheet.kind, folder / f"{sheet.name}{suffix}"):
-        return []
-    return [Drawn(f"{sheet.name}{suffix}", records)]
+    runs = [(record.findings, record.config) for record in drawing.records if record.complete]
+    return drawing.drawn if plot_learned_units(runs, drawing.sheet.kind, drawing.stem) else []
 
 
-Draw = Callable[[PictureSheet, str, Sequence[Row], Sequence[RunRecord], Path], list[Drawn]]
+Draw = Callable[[Drawing], list[Drawn]]
 DRAW: dict[str, Draw] = {
     "curves": draw_curves, "noise_at_output_and_input": draw_noise_sides,
     "unit_slopes": draw_learned_units, "unit_values": draw_learned_units,

@@ -12,7 +12,8 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes
-from noisyexp.records.run_record import Metric, RunRecord
+from noisyexp.records.metric import Metric
+from noisyexp.records.run_record import RunRecord
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white, and a grey.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#808080")
@@ -313,6 +314,8 @@ def _styles(acts: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
 def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tuple[Path, Path]:
     """Draw matrices as shades of grey, one above the other, as SVG and PNG.
 
+    Panels whose rows mean the same share a scale, so that one shade is one number.
+
     Args:
         panels: title, values (rows, columns), meaning of the columns, meaning of the rows.
         path: where to write, without or with a suffix.
@@ -333,10 +336,11 @@ def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tupl
             :, 0
         ]
         for axes, (title, values, x, y) in zip(every, panels, strict=True):
+            alike = [other for _, other, _, meaning in panels if meaning == y]
             image = axes.imshow(
-                values, cmap="gray_r", aspect="auto", interpolation="nearest", vmin=min(
-                    0.0, float(values.min())
-                ),
+                values, cmap="gray_r", aspect="auto", interpolation="nearest",
+                vmin=min(0.0, *(float(other.min()) for other in alike)),
+                vmax=max(float(other.max()) for other in alike),
             )  # fmt: skip
             figure.colorbar(image, ax=axes)
             axes.set(title=title, xlabel=x, ylabel=y)

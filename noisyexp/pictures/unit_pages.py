@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from noisyexp.activations import Activation, make_activation
-from noisyexp.inspect.equations import describe, equation
-from noisyexp.inspect.measure import Profile, measure
 from noisyexp.pictures.curves import PALETTE, figure_style, save_figure
+from noisyexp.pictures.unit_equations import describe, equation
+from noisyexp.pictures.unit_profile import Profile, measure
 
 BLACK, BLUE, VERMILION, GREEN = PALETTE[:4]
 REACH, DRAWS, CLOUD = 5.0, 2000, 6
@@ -34,7 +34,7 @@ class Drawing:
     saturated: Profile
 
 
-def look_at(unit: Activation) -> Drawing:
+def measure_unit(unit: Activation) -> Drawing:
     """Measure what the pictures of a unit show."""
     reach = REACH * unit.kind.threshold
     x = torch.linspace(-reach, reach, 401, dtype=torch.float64)

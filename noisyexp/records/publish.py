@@ -10,8 +10,9 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes, read_json, write_json
-from noisyexp.records.run_record import RunRecord, load_record
-from noisyexp.records.schema import FINISHED
+from noisyexp.records.content_digest import DIGEST, sealed
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import FINISHED, RunRecord
 
 FOLDERS = ("run_root=", "data.root=")
 """Words of a command that name folders of the machine."""
@@ -96,4 +97,4 @@ def impersonal(raw: Mapping[str, Any]) -> dict[str, Any]:
         config["run_root"] = Path(str(config["run_root"])).name
     if isinstance(config.get("data"), dict) and "root" in config["data"]:
         config["data"]["root"] = Path(str(config["data"]["root"])).name
-    return kept
+    return sealed(kept) if DIGEST in kept else kept

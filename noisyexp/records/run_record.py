@@ -1,84 +1,109 @@
-"""The record of one run: the content of its `run.json`, read, checked and typed."""
+"""The record of one run, the content of its `run.json`: its fields, each named here and once."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
-from noisyexp.errors import RecordError
+from noisyexp.records import kinds
+from noisyexp.records.kinds import (
+    ANY,
+    COUNT,
+    NUMBER_OR_NULL,
+    SCHEMA,
+    TEXT,
+    Kind,
+    list_of,
+    object_of,
+    or_null,
+)
 from noisyexp.records.metric import Metric
-from noisyexp.records.schema import MOST_PROBLEMS, SCHEMA, problems_of
 
-__all__ = ["Metric", "RunRecord", "load_record", "load_records", "read_run_json"]
+FINISHED = ("complete", "diverged")
+"""Status of runs that nothing is left to do for; only they can be evidence."""
+
+KNOWN, MEASURED, ADDED = range(3)
+"""When a field gets its value: before anything runs; by the run, so that one that failed early
+lacks it; or it may be missing because records of older versions and published ones lack it."""
+
+NOTHING: dict[str, Any] = {}
+"""Of a field that the record does not have; not to be changed."""
 
 
-@dataclass(frozen=True)
+def _known(kind: Kind) -> Any:
+    return field(metadata={"kind": kind, "when": KNOWN})
+
+
+def _measured(kind: Kind, missing: Any = NOTHING) -> Any:
+    return field(default_factory=lambda: missing, metadata={"kind": kind, "when": MEASURED})
+
+
+def _added(kind: Kind, missing: Any = NOTHING) -> Any:
+    return field(default_factory=lambda: missing, metadata={"kind": kind, "when": ADDED})
+
+
+@dataclass(kw_only=True)
 class RunRecord:
-    """One run; the names are those of the JSON file, which `noisyexp.records.schema` describes.
+    """One run. Training makes it and writes it; tables, figures and reports read it.
+
+    Fields have the names and the order of the JSON file, and here the kinds of their values.
 
     Attributes:
-        name: path of the file below the folder it was loaded from, for messages and footnotes.
-        best, final: metric names to values; None for a value that was not finite.
+        name: how messages and footnotes call the record; not in the file.
+        job: host, and the number by which an engine knows the process.
         floor: the best value that any model can reach, where it is known (generated data).
-        findings: what a task keeps of the final model beside metrics.
         chance: what predictors that learned nothing reach, by metric of the curve and name.
+        best, final: metric names to values; None for a value that was not finite.
+        findings: what a task keeps of the final model beside metrics.
         environments: code, torch, device and threads of the run's sessions, each once.
+        diverged: where and how, if it did.
+        digest: of all the rest, see `noisyexp.records.content_digest`.
     """
 
     name: str
-    status: str
-    reason: str | None
-    experiment: str | None
-    task: str
-    act: str
-    scale: str
-    data: str
-    seed: int
-    config: Mapping[str, Any]
-    config_hash: str
-    command: tuple[str, ...]
-    code: Mapping[str, Any]
-    versions: Mapping[str, str]
-    machine: Mapping[str, Any]
-    data_files: Mapping[str, str]
-    parameters: Mapping[str, int]
-    metrics: Mapping[str, Metric]
-    selection: str | None
-    curve: tuple[Mapping[str, Any], ...]
-    best: Mapping[str, Any]
-    final: Mapping[str, Any]
-    cost: Mapping[str, Any]
-    floor: Mapping[str, float]
-    findings: Mapping[str, Any]
-    chance: Mapping[str, Mapping[str, float]]
-    environments: tuple[Mapping[str, Any], ...]
+    status: str = _known(kinds.STATUS)
+    reason: str | None = _known(or_null(kinds.NAME))
+    experiment: str | None = _known(or_null(TEXT))
+    task: str = _known(TEXT)
+    act: str = _known(TEXT)
+    scale: str = _known(TEXT)
+    data: str = _known(TEXT)
+    seed: int = _known(COUNT)
+    config: Mapping[str, Any] = _known(kinds.CONFIG)
+    config_hash: str = _known(kinds.HASH)
+    command: Sequence[str] = _known(list_of(TEXT))
+    job: Mapping[str, str | None] = _added(object_of(ANY))
+    code: Mapping[str, Any] = _known(kinds.CODE)
+    versions: Mapping[str, str] = _known(object_of(kinds.NAME))
+    machine: Mapping[str, Any] = _measured(kinds.MACHINE)
+    data_files: Mapping[str, str] = _added(object_of(kinds.NAME))
+    metrics: Mapping[str, Metric] = _measured(object_of(kinds.METRIC))
+    selection: str | None = _measured(or_null(TEXT), None)
+    floor: Mapping[str, float] = _added(object_of(NUMBER_OR_NULL))
+    chance: Mapping[str, Mapping[str, float]] = _added(object_of(object_of(kinds.NUMBER)))
+    parameters: Mapping[str, int] = _measured(object_of(COUNT))
+    final: Mapping[str, Any] = _measured(or_null(object_of(NUMBER_OR_NULL)))
+    findings: Mapping[str, Any] = _added(kinds.FINDINGS)
+    curve: Sequence[Mapping[str, Any]] = _measured(list_of(kinds.POINT), ())
+    best: Mapping[str, Any] = _measured(or_null(object_of(NUMBER_OR_NULL)))
+    progress: Mapping[str, int] = _added(object_of(COUNT))
+    cost: Mapping[str, Any] = _measured(kinds.COST)
+    environments: Sequence[Mapping[str, Any]] = _added(list_of(kinds.CODE), ())
+    diverged: Mapping[str, Any] = _added(object_of(ANY))
+    digest: str | None = _added(kinds.HASH, None)
 
-    @classmethod
-    def from_json(cls, raw: Any, name: str) -> RunRecord:
-        """The record that `raw`, the parsed content of a run.json, holds.
-
-        Raises:
-            RecordError: it breaks the schema; the message names the file and the fields.
-        """
-        problems = problems_of(raw)
-        if problems:
-            more = len(problems) - MOST_PROBLEMS
-            shown = problems[:MOST_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-            raise RecordError(f"{name} is not a run record of schema {SCHEMA}: {'; '.join(shown)}")
-        values = {field.name: raw.get(field.name) for field in fields(cls)}
-        for key in ("command", "curve", "environments"):
-            values[key] = tuple(values[key] or ())
-        for key in ("machine", "data_files", "parameters", "metrics", "best", "final", "cost",
-                    "floor", "findings", "chance"):  # fmt: skip
-            values[key] = values[key] or {}
-        values["metrics"] = {
-            key: Metric(info["label"], info["unit"], info["direction"])
-            for key, info in values["metrics"].items()
-        }
-        return cls(**{**values, "name": name})
+    def to_json(self) -> dict[str, Any]:
+        """The content of its run.json: what is known, and what the run has measured so far."""
+        found: dict[str, Any] = {"schema": SCHEMA}
+        for key, one in _FIELDS.items():
+            value = getattr(self, key)
+            missing = one.default_factory
+            if missing is MISSING or value is not missing():
+                found[key] = value
+        if "metrics" in found:
+            found["metrics"] = {key: asdict(metric) for key, metric in self.metrics.items()}
+        return found
 
     @property
     def complete(self) -> bool:
@@ -91,52 +116,29 @@ class RunRecord:
         return None if value is None else float(value)
 
 
-def read_run_json(path: Path, name: str) -> Any:
-    """The content of a JSON file, unchecked.
-
-    Raises:
-        RecordError: it cannot be read or is not JSON.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-        if "\\ud" in text.lower():  # halves of characters, which no file can hold
-            json.dumps(raw, ensure_ascii=False).encode("utf-8")
-        return raw
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, RecursionError):
-            reason = "it is nested too deeply"
-        raise RecordError(
-            f"cannot read the run record {name}: {reason}. Restore it (git checkout) or delete it."
-        ) from error
+_FIELDS = {one.name: one for one in fields(RunRecord) if one.metadata}
+KINDS: dict[str, Kind] = {name: one.metadata["kind"] for name, one in _FIELDS.items()}
+"""Kind of every field of the file, but for its schema's number."""
 
 
-def load_record(path: Path, name: str | None = None) -> RunRecord:
-    """Read and check one run record.
-
-    Args:
-        path: the JSON file.
-        name: how messages and footnotes call it; default is the path.
-
-    Raises:
-        RecordError: the file cannot be read, is not JSON, or breaks the schema.
-    """
-    name = name or str(path)
-    return RunRecord.from_json(read_run_json(path, name), name)
+def needed(key: str, status: Any) -> bool:
+    """Whether a record of this status must have the field; one that diverged has no `final`."""
+    when = _FIELDS[key].metadata["when"]
+    ended = status == "complete" or (status == "diverged" and key != "final")
+    return when == KNOWN or (when == MEASURED and ended)
 
 
-def load_records(folder: Path, tables: Iterable[str] | None = None) -> list[RunRecord]:
-    """Every `*.json` below `folder` as a record, ordered by path. No folder means no records.
-
-    Args:
-        folder: results/records.
-        tables: folders in it that are read, the names of tables; None reads all.
-
-    Raises:
-        RecordError: one of them is not a valid record.
-    """
-    places = [folder] if tables is None else [folder / table for table in dict.fromkeys(tables)]
-    paths = [path for place in places for path in place.rglob("*.json")]
-    paths.sort(key=lambda path: path.relative_to(folder).parts)
-    return [load_record(path, path.relative_to(folder).as_posix()) for path in paths]
+def from_content(content: Mapping[str, Any], name: str) -> RunRecord:
+    """The record of the content of a file in which `schema.problems_of` finds nothing."""
+    given = {
+        key: content[key]
+        for key, one in _FIELDS.items()
+        if content.get(key) is not None or one.metadata["when"] == KNOWN
+    }
+    metrics = given.get("metrics", NOTHING)
+    if metrics:
+        given["metrics"] = {
+            key: Metric(info["label"], info["unit"], info["direction"])
+            for key, info in metrics.items()
+        }
+    return RunRecord(name=name, **given)

@@ -1,4 +1,4 @@
-"""What a run record may hold: every field with its kind, checked before anything reads it.
+"""Whether the content of a file is a run record: every field of its kind, and none against another.
 
 The text of a file is not believed. A record that breaks the schema, or contradicts itself, is
 refused with one message that names the file and each field.
@@ -6,131 +6,18 @@ refused with one message that names the file and each field.
 
 from __future__ import annotations
 
-import math
 import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import DIGEST, content_digest
+from noisyexp.records.kinds import SCHEMA_NUMBER, Kind
+from noisyexp.records.run_record import KINDS, needed
 
-SCHEMA = 1
-STATUSES = ("complete", "diverged", "failed", "interrupted")
-FINISHED = ("complete", "diverged")
-"""Runs that nothing is left to do for; only they can be evidence."""
 DEEPEST = 40
 """Levels of nesting that are read."""
-MOST_PROBLEMS = 6
-"""Problems that a message lists."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of value: whether it fits, its name in messages, and the kinds of what it holds.
-
-    Attributes:
-        fits: whether a value is of this kind, whatever it holds.
-        words: the kind in messages.
-        each: kind of every entry of a list or object.
-        fields: entries that an object must have.
-        optional: entries that it may have, which are not of the kind `each`.
-    """
-
-    fits: Callable[[Any], bool]
-    words: str
-    each: Kind | None = None
-    fields: Mapping[str, Kind] | None = None
-    optional: Mapping[str, Kind] | None = None
-
-    @property
-    def leaf(self) -> bool:
-        """Whether nothing inside a value has to be checked."""
-        return self.each is None and self.fields is None and self.optional is None
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number; true and false are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 1e300 and math.isfinite(value)
-
-
-def _whole(lowest: int) -> Kind:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and lowest <= value < 2**63
-
-    return Kind(fits, f"a whole number from {lowest}")
-
-
-def _or_null(kind: Kind) -> Kind:
-    return Kind(lambda v: v is None or kind.fits(v), f"{kind.words} or null", kind.each,
-                kind.fields, kind.optional)  # fmt: skip
-
-
-def _object(
-    each: Kind | None = None,
-    fields: Mapping[str, Kind] | None = None,
-    optional: Mapping[str, Kind] | None = None,
-) -> Kind:
-    return Kind(lambda v: isinstance(v, dict), "an object", each, fields, optional)
-
-
-def _list(each: Kind) -> Kind:
-    return Kind(lambda v: isinstance(v, list), "a list", each)
-
-
-ANY = Kind(lambda v: True, "anything")
-TEXT = Kind(lambda v: isinstance(v, str) and v != "", "text")
-NAME = Kind(lambda v: isinstance(v, str), "text")
-TRUTH = Kind(lambda v: isinstance(v, bool), "true or false")
-NUMBER = Kind(is_number, "a finite number")
-NUMBER_OR_NULL = _or_null(NUMBER)
-COUNT = _whole(0)
-DIRECTION = Kind(lambda v: v in ("min", "max"), "min or max")
-STATUS = Kind(lambda v: v in STATUSES, f"one of {', '.join(STATUSES)}")
-HASH = Kind(lambda v: isinstance(v, str) and len(v) == 12, "text of 12 digits")
-METRIC = _object(fields={"label": NAME, "unit": NAME, "direction": DIRECTION})
-POINT = _object(NUMBER_OR_NULL, {"step": COUNT, "epoch": COUNT})
-CODE = _object(ANY, {"commit": _or_null(TEXT), "dirty": _or_null(TRUTH)})
-MACHINE = _object(ANY, {"device": TEXT, "name": NAME, "threads": _whole(1)})
-
-PER_UNIT = _list(_list(NUMBER))
-IMAGE = _object(ANY, {"nll": NUMBER, "bleu_counts": Kind(
-    lambda v: isinstance(v, list) and len(v) == 10 and all(map(is_number, v)), "ten numbers",
-)})  # fmt: skip
-FINDINGS = _object(ANY, optional={
-    "p_before": PER_UNIT, "p_after": PER_UNIT, "pre_activations": _list(PER_UNIT),
-    "test": _object(IMAGE),
-})  # fmt: skip
-"""What pages and figures read of the findings; a task may keep more."""
-
-FIELDS: dict[str, Kind] = {
-    "schema": Kind(lambda v: v == SCHEMA and v is not True, str(SCHEMA)),
-    "status": STATUS, "reason": _or_null(NAME), "experiment": _or_null(TEXT), "task": TEXT,
-    "act": TEXT, "scale": TEXT, "data": TEXT, "seed": COUNT,
-    "config": _object(ANY, {
-        "task": _object(ANY, {"name": TEXT}), "training": _object(ANY), "act": _object(ANY),
-        "data": _object(ANY, {"source": TEXT}), "scale": TEXT, "seed": COUNT,
-    }),
-    "config_hash": HASH, "command": _list(TEXT), "code": CODE, "versions": _object(NAME),
-}  # fmt: skip
-"""Known before anything runs."""
-MEASURED: dict[str, Kind] = {
-    "machine": MACHINE, "parameters": _object(COUNT), "metrics": _object(METRIC),
-    "selection": _or_null(TEXT), "curve": _list(POINT), "best": _or_null(_object(NUMBER_OR_NULL)),
-    "final": _or_null(_object(NUMBER_OR_NULL)),
-    "cost": _object(_or_null(Kind(lambda v: is_number(v) or isinstance(v, str),
-                                  "a finite number or text")),
-                    {"wall_s": NUMBER, "s_per_step": NUMBER}),
-}  # fmt: skip
-"""A run that failed early lacks these; `final` is also missing where a run diverged."""
-ADDED: dict[str, Kind] = {
-    "data_files": _object(NAME), "floor": _object(NUMBER_OR_NULL), "findings": FINDINGS,
-    "environments": _list(CODE), "chance": _object(_object(NUMBER)),
-    "progress": _object(COUNT), "diverged": _object(ANY),
-}  # fmt: skip
-"""Records of older versions may lack these."""
 
 
 def problems_of(raw: Any) -> list[str]:
@@ -143,18 +30,23 @@ def problems_of(raw: Any) -> list[str]:
     if _too_deep(raw):
         return [f"it is nested deeper than {DEEPEST} levels"]
     found: list[str] = []
-    for key, kind in (FIELDS | MEASURED | ADDED).items():
+    status = raw.get("status")
+    for key, kind in {"schema": SCHEMA_NUMBER, **KINDS}.items():
         if key in raw:
             _check(raw[key], kind, key, found)
-        elif key in FIELDS or (key in MEASURED and _needed(raw, key)):
+        elif key == "schema" or needed(key, status):
             found.append(f"{key} is missing")
-    return found or _contradictions(raw)
+    return found or _edited(raw) or _contradictions(raw)
 
 
-def _needed(raw: Mapping[str, Any], key: str) -> bool:
-    """Whether a record of this status must have the measured field."""
-    status = raw.get("status")
-    return status == "complete" or (status == "diverged" and key != "final")
+def _edited(raw: Mapping[str, Any]) -> list[str]:
+    """Whether a record that names its digest has another one."""
+    if raw.get(DIGEST) in (None, digest := content_digest(raw)):
+        return []
+    return [
+        f"{DIGEST} is {raw[DIGEST]}, that of its content is {digest}: it was changed after it was "
+        "written"
+    ]
 
 
 def _check(value: Any, kind: Kind, path: str, found: list[str]) -> None:

@@ -25,6 +25,7 @@ EVIDENCE = (PAPER_SCALE, "cpu")
 """Scales that say something about a claim; the others show that the code runs."""
 HEADS = ("claim", "where", "run", "paper", "ours", "difference", "p", "verdict", "command")
 SHORT_HEADS = ("claim", "run", "paper", "ours", "verdict")
+ARTICLE_HEADS = ("claim", "run", "paper", "ours", "p", "verdict", "what would change our mind")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ class Finding:
     command: str
 
 
+def _examined(sheets: Sequence[tuple[Sheet, Table]]) -> list[tuple[Claim, Finding, str]]:
+    """Every claim with its finding and its p, adjusted for all that are tested; "-" without one."""
+    pairs = [(claim, examine(claim, table)) for sheet, table in sheets for claim in sheet.claims]
+    adjusted = iter(holm([found.p for _, found in pairs if found.p is not None]))
+    return [
+        (claim, found, "-" if found.p is None else show_p(next(adjusted))) for claim, found in pairs
+    ]
+
+
 def summary(sheets: Sequence[tuple[Sheet, Table]]) -> str:
     """The table of all claims in Markdown.
 
@@ -59,18 +69,26 @@ def summary(sheets: Sequence[tuple[Sheet, Table]]) -> str:
         sheets: each with its table, in the order of the page.
     """
     rows = []
-    pairs = [(claim, examine(claim, table)) for sheet, table in sheets for claim in sheet.claims]
-    adjusted = iter(holm([found.p for _, found in pairs if found.p is not None]))
-    for claim, found in pairs:
+    claims = _examined(sheets)
+    for claim, found, p in claims:
         ours = f"{found.ours} ({found.metric})" if found.metric else found.ours
-        p = "-" if found.p is None else show_p(next(adjusted))
         rows.append([claim.words, claim.where, found.run, found.paper, ours, found.difference, p,
                      found.verdict, found.command])  # fmt: skip
-    tested = sum(found.p is not None for _, found in pairs)
+    tested = sum(found.p is not None for _, found, _ in claims)
     return (
-        f"{len(pairs)} claims, of which {tested} have {FEWEST_SEEDS} common seeds or more and are "
+        f"{len(claims)} claims, of which {tested} have {FEWEST_SEEDS} common seeds or more and are "
         f"tested; p is adjusted for {tested} tests by Holm's method.\n\n{grid(HEADS, rows)}"
     )
+
+
+def article(sheets: Sequence[tuple[Sheet, Table]]) -> str:
+    """The claims that carry the article, and what would refute each; arguments as of `summary`."""
+    rows = []
+    for claim, found, p in _examined(sheets):
+        if claim.doubt is not None:
+            rows.append([claim.words, f"{claim.where}, {found.run}", found.paper,
+                         _with_difference(found), p, found.verdict, claim.doubt])  # fmt: skip
+    return grid(ARTICLE_HEADS, rows)
 
 
 def show_p(p: float) -> str:
@@ -84,10 +102,14 @@ def headlines(sheets: Sequence[tuple[Sheet, Table]]) -> str:
     for sheet, table in sheets:
         for claim in (claim for claim in sheet.claims if claim.headline):
             found = examine(claim, table)
-            more = f" ({found.difference}, {found.metric})" if found.metric else ""
             run = f"{claim.where}, {found.run}"
-            rows.append([claim.text, run, found.paper, found.ours + more, found.verdict])
+            rows.append([claim.text, run, found.paper, _with_difference(found), found.verdict])
     return grid(SHORT_HEADS, rows)
+
+
+def _with_difference(found: Finding) -> str:
+    more = f" ({found.difference}, {found.metric})" if found.metric else ""
+    return found.ours + more
 
 
 def examine(claim: Claim, table: Table) -> Finding:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from noisyexp.records.metric import Metric
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import Metric, RunRecord
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.render import grid
 from noisyexp.report.sheet import LearningPoints
 from noisyexp.report.statistics import Estimate, mean_interval, paired_difference

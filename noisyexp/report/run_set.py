@@ -10,7 +10,8 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.schema import closest
 
 NAMES = ("task", "act", "scale", "data", "experiment", "seed", "status")

@@ -69,6 +69,7 @@ class Claim:
     command: str = option("makes the table or figure at the paper's scale")
     headline: bool = option("whether the README has it")
     beside: str | None = option("further differences between the two rows")
+    doubt: str | None = option("what would change our mind; given, the article has the claim")
 
     @property
     def words(self) -> str:
@@ -119,7 +120,9 @@ OPTIONAL: Mapping[str, Any] = {"solved": {}, "learning": None, "pictures": [], "
 OPTIONAL_IN_PICTURES: Mapping[str, Any] = {
     "title": None, "metrics": [], "x": "step", "end": None, "every_seed": False, "tops": {},
 }  # fmt: skip
-OPTIONAL_IN_CLAIMS: Mapping[str, Any] = {"at": None, "headline": False, "beside": None}
+OPTIONAL_IN_CLAIMS: Mapping[str, Any] = {
+    "at": None, "headline": False, "beside": None, "doubt": None,
+}  # fmt: skip
 
 
 def load_sheet(path: Path, rows_root: Path) -> Sheet:

@@ -9,9 +9,9 @@ from typing import Any
 from noisyexp.errors import RecordError
 from noisyexp.records.agreement import mismatches
 from noisyexp.records.deviations import Deviation
+from noisyexp.records.metric import Metric
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import Metric, RunRecord
-from noisyexp.records.schema import FINISHED
+from noisyexp.records.run_record import FINISHED, RunRecord
 from noisyexp.report.statistics import Estimate, mean_interval, paired_difference
 from noisyexp.report.verdict import PAPER_SCALE, absolute, effect, off_paper
 

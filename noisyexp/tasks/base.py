@@ -13,7 +13,7 @@ from torch import Tensor, device, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.activations.share import Share
-from noisyexp.errors import ConfigError
+from noisyexp.errors import ConfigError, DataError
 from noisyexp.records.metric import Metric
 from noisyexp.schema import closest
 from noisyexp.tasks.size import Size
@@ -90,7 +90,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Look:
+class Sample:
     """What a trained model does on examples: text to print, matrices to draw."""
 
     text: str
@@ -141,6 +141,13 @@ class Task(ABC):
     def __init__(self, config: Any, source: str, seed: int) -> None:
         self.config, self.source, self.seed = config, source, seed
 
+    def check_programs(self) -> None:  # noqa: B027
+        """Whether a run can be measured at its end; asked before its data are read.
+
+        Raises:
+            NoisyexpError: a library or a program is missing.
+        """
+
     @abstractmethod
     def prepare(self, root: Path) -> dict[str, str]:
         """Load or generate the data.
@@ -154,6 +161,21 @@ class Task(ABC):
         Raises:
             DataError: a file is missing or wrong.
         """
+
+    def words(self) -> list[str]:
+        """Words of the model's ids, in their order; none where a model does not speak."""
+        return []
+
+    def prepare_words(self, words: list[str]) -> None:
+        """Prepare for a trained model to speak, without data: `build_model` and what decodes.
+
+        Args:
+            words: what `words` gave.
+
+        Raises:
+            DataError: the task does nothing without data.
+        """
+        raise DataError(f"{self.config.name} needs its data")
 
     @abstractmethod
     def build_model(self, spec: ActivationSpec) -> nn.Module:
@@ -190,9 +212,9 @@ class Task(ABC):
     def test(self, model: nn.Module, device: device) -> dict[str, float]:
         """Metrics on test data, measured once, at the end."""
 
-    def look(self, model: nn.Module, device: device) -> Look:
+    def sample(self, model: nn.Module, device: device) -> Sample:
         """A few examples with the model's answers, for people; the model is in evaluation mode."""
-        return Look(f"{self.config.name} has no examples to show")
+        return Sample(f"{self.config.name} has no examples to show")
 
     def write(self, model: nn.Module, device: device, wanted: Wanted) -> list[str]:
         """Texts of a language model; the model is in evaluation mode.

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_EXAMPLES = 10_000_000
+"""Points, sequences, episodes or words of a set that is generated, before the first update: a
+minute of work, or minutes. The paper's largest set has 50,000."""
+MOST_SENTENCES = 1_000_000
+"""Generated sentences, images, or different words, which take longer."""
+MOST_CHARACTERS = 100_000_000
+"""Of a set of generated programs."""
+MOST_DECODED = 1000
+"""Words of an output sequence, and hypotheses of a beam search: an untrained model uses all."""
+
 
 @dataclass(frozen=True)
 class Size:

@@ -8,7 +8,8 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
-from noisyexp.records.schema import FINISHED, problems_of
+from noisyexp.records.run_record import FINISHED
+from noisyexp.records.schema import problems_of
 
 
 def finished_record(folder: Path, digest: str | None = None) -> dict[str, Any] | None:

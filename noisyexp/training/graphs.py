@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from noisyexp.activations import activations
 from noisyexp.activations.key_table import KeyTable
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.kernels import bindings as K
 from noisyexp.tasks import FixedShapeTask, StepOutput, Task, find_task, task_names
 from noisyexp.training.optimizer import clip_tensor, gradient_norm, step
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 KEY = "training.cuda_graph=true"
 NEEDS_GPU = "needs a CUDA device; leave it out"
+CAPTURING = frozenset({"cuda"})
+"""Kinds of device on which torch captures what runs."""
 
 
 def why_not(task: type[Task], precision: str) -> str | None:
@@ -87,7 +88,7 @@ class UpdateGraphs:
 
     def __init__(self, trainer: Trainer) -> None:
         reason = why_not(type(trainer.task), "fp16" if trainer.scaler.is_enabled() else "")
-        if not K.on_gpu(trainer.device):
+        if trainer.device.type not in CAPTURING:
             reason = NEEDS_GPU
         layers = _own_dropout(trainer.model)
         if layers is not None:

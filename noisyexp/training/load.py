@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Trained:
         step: finished updates of these weights.
         callbacks: state of the callbacks at the end of the run.
         recorded: see `LoadedRun`.
+        words: vocabulary of published weights; none if the task has to read its data.
     """
 
     place: Path
@@ -66,6 +67,7 @@ class Trained:
     step: int
     callbacks: Mapping[str, Any]
     recorded: Mapping[str, Any]
+    words: Sequence[str] = ()
 
 
 def find_trained(place: str | Path, weights: str | None = None) -> Trained:
@@ -108,11 +110,16 @@ def _trained(
     known: dict[str, Any] = {}
     for row in rows:
         known |= row if row.get("step") == step else {}
-    return Trained(place, record["config"], state["model"], step, callbacks, known)
+    words = state.get("words", ())
+    return Trained(place, record["config"], state["model"], step, callbacks, known, words)
 
 
 def load_run(
-    folder: str | Path, weights: str | None = "last", root: Path | None = None
+    folder: str | Path,
+    weights: str | None = "last",
+    root: Path | None = None,
+    *,
+    only_words: bool = False,
 ) -> LoadedRun:
     """Read task, model and weights from a run folder; nothing is written.
 
@@ -120,6 +127,8 @@ def load_run(
         folder: with run.json and the checkpoints, or the name of published weights.
         weights: see `find_trained`.
         root: folder of the data sets; default as in run.py, NOISYEXP_DATA or "data".
+        only_words: whether the task need not read its data where the weights have the vocabulary:
+            the model can then write and caption, and is not measured.
 
     Raises:
         RecordError: no run.json there, or one that does not fit this version.
@@ -141,9 +150,10 @@ def load_run(
     if task_config is None or act is None or anneal is None or problems:
         raise RecordError(f"{place} was made by another version: {'; '.join(problems)}")
     task = kind(task_config, config["data"]["source"], config["seed"])
-    files = task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")).expanduser())
+    files = _prepare(task, found.words if only_words else (), root)
     try:
-        check_same_files(found.callbacks.get("Sessions", {}), files)
+        if files is not None:
+            check_same_files(found.callbacks.get("Sessions", {}), files)
         if task.curriculum is not None:
             task.curriculum.load_state_dict(found.callbacks["FollowCurriculum"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -159,6 +169,14 @@ def load_run(
     return LoadedRun(
         task, model.eval(), found.step, config.get("precision", "fp32"), found.recorded
     )
+
+
+def _prepare(task: Task, words: Sequence[str], root: Path | None) -> dict[str, str] | None:
+    """Prepare a task from its vocabulary if that is known, else from its data: their checksums."""
+    if words:
+        task.prepare_words(list(words))
+        return None
+    return task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")).expanduser())
 
 
 def _recorded(file: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any], str | None]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings as K
+from noisyexp.kernels import dispatch
 from noisyexp.kernels.optimizers import Rule, TensorUpdate, update
 from noisyexp.training.original_optimizers import GravesRMSprop, UncorrectedAdam
 
@@ -124,8 +124,8 @@ def step_in_one_pass(optimizer: torch.optim.Optimizer, factor: float) -> bool:
         factor: of all gradients, at most 1.
     """
     found = _PASSES.get(type(optimizer))
-    on_cpu = all(p.device.type == "cpu" for g in optimizer.param_groups for p in g["params"])
-    if found is None or not on_cpu or K.library() is None:
+    devices = {p.device for group in optimizer.param_groups for p in group["params"]}
+    if found is None or not all(dispatch.runs("update", device) for device in devices):
         return False
     try:
         work = [_work_of(optimizer, group, found) for group in optimizer.param_groups]

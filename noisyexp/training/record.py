@@ -18,10 +18,9 @@ from torch import nn
 
 import noisyexp
 from noisyexp.activations import noise_parameters
+from noisyexp.records.run_record import RunRecord
 from noisyexp.tasks import Task
 from noisyexp.training.folder import RunNames
-
-SCHEMA = 1
 
 ARITHMETIC = 2
 """The order in which float32 sums are made. It goes up when a change moves last bits on the same
@@ -37,31 +36,31 @@ ARITHMETIC_OF_TASKS = {
 
 def start_record(
     names: RunNames, config: Mapping[str, Any], digest: str, command: list[str]
-) -> dict[str, Any]:
+) -> RunRecord:
     """The part of the record that is known before anything runs."""
-    return {
-        "schema": SCHEMA,
-        "status": "interrupted",
-        "reason": None,
-        "experiment": names.experiment,
-        "task": names.task,
-        "act": names.act,
-        "scale": names.scale,
-        "data": names.data,
-        "seed": names.seed,
-        "config": _without_places(config),
-        "config_hash": digest,
-        "command": command,
-        "job": describe_job(),
-        "code": code_version(),
-        "versions": {
+    return RunRecord(
+        name="run.json",
+        status="interrupted",
+        reason=None,
+        experiment=names.experiment,
+        task=names.task,
+        act=names.act,
+        scale=names.scale,
+        data=names.data,
+        seed=names.seed,
+        config=_without_places(config),
+        config_hash=digest,
+        command=command,
+        job=describe_job(),
+        code=code_version(),
+        versions={
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "noisyexp": noisyexp.__version__,
             "hydra-core": importlib.metadata.version("hydra-core"),
             "arithmetic": str(ARITHMETIC),
         },
-    }
+    )
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,20 +70,13 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def describe_task(task: Task, model: nn.Module) -> dict[str, Any]:
-    """Metrics, floors and size of the model."""
+def describe_task(record: RunRecord, task: Task, model: nn.Module) -> None:
+    """Put metrics, floors and size of the model into the record."""
     total = sum(p.numel() for p in model.parameters())
     noise = sum(p.numel() for p in noise_parameters(model))
-    return {
-        "metrics": {
-            name: {"label": m.label, "unit": m.unit, "direction": m.direction}
-            for name, m in task.metrics.items()
-        },
-        "selection": task.selection,
-        "floor": task.floor(),
-        "chance": task.chance(task.config),
-        "parameters": {"total": total, "noise": noise},
-    }
+    record.metrics, record.selection = dict(task.metrics), task.selection
+    record.floor, record.chance = task.floor(), task.chance(task.config)
+    record.parameters = {"total": total, "noise": noise}
 
 
 def describe_job() -> dict[str, str | None]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from noisyexp.activations import (
     attach_noise,
     derive_seed,
     noise_parameters,
-    set_noise_level,
 )
 from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import sealed
+from noisyexp.records.run_record import RunRecord
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint, debug, plausible
 from noisyexp.training.callbacks import (
@@ -42,7 +42,6 @@ from noisyexp.training.folder import RunNames, check_held, locked, run_folder
 from noisyexp.training.init_from import start_from
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
 from noisyexp.training.memory import is_out_of_memory, out_of_memory_text
-from noisyexp.training.older import load_model
 from noisyexp.training.optimizer import build_optimizer
 from noisyexp.training.processes import ALONE, Processes
 from noisyexp.training.progress import ProgressDisplay
@@ -52,8 +51,10 @@ from noisyexp.training.record import (
     peak_memory_mb,
     start_record,
 )
+from noisyexp.training.result import best_epoch, final_metrics
 from noisyexp.training.sessions import Sessions
 from noisyexp.training.signals import Interrupted, StopOnSignal
+from noisyexp.training.split import check_split
 from noisyexp.training.trainer import Trainer
 from noisyexp.training.wandb_logger import WandbLogger, in_sweep
 
@@ -86,6 +87,11 @@ class RunSpec:
         """Folder of the run."""
         return run_folder(Path(self.config.run_root), self.names, self.digest)
 
+    def make_task(self) -> Task:
+        """The task, without its data."""
+        source, seed = self.config.data.source, self.config.seed
+        return find_task(self.task_config.name)(self.task_config, source, seed)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -116,21 +122,22 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
     """
     folder = spec.folder
     with processes.first_decides() as go, locked(folder), StopOnSignal() as stop:
-        done = finished_record(folder, spec.digest)
-        if done is not None:
+        if (done := finished_record(folder, spec.digest)) is not None:
             if spec.config.logger.wandb != "off" and in_sweep():
                 _wandb(spec).tell(done)
             return Outcome(folder, _adopt(done, spec), skipped=True)
+        if (count := processes.size * spec.config.training.accumulate) > 1:
+            check_split(spec.make_task(), count)  # no record is left of what never began
         go()
         record = start_record(spec.names, spec.plain, spec.digest, spec.command)
         # What remains if the process is killed: no record of an earlier session with its reason.
-        killed = {**record, "reason": "running, or ended without warning"}
+        killed = replace(record, reason="running, or ended without warning")
         _write_quietly(folder, killed)
         try:
             _train(spec, record, extra, stop, processes)
         except DivergedError as error:
-            record.update(status="diverged", reason=str(error))
-            record["diverged"] = {
+            record.status, record.reason = "diverged", str(error)
+            record.diverged = {
                 "step": error.step,
                 "lr": error.learning_rate,
                 "loss": repr(error.loss),
@@ -139,8 +146,8 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
         except BaseException as error:
             check_held(folder)
             interrupted = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
-            record["status"] = "interrupted" if interrupted else "failed"
-            record["reason"] = str(error) or type(error).__name__
+            record.status = "interrupted" if interrupted else "failed"
+            record.reason = str(error) or type(error).__name__
             _write_quietly(folder, record)
             if isinstance(error, OSError) and error.errno in ADVICE:
                 raise _cannot_write(folder, error) from error
@@ -148,13 +155,14 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
                 raise NoisyexpError(out_of_memory_text(error)) from error
             raise
         check_held(folder)
+        content = sealed(record.to_json())
         try:
-            write_json(folder / "run.json", record, make_folder=False)
+            write_json(folder / "run.json", content, make_folder=False)
         except OSError as error:
             raise _cannot_write(folder, error) from error
-        if record["status"] == "complete":
+        if record.complete:
             checkpoint.tidy(folder)
-        return Outcome(folder, record, skipped=False)
+        return Outcome(folder, content, skipped=False)
 
 
 def follow(spec: RunSpec, processes: Processes) -> None:
@@ -176,6 +184,7 @@ def _adopt(record: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
     if spec.names.experiment is not None and record["experiment"] is None:
         record = {**record, "experiment": spec.names.experiment}
         record["config"] = {**record["config"], "row": spec.plain.get("row")}
+        record = sealed(record)
         write_json(spec.folder / "run.json", record)
     return record
 
@@ -192,58 +201,57 @@ def _cannot_write(folder: Path, error: OSError) -> NoisyexpError:
     )
 
 
-def _write_quietly(folder: Path, record: dict[str, Any]) -> None:
+def _write_quietly(folder: Path, record: RunRecord) -> None:
     """The error that is on its way out matters more than a disk too full to record it."""
-    path = folder / "run.json"
     try:
-        write_json(path, record, make_folder=False)
+        write_json(folder / "run.json", record.to_json(), make_folder=False)
     except OSError as error:
-        print(f"{path} could not be written: {explain(error)}", file=sys.stderr)
+        print(f"{folder / 'run.json'} could not be written: {explain(error)}", file=sys.stderr)
 
 
 def _train(
     spec: RunSpec,
-    record: dict[str, Any],
+    record: RunRecord,
     extra: Sequence[Callback],
     stop: StopOnSignal,
     processes: Processes,
 ) -> None:
     config, folder = spec.config, spec.folder
     device = processes.place(setup_torch(config))
-    task = find_task(spec.task_config.name)(spec.task_config, config.data.source, config.seed)
-    record["machine"] = describe_machine(device)
-    record["data_files"] = task.prepare(Path(config.data.root))
+    task = spec.make_task()
+    record.machine = describe_machine(device)
+    task.check_programs()
+    record.data_files = task.prepare(Path(config.data.root))
     sessions = Sessions(
         {
-            **record["code"],
-            "torch": record["versions"]["torch"],
-            "device": record["machine"]["device"],
-            "threads": record["machine"]["threads"],
+            **record.code,
+            "torch": record.versions["torch"],
+            "device": record.machine["device"],
+            "threads": record.machine["threads"],
         },
-        record["data_files"],
+        record.data_files,
     )
     trainer = build_trainer(
         spec, task, device, [sessions, *extra, *debug.prepare(config.debug, task, folder)],
         [stop], processes,
     )  # fmt: skip
-    record.update(describe_task(task, trainer.model))
+    describe_task(record, task, trainer.model)
     if not _restore(trainer, folder, spec.digest) and config.init_from is not None:
         start_from(trainer.model, config.init_from, config.init_weights)
     try:
         trainer.fit()
         if processes.rank > 0:  # the first process measures
             return
-        _check_measured(trainer, trainer.curve[-1])
-        record["final"] = _final_metrics(trainer, folder, spec.digest)
+        record.final = final_metrics(trainer, folder, spec.digest)
         findings = trainer.evaluate(task.findings)
         if findings:
-            record["findings"] = findings
-        record["status"] = "complete"
+            record.findings = findings
+        record.status = "complete"
     finally:
-        record["curve"], record["best"] = trainer.curve, _best(trainer)
-        record["progress"] = {"step": trainer.step, "total_steps": trainer.total_steps}
+        record.curve, record.best = trainer.curve, best_epoch(trainer)
+        record.progress = {"step": trainer.step, "total_steps": trainer.total_steps}
         finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        record["cost"] = {
+        record.cost = {
             "train_s": round(trainer.train_seconds, 3),
             "s_per_step": round(trainer.train_seconds / max(trainer.step, 1), 6),
             "peak_memory_mb": round(peak_memory_mb(device), 1),
@@ -262,8 +270,7 @@ def _restore(trainer: Trainer, folder: Path, digest: str) -> bool:
     if state is None:
         return False
     again = f"Delete {folder} to start this run from the beginning."
-    wrong = plausible.problem(trainer, state)
-    if wrong is not None:
+    if (wrong := plausible.problem(trainer, state)) is not None:
         raise CheckpointError(f"the checkpoint in {folder} is not of this run: {wrong}. {again}")
     try:
         trainer.load_state_dict(state)
@@ -275,50 +282,6 @@ def _restore(trainer: Trainer, folder: Path, digest: str) -> bool:
         ) from error
     print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
     return True
-
-
-def _best(trainer: Trainer) -> dict[str, float]:
-    """The best epoch so far, empty when none could be measured."""
-    return next(c for c in trainer.callbacks if isinstance(c, Evaluate)).best
-
-
-def _check_measured(trainer: Trainer, last: Mapping[str, Any]) -> None:
-    """Weights with which nothing can be measured have diverged, though every loss was finite."""
-    value = last.get(trainer.task.selection, math.nan)
-    if not _best(trainer) or (trainer.config.use_weights == "last" and not math.isfinite(value)):
-        metric = trainer.task.selection
-        raise DivergedError(trainer.step, trainer.learning_rate, None, None, metric)
-
-
-def _final_metrics(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
-    """Row of the chosen epoch with the test metrics of its weights."""
-    row = trainer.curve[-1]
-    if trainer.config.use_weights == "best":
-        row = _load_best(trainer, folder, digest)
-        if "c" in row:  # annealed: the noise belongs to the weights
-            set_noise_level(trainer.model, row["c"])
-    return {**row, **trainer.evaluate(trainer.task.test)}
-
-
-def _load_best(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
-    """Take the weights of the best epoch; returns its row of the curve."""
-    path = folder / checkpoint.BEST
-    again = (
-        f"training.use_weights=best needs it. Delete {folder} to start this run from the beginning."
-    )
-    try:
-        best = checkpoint.load(path, trainer.device, digest)
-        if best.get("step") != _best(trainer)["step"]:
-            raise CheckpointError(f"{path} is of step {best.get('step')}, the best is another")
-        load_model(trainer.model, best["model"])
-    except FileNotFoundError as error:
-        # Never fall back to the last weights in silence: a table would mix the two.
-        raise CheckpointError(f"{path} is missing, and training.use_weights=best") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {again}") from error
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not fit this run: {error}; {again}") from error
-    return next(row for row in trainer.curve if row["step"] == best["step"])
 
 
 def build_trainer(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from noisyexp.errors import DataError
+from noisyexp.records.run_record import RunRecord
 from noisyexp.training.callbacks import Callback
 
 
@@ -57,17 +58,21 @@ class Sessions(Callback):
             )
         self.environments = [*state["environments"], self.environment]
 
-    def describe(self, record: dict[str, Any]) -> None:
+    def describe(self, record: RunRecord) -> None:
         """Put the environments that were used, each once, and the time into the record."""
         used: list[dict[str, Any]] = []
         for environment in self.environments:
             if environment not in used:
                 used.append(environment)
-        record["environments"] = used
-        record["code"]["dirty"] = any(environment["dirty"] for environment in used)
-        record["cost"].update(
-            wall_s=round(self.seconds(), 3), sessions=len(self.environments), started=self.started
-        )
+        record.environments = used
+        dirty = any(environment["dirty"] for environment in used)
+        record.code = {**record.code, "dirty": dirty}
+        record.cost = {
+            **record.cost,
+            "wall_s": round(self.seconds(), 3),
+            "sessions": len(self.environments),
+            "started": self.started,
+        }
 
 
 def check_same_files(sessions: Mapping[str, Any], files: Mapping[str, str]) -> None:

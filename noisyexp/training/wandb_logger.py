@@ -64,6 +64,9 @@ class WandbLogger(StepLogger):
         except Exception as error:
             if mode == "offline":
                 raise
+            import wandb
+
+            wandb.teardown()  # what the try has begun still has the run's id
             said = (str(error) or type(error).__name__).strip().splitlines()[0]
             if self.config.wandb != "auto":
                 raise NoisyexpError(
@@ -79,7 +82,9 @@ class WandbLogger(StepLogger):
             import wandb
         except ImportError as error:
             raise missing_extra("wandb") from error
-        if mode == "online" and not wandb.api.api_key:  # it would ask for one
+        wandb.setup(settings=wandb.Settings(silent=True))
+        # It would ask for a key, and be told much later that one is wrong.
+        if mode == "online" and not wandb.login(prompt=False):
             raise RuntimeError("there is no key here")
         names = self.names
         # Runs that differ in their seed alone belong together.

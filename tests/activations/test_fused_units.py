@@ -149,7 +149,7 @@ def test_kept_derivatives_are_those_that_backward_makes_again(
 def test_a_number_does_not_depend_on_how_many_beside_it_saturate(
     variant: str, kind: str, alpha: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles in which few units saturate have a loop of their own, with the same bits."""
+    """Tiles in which few units saturate have a loop of their own; the rest keeps its bits."""
     monkeypatch.setattr(fused, "KEPT_NUMBERS", 0)  # derivatives with the noise, as within layers
     torch.manual_seed(5)
     unit = make_activation(kind, variant, 16, alpha=alpha, p_shape="unit")

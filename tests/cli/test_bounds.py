@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from noisyexp.cli.compose import check
 from noisyexp.cli.run import spell_home
 from noisyexp.errors import ConfigError
+from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb.task import PTB
 from noisyexp.training.estimate import estimate, memory_here
@@ -94,6 +98,17 @@ def test_homes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- memory
 
+TASKS = (
+    "mixture", "mnist", "unique_count", "lte", "ntm_recall", "ptb", "europarl_lm", "ptb_char",
+    "nmt", "captioning",
+)  # fmt: skip
+
+
+def data_of(task: str) -> list[str]:
+    """What a run of a task needs to be of generated data."""
+    return [] if find_task(task).makes_data else ["data=generated"]
+
+
 SMALL = (
     ["task=mixture"], ["task=unique_count"], ["task=lte"], ["task=ptb", "data=generated"],
     ["task=ntm_recall"], ["task=nmt", "data=generated"],
@@ -135,6 +150,69 @@ def test_what_cannot_fit_is_refused_before_anything_is_allocated(
         "the run needs about" in problem and "this machine has" in problem
         for problem in result.problems
     )
+
+
+HARMLESS = {
+    "epoch_steps", "curriculum_steps", "data_epochs", "patience",  # never reached
+    "max_tokens", "max_eval_chars", "max_pairs", "read_ahead",  # of what there is
+}  # fmt: skip
+"""Whole numbers that may be as large as they like."""
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_size_of_every_task_has_its_bound(name: str) -> None:
+    (spec,) = check([f"task={name}", "scale=smoke", *data_of(name)])
+    kind, values = type(spec.task_config), dataclasses.asdict(spec.task_config)
+    hints = typing.get_type_hints(kind)
+    taken = set()
+    for key, hint in hints.items():
+        if int not in (hint, *typing.get_args(hint)):
+            continue
+        many: Any = [10**8] if typing.get_origin(hint) is list else 10**8
+        problems: list[str] = []
+        made = build(kind, {**values, key: many}, "task", problems)
+        if made is not None:
+            needed = estimate(made, spec.config.training, spec.config.data.source)
+            problems += [] if needed.total < 25e9 else [f"{key}: {needed.total / 1e9:.0f} GB"]
+        if problems:
+            assert key in problems[0], (key, problems)
+        else:
+            taken.add(key)
+    assert taken <= HARMLESS, "10^8 of them is a run without end"
+
+
+GENERATED = (
+    ("mixture", {"train_size": 400_000}, 40), ("unique_count", {"valid_size": 200_000}, 60),
+    ("ntm_recall", {"test_size": 40_000, "max_items": 6}, 90),
+    ("ptb", {"train_tokens": 400_000, "max_tokens": None}, 30),
+    ("ptb_char", {"train_words": 200_000}, 40), ("lte", {"large_columns": 2000}, 30),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "values", "most"), GENERATED, ids=lambda value: str(value)[:12])
+def test_the_estimate_knows_what_drawing_takes(
+    name: str, values: dict[str, Any], most: float, tmp_path: Path
+) -> None:
+    """Peak memory of a process that makes the data, against the estimate; `most` MB beyond it."""
+    (spec,) = check([f"task={name}", "scale=smoke", *data_of(name)])
+    config = dataclasses.replace(spec.task_config, **values)
+    source = spec.config.data.source
+    small = estimate(spec.task_config, spec.config.training, source).data
+    estimated = (estimate(config, spec.config.training, source).data - small) / 1e6
+    peaks = []
+    for made in (spec.task_config, config):
+        child = os.fork()
+        if child == 0:
+            task = find_task(made.name)(made, source, 0)
+            task.prepare(tmp_path)
+            if made.name == "lte":
+                task.validate(task.build_model(spec.config.act.spec()), torch.device("cpu"))
+            os._exit(0)
+        peaks.append(os.wait4(child, 0)[2].ru_maxrss / 1e3)
+    found = peaks[1] - peaks[0]
+    assert found < estimated + most, (found, estimated)
+    assert estimated < 4 * found + most, (found, estimated)
 
 
 def test_no_memory_left_is_told(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:

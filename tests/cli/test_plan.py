@@ -15,7 +15,8 @@ from noisyexp.cli.compose import check
 from noisyexp.cli.cost import Pace, cost_of, measure, pace_of_records
 from noisyexp.cli.run import main as run_main
 from noisyexp.fileio import read_json, write_json
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.training.folder import locked
 from noisyexp.training.run import RunSpec
 from tests.cli.conftest import TINY

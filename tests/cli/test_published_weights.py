@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from noisyexp.errors import CheckpointError, RecordError
 from noisyexp.experiments import evaluate as measure
 from noisyexp.experiments import frame, load, records, run
 from noisyexp.places import CHECKOUT
+from noisyexp.records.content_digest import sealed
 from noisyexp.report.run_set import find_runs
 
 OPTIONS = "task=unique_count scale=smoke act=nah threads=1 device=cpu progress=off"
@@ -79,8 +81,8 @@ def test_names_and_files_that_are_wrong_are_one_line(
         load("unique_count/nah")
     other = tmp_path / "other"
     shutil.copytree(finished, other)
-    text = (other / "run.json").read_text()
-    (other / "run.json").write_text(text.replace('"reason": null', '"reason": "x"'))
+    changed = {**json.loads((other / "run.json").read_text()), "reason": "x"}
+    (other / "run.json").write_text(json.dumps(sealed(changed)))
     assert publish_main(["to=weights", str(other)], root) == 1
     assert "replace=true" in capsys.readouterr().err
 
@@ -107,3 +109,59 @@ def test_the_repositorys_weights_fit_their_records_and_are_small() -> None:
         assert dataclasses.asdict(found.record)["final"]["step"] == state["step"]
         model = load(name).model  # strict: every weight, of the right shape
         assert sum(p.numel() for p in model.parameters()) == found.record.parameters["total"]
+
+
+def test_a_large_model_is_rounded_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each weight within half a step of its row, vectors and whole numbers as they were."""
+    pytest.importorskip("safetensors")
+    torch.manual_seed(0)
+    sizes = 10.0 ** torch.arange(-3.0, 3.0).view(6, 1)
+    model = {
+        "weight": torch.randn(6, 50) * sizes,
+        "kernel": torch.randn(4, 3, 2),
+        "zero": torch.zeros(2, 3),
+        "bias": torch.randn(6),
+        "p": torch.rand(()),
+        "count": torch.arange(6).view(2, 3),
+    }
+    state = {"model": model, "step": 7, "callbacks": {}, "config_hash": "a"}
+    assert not weights_file.write(tmp_path / "whole", state, ["a", "<eos>"])
+    monkeypatch.setattr(weights_file, "LARGEST", 100)
+    assert weights_file.write(tmp_path / "small", state)
+    whole, small = weights_file.read(tmp_path / "whole"), weights_file.read(tmp_path / "small")
+    assert whole["words"] == ["a", "<eos>"] and small["words"] == []
+    assert small["model"].keys() == model.keys()
+    for name, value in model.items():
+        assert torch.equal(whole["model"][name], value)
+        read = small["model"][name]
+        assert read.dtype == value.dtype and read.shape == value.shape
+        if name in ("weight", "kernel"):
+            step = value.flatten(1).abs().amax(1) / 127
+            away = (read - value).flatten(1).abs().amax(1)
+            assert (away <= step * 0.5001).all() and (away > 0).all()
+        else:
+            assert torch.equal(read, value)
+
+
+def test_a_published_language_model_writes_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("safetensors")
+    words = "task=ptb scale=smoke data=generated act=nah training.max_steps=2 threads=1 device=cpu"
+    finished = run(f"{words} progress=off run_root={tmp_path}/runs")
+    assert publish_main(["to=weights", str(finished.folder)], tmp_path) == 0
+    monkeypatch.setattr(weights_file, "project_root", lambda: tmp_path)
+    known = weights_file.read(weights_file.find("ptb/nah", tmp_path))["words"]
+    asked = f"prompt={known[3]} {known[5]}"
+    capsys.readouterr()
+    assert sample.main([f"run={finished.folder}", asked]) == 0
+    own = capsys.readouterr().out
+
+    def no_data(self: object, root: Path) -> dict[str, str]:
+        raise AssertionError("the text was read")
+
+    monkeypatch.setattr("noisyexp.tasks.text.word_model.WordLanguageModel.prepare", no_data)
+    assert sample.main(["weights=ptb/nah", asked]) == 0
+    assert capsys.readouterr().out == own
+    with pytest.raises(AssertionError):
+        sample.main(["weights=ptb/nah"])

@@ -216,7 +216,9 @@ def test_a_file_edited_while_a_job_waits_changes_nothing(
     assert record["job"]["id"] == job
 
 
-def test_ctrl_c_says_what_goes_on(sweep: Callable[..., SweepOnSlurm]) -> None:
+def test_ctrl_c_says_what_goes_on_and_what_is_finished_is_not_sent_again(
+    sweep: Callable[..., SweepOnSlurm], tmp_path: Path
+) -> None:
     one = sweep(*LONG, "seed=0,1")
     jobs = one.jobs(2)
     one.wait_for(lambda: state(jobs[0]) == "RUNNING")
@@ -225,3 +227,78 @@ def test_ctrl_c_says_what_goes_on(sweep: Callable[..., SweepOnSlurm]) -> None:
     assert code == 130
     assert f"2 jobs go on; scancel {jobs[0]} {jobs[1]} ends them" in text
     assert state(jobs[0]) == "RUNNING"
+    one.wait_for(lambda: {state(job) for job in jobs} == {"COMPLETED"})
+    again = sweep(*LONG, "seed=0,1,2")
+    (job,) = again.jobs(1)
+    code, text = again.end()
+    assert code == 0, text
+    assert text.splitlines()[0] == "3 runs, 2 finished before, 256 at a time, by submitit (slurm)"
+    assert text.splitlines()[1].startswith(f"  {job} ptb-nah-s2, log ")
+    last = sweep(*LONG, "seed=0,1,2")
+    assert last.end()[0] == 0
+    assert last.text().splitlines()[0].startswith("3 runs, 3 finished before")
+    assert not re.findall(r"^  \S+ ptb", last.text(), re.M)
+
+
+def script_of_the_docs(words: list[str], array: str) -> str:
+    """The batch script of docs/engines.md with these words in place of its run's."""
+    text = (ROOT / "docs" / "engines.md").read_text()
+    (script,) = re.findall(r"```\n(#!/bin/bash\n#SBATCH.*?)```", text, re.S)
+    run = "python run.py task=ptb act=nah "
+    assert run in script and "--array=0-2" in script
+    command = " ".join([sys.executable, str(ROOT / "run.py"), *words, ""])
+    return script.replace(run, command).replace("--array=0-2", f"--array={array}")
+
+
+def test_the_array_of_a_script_of_ones_own(
+    settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """The script of the documents: a time limit and a preemption put a job back, scancel does not.
+
+    Its jobs are 0, of which a time limit is near, 1, which is cancelled, and 2, which is preempted.
+    """
+    rest = [word for word in settings() if not word.startswith("training.epochs")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "runs" / "ptb"
+    ask("scontrol", "update", "PartitionName=low", "GraceTime=60")
+
+    def wait_for(what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 240
+        while not what():
+            said = [one.read_text() for one in tmp_path.glob("slurm-*.out")]
+            assert time.monotonic() < deadline, "".join(said)
+            time.sleep(0.3)
+
+    def send(seed: int) -> str:
+        """A job of an array, once its run has a checkpoint."""
+        path = tmp_path / f"{seed}.sh"
+        path.write_text(script_of_the_docs([*LONG, *rest], str(seed)))
+        number = subprocess.run(
+            ["sbatch", "--parsable", "-p", "low", str(path)], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        wait_for(lambda: any(folder.glob(f"*-s{seed}-*/last.pt")))
+        return f"{number}_{seed}"
+
+    try:
+        jobs = []
+        for seed, command in enumerate([
+            ["scancel", "--signal=USR1"], ["scancel"],
+            ["sbatch", "-p", "high", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"],
+        ]):  # fmt: skip
+            jobs.append(send(seed))
+            # scancel has its own opinion of a job that ends meanwhile: what counts is the state.
+            subprocess.run([*command, jobs[-1]] if command[0] == "scancel" else command)
+            becomes = "CANCELLED" if seed == 1 else "PENDING"
+            wait_for(lambda becomes=becomes: state(jobs[-1]) == becomes)
+        for job in (jobs[0], jobs[2]):
+            ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        wait_for(lambda: {state(jobs[0]), state(jobs[2])} == {"COMPLETED"})
+        assert state(jobs[1]) == "CANCELLED"
+    finally:
+        ask("scancel", "--me")
+    ended = {}
+    for record_path in folder.glob("*/run.json"):
+        record = json.loads(record_path.read_text())
+        ended[record["config"]["seed"]] = (record["status"], record["cost"]["sessions"])
+    assert ended == {0: ("complete", 2), 1: ("interrupted", 1), 2: ("complete", 2)}

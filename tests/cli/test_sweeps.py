@@ -223,7 +223,7 @@ def test_a_launcher_that_cannot_work_says_so(tiny: Run) -> None:
 
 
 def test_values_in_the_sweepers_own_key(tiny: Run, records: Records) -> None:
-    assert tiny("-m", "act=reference", '+hydra.sweeper.params.seed="0,1"').code == 0
+    assert tiny("-m", "act=reference", 'hydra.sweeper.params.seed="0,1"').code == 0
     assert sorted(records()) == ["reference 0", "reference 1"]
 
 

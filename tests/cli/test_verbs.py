@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from noisyexp import __version__
+from noisyexp import __version__, places
 from noisyexp.cli.command import VERBS, main
 from noisyexp.cli.completion import complete
 
@@ -51,6 +51,31 @@ def test_help_of_a_verb_shows_examples_that_name_it(
 def test_a_flag_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--flag"]) == 2
     assert "--flag: expected key=value" in capsys.readouterr().err
+
+
+def test_bench_runs_what_lies_in_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    for name, code in (("quick", 0), ("broken", 3)):
+        text = f'"""Measure {name} things."""\nif __name__ == "__main__":\n    exit({code})'
+        (tmp_path / "benchmarks" / f"{name}.py").write_text(text)
+    for name in ("__init__", "shared"):
+        (tmp_path / "benchmarks" / f"{name}.py").write_text("")
+    monkeypatch.setattr(places, "CHECKOUT", tmp_path)
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    shown = capfd.readouterr().out
+    assert "quick      Measure quick things." in shown and "shared" not in shown
+    assert (main(["bench", "quick"]), main(["bench", "quick", "broken"])) == (0, 3)
+    assert main(["bench", "quik"]) == 2
+    message = "'quik' is no benchmark: choose from broken, quick. Did you mean quick?"
+    assert message in capfd.readouterr().err
+    assert main(["bench"]) == 2
+    monkeypatch.setattr(places, "CHECKOUT", tmp_path / "site-packages")
+    assert main(["bench", "quick"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: benchmarks are not part of the installed package")
 
 
 def test_completion_offers_files_and_keys() -> None:

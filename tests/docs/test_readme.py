@@ -23,7 +23,7 @@ from noisyexp.cli.compose import check
 from noisyexp.cli.help import key_texts
 from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.run import spell_nan
-from noisyexp.records.run_record import load_records
+from noisyexp.records.record_files import load_records
 from noisyexp.report.pilot import TITLES, pilot_page
 from noisyexp.tasks import find_task
 

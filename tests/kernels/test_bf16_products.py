@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import bindings, build, library, matmul
+from noisyexp.kernels import build, cpu, library, matmul
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels")
 
@@ -172,7 +172,7 @@ def test_a_wrong_switch(forget: Callable[[str], None]) -> None:
     forget("fast")
     with pytest.raises(ValueError, match="NOISYEXP_BF16=fast: choose from auto, off, rounded"):
         matmul.form()
-    found = bindings.library()
+    found = cpu.library()
     assert found is not None
     for name, number in matmul.FORMS.items():
         forget(name)

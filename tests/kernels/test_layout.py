@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from noisyexp.kernels import bindings as K
-from noisyexp.kernels import matmul, memory, optimizers, persistent
+from noisyexp.kernels import cpu, cuda, matmul, memory, optimizers, persistent
 from noisyexp.kernels.build import SOURCES, find_compiler
 
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
@@ -76,3 +77,15 @@ def test_fields_and_constants_of_c_are_those_of_python(tmp_path: Path) -> None:
     subprocess.run([*command, str(source), str(tmp_path / "steps.c"), "-lm"], check=True)
     said = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout
     assert said.splitlines() == [line for _, line in expected]
+
+
+def test_every_kernel_that_a_backend_names_is_there() -> None:
+    """A name is the only thing by which the code chooses: a wrong one would go by torch, unseen."""
+    library = cpu.library()
+    if library is None:
+        pytest.skip("no compiled kernels")
+    for name in cpu.KERNELS:
+        assert any(hasattr(library, f"{name}{suffix}") for suffix in ("_f", "")), name
+    sources = "".join(path.read_text() for path in SOURCES.glob("*"))
+    for name in cuda.KERNELS:
+        assert re.search(rf"(KERNEL|ENTRY) (NAME\({name}\)|{name}(_f)?)\(", sources), name

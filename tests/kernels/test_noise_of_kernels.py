@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyexp.kernels import DrawKey, normal
-from noisyexp.kernels.bindings import NoiseKey, library
+from noisyexp.kernels import DrawKey, library, normal
+from noisyexp.kernels.bindings import NoiseKey
 from noisyexp.kernels.philox import normal_torch, philox
 
 CPU = torch.device("cpu")

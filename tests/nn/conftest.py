@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from noisyexp.kernels import bindings, build, cuda, persistent
+from noisyexp.kernels import build, cuda, dispatch, persistent
 
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -65,6 +65,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(OneByOne, "library", source, raising=False)
     monkeypatch.setattr(cuda, "Launch", OneByOne)
     monkeypatch.setattr(cuda, "why_not", lambda index: None)
-    monkeypatch.setattr(bindings, "on_gpu", lambda device: True)
+    monkeypatch.setitem(dispatch.BACKENDS, "cpu", cuda)
     monkeypatch.setattr(persistent, "limits_of", lambda index: None)  # see test_persistent.py
     return torch.device("cpu")

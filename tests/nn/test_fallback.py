@@ -14,7 +14,8 @@ from torch import nn
 from noisyexp import NoisyGRU, NoisyLSTM, make_activation
 from noisyexp.activations import NoiseSource, attach_noise
 from noisyexp.activations.variants import NAH
-from noisyexp.kernels import bindings, build, library
+from noisyexp.kernels import backend as B
+from noisyexp.kernels import build, cpu, library
 from noisyexp.nn.equations import lstm_cell
 from noisyexp.places import CACHE_VARIABLE
 
@@ -24,8 +25,9 @@ needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernel
 
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bindings, "_state", {})
-    monkeypatch.delenv(bindings.SWITCH, raising=False)
+    monkeypatch.setattr(cpu, "_state", {})
+    monkeypatch.setattr(B, "_noticed", set())
+    monkeypatch.delenv(B.SWITCH, raising=False)
 
 
 @needs_kernels
@@ -38,7 +40,8 @@ def test_without_a_compiler_one_notice_and_the_same_numbers(
     x = torch.randn(6, 2, 3) * 4
     source.set_step(1)
     fast = layer(x)[0]
-    monkeypatch.setattr(bindings, "_state", {})
+    monkeypatch.setattr(cpu, "_state", {})
+    monkeypatch.setattr(B, "_noticed", set())
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
     source.set_step(1)
@@ -54,7 +57,7 @@ def test_without_a_compiler_one_notice_and_the_same_numbers(
 
 
 def test_the_switch_turns_the_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(bindings.SWITCH, "0")
+    monkeypatch.setenv(B.SWITCH, "0")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert library() is None
@@ -76,6 +79,7 @@ def test_a_compiler_that_fails_is_reported_and_leaves_nothing(
 
 
 @needs_kernels
+@pytest.mark.slow  # a quarter of a minute of compiler
 def test_first_use_compiles_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     code = "from noisyexp.kernels import library; assert library() is not None"

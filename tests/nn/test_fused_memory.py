@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import ActivationSpec
-from noisyexp.kernels import bindings
+from noisyexp.kernels import backend, cpu
 from noisyexp.nn.memory import MemoryHeads, MemoryState
 from noisyexp.tasks.ntm_recall import model as ntm_model
 from noisyexp.tasks.ntm_recall.model import NTM
@@ -25,7 +25,7 @@ BATCH, INPUTS = 3, 6
 
 @pytest.fixture(autouse=True)
 def need_kernels() -> None:
-    if bindings.library() is None:
+    if cpu.library() is None:
         pytest.skip("no compiled kernels")
 
 
@@ -36,7 +36,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Tensor], 
     def run(
         fused: bool, heads: MemoryHeads, h: Tensor, state: MemoryState, outputs: str = "mwr"
     ) -> tuple[list[Tensor], list[Tensor]]:
-        monkeypatch.setenv(bindings.SWITCH, "1" if fused else "0")
+        monkeypatch.setenv(backend.SWITCH, "1" if fused else "0")
         inputs = [t.detach().clone().requires_grad_() for t in (h, state.memory, state.weights)]
         found = heads(inputs[0], MemoryState(inputs[1], inputs[2], state.reads))
         assert (type(found.memory.grad_fn).__name__ == "_MemoryBackward") == fused
@@ -155,7 +155,7 @@ def test_many_steps_from_the_first_state(monkeypatch: pytest.MonkeyPatch) -> Non
     heads = MemoryHeads(INPUTS, 19, 5, 2, 2).double()
     inputs, results = torch.randn(6, BATCH, INPUTS, dtype=F64), []
     for switch in "10":
-        monkeypatch.setenv(bindings.SWITCH, switch)
+        monkeypatch.setenv(backend.SWITCH, switch)
         state, loss = heads.first_state(BATCH), torch.zeros((), dtype=F64)
         for h in inputs:
             state = heads(h, state)
@@ -248,7 +248,7 @@ def test_a_whole_machine(controller: str, monkeypatch: pytest.MonkeyPatch) -> No
     ).double()  # fmt: skip
     x, results = torch.randn(7, BATCH, 4, dtype=F64), []
     for switch in "10":
-        monkeypatch.setenv(bindings.SWITCH, switch)
+        monkeypatch.setenv(backend.SWITCH, switch)
         if switch == "0":
             monkeypatch.setattr(ntm_model, "shared_weights", contextlib.nullcontext)
         torch.manual_seed(5)

@@ -7,7 +7,6 @@ show, NVRTC and the launch, needs a GPU; the same tests then run on it, too.
 from __future__ import annotations
 
 import ctypes
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +19,7 @@ from torch.nn.utils.rnn import pack_sequence
 from noisyexp import NoisyGRUCell, NoisyLSTM
 from noisyexp.activations import NoiseSource, attach_noise, make_activation
 from noisyexp.activations.fused import fused_unit
-from noisyexp.kernels import bindings, build, cuda, persistent
+from noisyexp.kernels import bindings, build, cpu, cuda, dispatch, persistent
 from noisyexp.kernels.philox import DrawKey, normal, normal_torch
 from noisyexp.nn import output
 from noisyexp.nn.output import linear_cross_entropy
@@ -61,7 +60,7 @@ def test_same_as_the_processor(device: torch.device, cell: str) -> None:
     """Not only as the plain loop beside it: the draws are the same on both machines."""
     layer, x = make(cell, 4, 33, variant="nah", c=2.0), torch.randn(6, 5, 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bindings, "on_gpu", lambda device: False)
+        patch.setitem(dispatch.BACKENDS, "cpu", cpu)
         expected = layer(x)[0]
     for unit in layer.units["l0"].values():
         unit.noise_source.set_step(0)
@@ -74,7 +73,7 @@ def test_same_as_the_processor(device: torch.device, cell: str) -> None:
 def test_single_units(
     device: torch.device, variant: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bindings, "GPU_THREADS", 20)  # so that a thread has several rows
+    monkeypatch.setattr(cuda, "THREADS", 20)  # so that a thread has several rows
     unit = make_activation("tanh", variant, 6, c=2.0, dtype=torch.float64).to(device)
     x = (torch.randn(shape, dtype=torch.float64) * 3).to(device)
     x.view(-1)[:2] = torch.tensor([torch.inf, -torch.inf])
@@ -111,7 +110,7 @@ def test_draws(
     device: torch.device, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of PyTorch alone, which tests/kernels compares with published words of Philox."""
-    monkeypatch.setattr(bindings, "GPU_THREADS", 20)
+    monkeypatch.setattr(cuda, "THREADS", 20)
     key = DrawKey(0x1234_5678_9ABC_DEF0, call=3)
     expected = normal_torch(key, shape, torch.device("cpu"))
     torch.testing.assert_close(normal(key, shape, device).cpu(), expected, rtol=1e-5, atol=2e-6)
@@ -122,8 +121,6 @@ def test_gradients_of_cross_entropy(
     device: torch.device, floor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weighted rows, some without a target, against torch's functions in float64."""
-    without = SimpleNamespace(**{**vars(bindings), "library": lambda: None})
-    monkeypatch.setattr(output, "K", without)  # or the processor's own kernel would run
     monkeypatch.setattr(output, "ROWS", 7)
     monkeypatch.setitem(output.NEAR, device.type, 1)
     torch.manual_seed(0)

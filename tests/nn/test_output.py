@@ -14,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import cpu
 from noisyexp.kernels import matmul as M
+from noisyexp.kernels.backend import SWITCH
 from noisyexp.nn import output
 from noisyexp.nn.output import linear_cross_entropy
 
@@ -27,8 +29,8 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     monkeypatch.setattr(output, "ROWS", 7)
     monkeypatch.setitem(output.NEAR, "cpu", 1)
     if request.param == "torch":
-        monkeypatch.setattr(K, "library", lambda: None)
-    elif K.library() is None:
+        monkeypatch.setattr(cpu, "library", lambda: None)
+    elif cpu.library() is None:
         pytest.skip("no compiled kernels here")
     return str(request.param)
 
@@ -213,7 +215,7 @@ def test_second_derivatives_are_refused_or_right(monkeypatch: pytest.MonkeyPatch
     (d,) = torch.autograd.grad(total, parts[1], create_graph=True)
     with pytest.raises(RuntimeError, match=r"second derivatives.*NOISYEXP_KERNELS=0"):
         d.square().sum().backward()
-    monkeypatch.setenv(K.SWITCH, "0")
+    monkeypatch.setenv(SWITCH, "0")
     hidden, weight, bias, targets, weights = parts
     assert torch.autograd.gradgradcheck(
         lambda *p: linear_cross_entropy(*p, targets, row_weight=weights, ignore_index=-1).total,
@@ -263,7 +265,7 @@ def test_mistakes(targets: Tensor, error: type[Exception], words: str) -> None:
 
 
 def test_sums_do_not_depend_on_threads() -> None:
-    library = K.library()
+    library = cpu.library()
     if library is None:
         pytest.skip("no compiled kernels here")
     torch.manual_seed(0)

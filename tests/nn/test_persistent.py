@@ -18,7 +18,7 @@ from equivalence import VARIANTS, compare, make, run
 from torch.nn.utils.rnn import pack_sequence
 
 from noisyexp.activations import attach_noise
-from noisyexp.kernels import bindings, build, cuda, persistent
+from noisyexp.kernels import bindings, build, cpu, cuda, dispatch, persistent
 from noisyexp.nn import fused
 from noisyexp.nn.half_products import HalfProducts
 from noisyexp.nn.persistent import PersistentProducts
@@ -45,6 +45,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return library
 
 
+def counters(cut: persistent.Cut, device: torch.device) -> torch.Tensor:
+    """Where there is no stream that could keep them."""
+    size = (cut.groups + 1) * persistent.COUNTERS_APART
+    return torch.zeros(size, dtype=torch.int32, device=device)
+
+
 @pytest.fixture(params=MACHINES)
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A function that sets the limits of the machine; after the test, something has run there."""
@@ -59,8 +65,10 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             function(steps, cut.threads)
 
         monkeypatch.setattr(cuda, "why_not", lambda index: None)
-        monkeypatch.setattr(bindings, "on_gpu", lambda device: True)
-        monkeypatch.setattr(bindings, "draws_on", lambda device: False)  # those of the plain loop
+        monkeypatch.setitem(dispatch.BACKENDS, "cpu", cuda)
+        own = cuda.KERNELS - {"normal_fill"}  # draws are those of the plain loop
+        monkeypatch.setattr(cuda, "KERNELS", own)
+        monkeypatch.setattr(persistent, "counters", counters)
 
     def count(cell: str, work: Any, cut: Any, *rest: Any) -> None:
         ran.append(cut)
@@ -126,7 +134,7 @@ def test_every_way_to_cut(
                 seen.add(kind)
                 cuts[backward].append(cut)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bindings, "on_gpu", lambda device: device.type == "cuda")
+        patch.setitem(dispatch.BACKENDS, "cpu", cpu)
         steps = HalfProducts(dtype) if dtype != torch.float32 else Products()
         expected = passes(layer, x, steps)
     products = PersistentProducts(dtype, steps, SMALL[2])

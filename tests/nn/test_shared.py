@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
-from noisyexp.kernels import bindings as K
+from noisyexp.kernels import cpu
 from noisyexp.kernels import matmul as M
 from noisyexp.nn import NoisyGRUCell, NoisyLSTMCell
 from noisyexp.nn.attention import AdditiveAttention
@@ -185,7 +185,7 @@ def test_second_derivatives_of_the_plain_loop_and_an_error_of_the_kernels() -> N
     torch.testing.assert_close(
         penalty(eager, shared_weights), penalty(eager, contextlib.nullcontext)
     )
-    if K.library() is not None:
+    if cpu.library() is not None:
         with pytest.raises(RuntimeError, match="no second derivatives"):
             penalty(make(), shared_weights)
 
@@ -227,7 +227,7 @@ def test_parametrised_weights_have_their_gradient() -> None:
 @pytest.mark.parametrize("variant", ["reference", "nah"])
 def test_half_precision(cell: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operands rounded to bf16: gradients as near to float32's as those of each step by itself."""
-    if K.library() is None:
+    if cpu.library() is None:
         pytest.skip("no compiled kernels here")
     monkeypatch.setenv(M.SWITCH, "rounded")
     model, words, vectors, direction = (part.float() for part in make(cell, variant))
@@ -261,7 +261,7 @@ def test_half_precision(cell: str, variant: str, monkeypatch: pytest.MonkeyPatch
 
 def test_half_precision_packs_a_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three weights, in one layout for all steps forward and in another for all steps back."""
-    if K.library() is None:
+    if cpu.library() is None:
         pytest.skip("no compiled kernels here")
     monkeypatch.setenv(M.SWITCH, "rounded")
     model, words, vectors, _ = (part.float() for part in make())

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +18,8 @@ from torch import Tensor
 
 from noisyexp.cli.compose import check
 from noisyexp.errors import ConfigError, DivergedError, NoisyexpError
-from noisyexp.kernels import bindings
-from noisyexp.nn import output
 from noisyexp.tasks import find_task
-from noisyexp.training import graphs, optimizer
+from noisyexp.training import graphs
 from noisyexp.training.device import setup_torch
 from noisyexp.training.run import RunSpec, build_trainer
 from noisyexp.training.trainer import Trainer
@@ -105,10 +102,7 @@ def imitate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(graphs, "apart", lambda stream: torch.enable_grad())
-    # What is torch's on a GPU is so here.
-    monkeypatch.setattr(optimizer, "step_in_one_pass", lambda *_: False)
-    without = SimpleNamespace(**{**vars(bindings), "library": lambda: None})
-    monkeypatch.setattr(output, "K", without)
+    monkeypatch.setattr(graphs, "CAPTURING", {"cpu"})
 
 
 def run(trainer: Trainer, updates: int) -> dict[str, Any]:

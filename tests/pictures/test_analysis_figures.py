@@ -20,7 +20,8 @@ from noisyexp.pictures.analysis_figures import (
     plot_learned_units,
     plot_learning,
 )
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 
 
 @pytest.mark.parametrize("kind", ["tanh", "sigmoid"])

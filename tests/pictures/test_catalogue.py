@@ -17,8 +17,9 @@ from noisyexp.pictures.catalogue import (
     parts,
     remove_stale,
 )
+from noisyexp.records.record_files import load_record
 from noisyexp.records.row_files import Row, load_rows
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.sheet import KINDS, Sheet, load_sheets
 
 ROOT = Path(__file__).resolve().parents[2]

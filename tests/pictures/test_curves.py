@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from noisyexp.errors import RecordError
 from noisyexp.pictures.curves import (
@@ -19,7 +20,8 @@ from noisyexp.pictures.curves import (
     plot_curves,
     plot_panels,
 )
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 
 
 def _records(make_record: Any) -> list[RunRecord]:
@@ -122,6 +124,23 @@ def test_matrices_are_drawn_one_above_the_other(tmp_path: Path) -> None:
     text = svg.read_text()
     assert all(f"<!-- {word} -->" in text for word in ("first", "second", "time", "bits"))
     assert text.count("<image") >= 2 and png.stat().st_size > 1000
+
+
+def test_panels_whose_rows_mean_the_same_share_a_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales = []
+    drawn = Axes.imshow
+
+    def imshow(self: Axes, *values: Any, **settings: Any) -> Any:
+        scales.append((settings["vmin"], settings["vmax"]))
+        return drawn(self, *values, **settings)
+
+    monkeypatch.setattr(Axes, "imshow", imshow)
+    half, two = np.full((2, 3), 0.5), np.full((2, 3), 2.0)
+    panels = [("a", half, "x", "location"), ("b", two, "x", "location"), ("c", -half, "x", "bit")]
+    plot_panels(panels, tmp_path / "x")
+    assert scales == [(0.0, 2.0), (0.0, 2.0), (-0.5, -0.5)]
 
 
 def test_single_runs_are_drawn_apart(make_record: Any, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from noisyexp.cli.publish import main as publish
 from noisyexp.cli.table import main as table
 from noisyexp.errors import RecordError
 from noisyexp.records.config_hash import config_hash
-from noisyexp.records.run_record import load_record
+from noisyexp.records.record_files import load_record
 
 SHEET = """\
 order: 1

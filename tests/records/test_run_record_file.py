@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from noisyexp.errors import RecordError
+from noisyexp.fileio import read_json, write_json
 from noisyexp.records.agreement import disagreements
+from noisyexp.records.content_digest import sealed
 from noisyexp.records.publish import publish
-from noisyexp.records.run_record import RunRecord, load_record, load_records
+from noisyexp.records.record_files import checked, load_record, load_records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +85,25 @@ def test_publish_leaves_out_the_machine_of_the_run(make_record: Any, tmp_path: P
     assert kept.pop("command") == command[:2]
     assert kept == {k: v for k, v in raw.items() if k not in ("command", "job")}
     assert publish(source, tmp_path / "results") == target
+
+
+def test_a_record_shows_that_it_was_changed(make_record: Any, tmp_path: Path) -> None:
+    raw = json.loads(make_record(command=["run.py", "task=ptb", "run_root=/a/\udcff"]).read_text())
+    path = tmp_path / "run.json"
+    write_json(path, sealed({**raw, "cost": {**raw["cost"], "peak_memory_mb": math.nan}}))
+    found = load_record(path)
+    whole = path.read_text()
+    value = found.value("test_ppl")
+    assert whole.count(f'"test_ppl": {value}') == 1
+    for old, new in ((f'"test_ppl": {value}', '"test_ppl": 9.0'), ('"digest": "', '"digest": "0')):
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(RecordError, match="digest is "):
+            load_record(path)
+    path.write_text(json.dumps(json.loads(whole), sort_keys=True))  # what it says is the same
+    assert load_record(path) == found
+    published = publish(path, tmp_path / "results")
+    assert list(load_record(published).command) == ["run.py", "task=ptb"]
+    assert json.loads(published.read_text())["digest"] != json.loads(whole)["digest"]
 
 
 def test_publish_names_by_task_and_by_unusual_data(make_record: Any, tmp_path: Path) -> None:
@@ -218,10 +239,14 @@ def test_a_run_that_failed_early_may_lack_what_was_never_measured(make_record: A
     raw = json.loads(make_record(status="failed", reason="no data").read_text())
     for key in ("machine", "metrics", "curve", "best", "final", "cost", "parameters", "selection"):
         del raw[key]
-    assert RunRecord.from_json(raw, "x").metrics == {}
-    with pytest.raises(RecordError, match="machine is missing; parameters is missing"):
-        RunRecord.from_json({**raw, "status": "complete"}, "x")
+    assert checked(raw, "x").metrics == {}
+    with pytest.raises(RecordError, match="machine is missing; metrics is missing"):
+        checked({**raw, "status": "complete"}, "x")
 
 
-def test_every_committed_record_is_one() -> None:
-    assert len(load_records(ROOT / "results" / "records")) > 260
+def test_every_committed_record_is_one_and_would_be_written_as_it_is() -> None:
+    records = load_records(ROOT / "results" / "records")
+    assert len(records) > 260
+    for record in records:
+        raw = read_json(ROOT / "results" / "records" / record.name)
+        assert list(record.to_json().items()) == list(raw.items()), record.name

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from noisyexp.errors import RecordError
+from noisyexp.records.record_files import load_record
 from noisyexp.records.row_files import load_rows
-from noisyexp.records.run_record import load_record
 from noisyexp.report.claims import (
     SHORT_HEADS,
+    article,
     examine,
     headlines,
     show_p,
@@ -34,9 +35,10 @@ CLAIM = Claim(
     "make x",
     True,
     None,
+    None,
 )
 AFTER_2 = Claim("faster", "Figure 9", "nah", "soft", "valid_ppl", {"epoch": 2}, "y",
-                False, None)  # fmt: skip
+                False, None, None)  # fmt: skip
 
 
 def sheet(*claims: Claim) -> Sheet:
@@ -75,6 +77,11 @@ def test_a_claim(table_root: Path, make_record: Any, compose: Any) -> None:
         "| NAH beats soft (also different: size) | Table 9 | scale paper, 2 seeds "
         "| 110 → 100 | 111 → 101 (test perplexity) | -10 ± 13 | - | too few seeds | `make x` |"
     )
+    doubted = replace(CLAIM, doubt="more seeds")
+    assert article([(sheet(AFTER_2, doubted), table)]).splitlines()[2:] == [
+        "| NAH beats soft | Table 9, scale paper, 2 seeds | 110 → 100 | "
+        "111 → 101 (-10 ± 13, test perplexity) | - | too few seeds | more seeds |",
+    ]
     assert headlines([(sheet(AFTER_2, CLAIM), table)]).splitlines() == [
         f"| {' | '.join(SHORT_HEADS)} |",
         "| --- | --- | --- | --- | --- |",

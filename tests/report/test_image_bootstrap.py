@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from noisyexp.records.record_files import load_record
 from noisyexp.records.row_files import load_rows
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.image_bootstrap import bleu4, compare, image_blocks
 
 COUNTS = [10, 12, 8, 5, 3, 1, 10, 9, 8, 7]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from noisyexp.records.record_files import load_record
 from noisyexp.records.row_files import Row
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.learning_points import (
     compare,
     estimate,

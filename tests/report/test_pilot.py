@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from noisyexp.errors import RecordError
-from noisyexp.records.run_record import RunRecord, load_record
+from noisyexp.records.record_files import load_record
+from noisyexp.records.run_record import RunRecord
 from noisyexp.report.pilot import pilot_page, settings
 
 

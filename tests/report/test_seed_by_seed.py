@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from noisyexp.records.record_files import load_record
 from noisyexp.records.row_files import load_rows
-from noisyexp.records.run_record import load_record
 from noisyexp.report.render import to_markdown
 from noisyexp.report.seed_by_seed import _compare, by_seed, first_solved, order_of_rows
 from noisyexp.report.table import Table, build_table

@@ -26,7 +26,8 @@ learning: {x: epoch, points: [1], ratios: [valid_ppl], differences: [], against:
 pictures:
   - {name: fig12, kind: curves, metrics: [valid_ppl], x: epoch, caption: Perplexity.}
 claims:
-  - {text: NAH is better, row: nah, against: soft, metric: test_ppl, headline: true}
+  - {text: NAH is better, row: nah, against: soft, metric: test_ppl, headline: true,
+     doubt: a fifth seed}
 """
 
 
@@ -35,7 +36,9 @@ def test_a_table_is_a_sheet_and_its_rows(
 ) -> None:
     """Four seeds of two rows: the page, its points, its claim and its picture."""
     (table_root / "configs/sheet/table9.yaml").write_text(SHEET)
-    (table_root / "README.md").write_text("<!-- summary -->\n<!-- /summary -->\n")
+    (table_root / "results").mkdir(exist_ok=True)
+    for page in ("README.md", "results/README.md"):
+        (table_root / page).write_text("<!-- summary -->\n<!-- /summary -->\n")
     for row, level in (("soft", 110.0), ("nah", 100.0)):
         for seed in range(4):
             path = table_root / f"results/records/table9/{row}-{seed}.json"
@@ -55,6 +58,8 @@ def test_a_table_is_a_sheet_and_its_rows(
     assert "| NAH is better | Table 9 | scale paper, 4 seeds | 110 → 100 | 111.5 → 101.5" in summary
     assert "| holds | `make it` |" in summary
     assert "| NAH is better | Table 9, scale paper" in (table_root / "README.md").read_text()
+    article = (table_root / "results/README.md").read_text()
+    assert "| 0.001 | holds | a fifth seed |" in article.replace("< 0.001", "0.001")
     assert figure(["12"], table_root) == 0
     assert (table_root / "results/figures/fig12.svg").exists()
 

@@ -11,8 +11,8 @@ import pytest
 
 import noisyexp.cli.table as page
 from noisyexp.errors import RecordError
+from noisyexp.records.record_files import load_records
 from noisyexp.records.row_files import load_rows
-from noisyexp.records.run_record import load_records
 from noisyexp.report.render import to_csv, to_markdown
 from noisyexp.report.table import Table, build_table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,11 +18,12 @@ from noisyexp.errors import DataError, NoisyexpError
 from noisyexp.records.row_files import load_row
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
-from noisyexp.tasks.captioning import Captioning, CaptioningConfig, scoring
+from noisyexp.tasks.captioning import Captioning, CaptioningConfig
 from noisyexp.tasks.captioning.cost import training_cost
 from noisyexp.tasks.captioning.data import Batch
 from noisyexp.tasks.captioning.model import Captioner, Shape
 from noisyexp.tasks.captioning.task import side_by_side
+from noisyexp.training import execute
 
 CPU = torch.device("cpu")
 
@@ -77,7 +79,7 @@ def test_the_setting_of_the_paper() -> None:
     ]  # fmt: skip
     problems: list[str] = []
     build(CaptioningConfig, vars(spec.task_config) | {"other_beams": [1, 0]}, "task", problems)
-    assert problems == ["task.other_beams=[1, 0]: whole numbers of at least 1"]
+    assert problems == ["task.other_beams=[1, 0]: whole numbers from 1 to 1000"]
 
 
 def test_rows_of_table_3() -> None:
@@ -116,12 +118,20 @@ def test_orthogonal_scale_goes_with_the_units() -> None:
         assert norm.tolist() == pytest.approx([expected**2] * 16, rel=1e-4)
 
 
-def test_meteor_is_checked_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not before: a trained model can be looked at without Java."""
-    monkeypatch.setattr(scoring.shutil, "which", lambda name: None)
-    task, model = prepared(meteor=True)
+def test_meteor_is_checked_before_data_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """To annotate the images takes a quarter of an hour."""
+
+    def read(self: Captioning, root: Path) -> dict[str, str]:
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr(Captioning, "prepare", read)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    words = ["task=captioning", "scale=smoke", "data=generated", f"run_root={tmp_path}"]
+    (spec,) = check([*words, "task.meteor=true"])
     with pytest.raises(NoisyexpError, match=r"task\.meteor=false"):
-        task.loss(model, 0, CPU)
+        execute(spec)
 
 
 # --- what it measures
@@ -174,14 +184,14 @@ def test_long_captions_are_left_out() -> None:
         prepared(max_words=shortest)
 
 
-def test_findings_and_look() -> None:
+def test_findings_and_sample() -> None:
     task, model = prepared(other_beams=[1], beam=2, decode_words=7)
     with torch.no_grad():
         model.eval()
         model.output.bias[3] = 8.0  # now it says the same word all the time
         scores = task.test(model, CPU)
         found = task.findings(model, CPU)
-        look = task.look(model, CPU)
+        shown = task.sample(model, CPU)
     word = task.data.vocab.lookup_token(3)
     assert {k: v["caption"] for k, v in found["test"].items()} == {
         f"test{k}": " ".join([word] * 7) for k in range(8)
@@ -190,9 +200,9 @@ def test_findings_and_look() -> None:
     assert sum(costs) / 8 == pytest.approx(scores["test_nll"], abs=1e-4)
     assert max(costs) - min(costs) > 0.01
     assert set(found["beams"]) == {"1"} and len(found["beams"]["1"]["bleu"]) == 4
-    assert look.text.splitlines()[1] == f"  model: {' '.join([word] * 7)}"
-    assert look.text.count("human:") == 10 and len(look.panels) == 5
-    panel = look.panels[0].values
+    assert shown.text.splitlines()[1] == f"  model: {' '.join([word] * 7)}"
+    assert shown.text.count("human:") == 10 and len(shown.panels) == 5
+    panel = shown.panels[0].values
     assert panel.shape == (4, 7 * 5)
     assert panel.sum() == pytest.approx(7.0) and not panel[:, 4::5].any()
     maps = torch.arange(8.0).view(2, 2, 2)

@@ -73,10 +73,10 @@ def test_saturation_is_that_of_the_equations(variant: str) -> None:
 
 def test_what_is_shown_of_a_run() -> None:
     task, model = prepared("nah")
-    text = task.look(model, CPU).text
+    text = task.sample(model, CPU).text
     prompt = " ".join(task.corpus.vocab.lookup_tokens(task.corpus.valid[:20].tolist()))
     assert text.startswith(f"prompt: {prompt}\n")
-    assert text.count("\n") == 28 and task.look(model, CPU).text == text
+    assert text.count("\n") == 28 and task.sample(model, CPU).text == text
     for place, share in task.saturated(model, CPU).items():
         assert f"\n  {place:<5} {share:4.1f} %" in text
 

@@ -258,15 +258,15 @@ def test_columns_are_scored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert task.test(model, CPU) == before
 
 
-def test_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noisyexp.tasks.lte.scoring.CHANCE_PROGRAMS", 1_000)
     task = prepared()
     model = model_of(task, "nah").eval()
-    text = task.look(model, CPU).text
+    text = task.sample(model, CPU).text
     assert text.count("  true    ") == text.count("  forced  ") == text.count("  free    ") == 10
     for source, target in task.test_programs(10):
         assert source[:-1].replace("#", "\n") + f"\n  true    {target}" in text
-    assert task.look(model, CPU).text == text
+    assert task.sample(model, CPU).text == text
     assert marks("128.", "137.") == " ^^" and marks("12.", "1234.") == "  ^^^"
     assert marks("5.", "5.") == ""
     chance = chance_accuracies(task.target)

@@ -150,13 +150,13 @@ def test_it_learns(variant: str) -> None:
     with torch.no_grad():
         found = task.test(model.eval(), CPU)
     assert found["test_accuracy"] > 96 and found["test_nll"] < 0.12
-    text = task.look(model, CPU).text
+    text = task.sample(model, CPU).text
     assert text.count("%") == 3
 
 
-def test_the_look_shows_where_the_answers_change() -> None:
+def test_the_sample_shows_where_the_answers_change() -> None:
     """Top left (-6, 6), bottom right (6, -6); the components' means have their own answers."""
-    (panel,) = prepared().look(Bayes(), CPU).panels
+    (panel,) = prepared().sample(Bayes(), CPU).panels
     answers = panel.values
     assert answers.shape == (121, 121)
     rows_columns = {0: (60, 30), 1: (30, 60), 2: (60, 90)}  # 0.1 a step: x = -3 is column 30

@@ -229,8 +229,8 @@ def test_it_learns_the_stand_in() -> None:
         optimizer.step()
     with torch.no_grad():
         assert task.test(model.eval(), CPU)["test_error"] < 25.0
-        look = task.look(model, CPU)
-    (panel,) = look.panels
+        shown = task.sample(model, CPU)
+    (panel,) = shown.panels
     assert panel.values.sum(1).tolist() == pytest.approx([100.0] * 10)
 
 

@@ -237,11 +237,11 @@ def test_translations_are_scored_in_both_forms() -> None:
     assert data.text[0] == data.tokenised[1][0].removesuffix(" .") + "."
 
 
-def test_look_shows_source_reference_and_translation() -> None:
+def test_the_sample_shows_source_reference_and_translation() -> None:
     task = prepared()
     model = model_of(task).eval()
-    look = task.look(model, CPU)
-    blocks = [block.splitlines() for block in look.text.split("\n\n")]
+    shown = task.sample(model, CPU)
+    blocks = [block.splitlines() for block in shown.text.split("\n\n")]
     assert len(blocks) == 10
     best = task.translate(model, [task.corpus.test.source[3]], CPU)[0]
     assert blocks[3] == [
@@ -249,7 +249,7 @@ def test_look_shows_source_reference_and_translation() -> None:
         f"reference: {task.corpus.test.tokenised[1][3]}",
         f"model:     {read(best, task.corpus.target.vocab)}",
     ]
-    (panel,) = look.panels
+    (panel,) = shown.panels
     assert panel.values.shape[1] == len(task.corpus.test.source[0]) + 1
 
 

@@ -63,6 +63,7 @@ def test_copying_is_learned() -> None:
     assert found["valid_nats_max"] < 0.5
 
 
+@pytest.mark.slow  # copying, which the suite has, is learned faster
 def test_two_items_are_learned() -> None:
     """Two items: from 12.48 nats to below 1, which takes the contents of the memory."""
     sizes = ("task.batch_size=32", "training.lr=0.003")

@@ -1,4 +1,4 @@
-"""The recall task: chance levels, sets, arms that share their weights, what a look shows."""
+"""The recall task: chance levels, sets, arms that share their weights, what a sample shows."""
 
 from __future__ import annotations
 
@@ -287,10 +287,10 @@ def test_saturation_of_an_lstm() -> None:
     assert seen.percent == pytest.approx(100 * (steps + steps - 1) / (5 * steps))
 
 
-def test_look() -> None:
+def test_sample() -> None:
     task = prepared()
-    look = task.look(made(task).eval(), CPU)
-    panels = {panel.title: panel.values for panel in look.panels}
+    shown = task.sample(made(task).eval(), CPU)
+    panels = {panel.title: panel.values for panel in shown.panels}
     steps = 4 * (4 + 2)
     assert {name: tuple(values.shape) for name, values in panels.items()} == {
         "input": (8, steps), "target": (6, 3), "output": (6, 3),
@@ -298,7 +298,7 @@ def test_look() -> None:
     }  # fmt: skip
     assert torch.equal(panels["target"].T, task._sets["valid_max"].target[-3:, 0])
     torch.testing.assert_close(panels["written to"].sum(0), torch.ones(steps))  # one write head
-    target, output, verdict = look.text.splitlines()
+    target, output, verdict = shown.text.splitlines()
     assert target == "target " + " ".join(
         "".join(str(int(bit)) for bit in column) for column in panels["target"].T
     )

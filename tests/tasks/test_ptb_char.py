@@ -15,12 +15,12 @@ from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise, nois
 from noisyexp.cli.compose import check
 from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.errors import DataError
-from noisyexp.nn.language_model import LanguageModel
+from noisyexp.nn.language_model import LanguageModel, saturation_on
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb_char import PTBChar, PTBCharConfig
 from noisyexp.tasks.ptb_char import task as task_module
-from noisyexp.tasks.ptb_char.task import bits_per_character, saturated
+from noisyexp.tasks.ptb_char.task import bits_per_character
 from noisyexp.tasks.ptb_char.text import encode
 
 CPU = torch.device("cpu")
@@ -148,7 +148,9 @@ def test_forward_and_saturation_follow_the_equations(variant: str) -> None:
     assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
     assert torch.allclose(h[0], final, rtol=1e-4, atol=1e-5)
     assert 10 < percent < 90
-    assert saturated(model, tokens) == pytest.approx(percent, abs=0.7)  # one of 168 at a border
+    assert saturation_on(model, tokens).percent == pytest.approx(
+        percent, abs=0.7
+    )  # one of 168 at a border
     assert model.recurrent.backend == "auto"
 
 

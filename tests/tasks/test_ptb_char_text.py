@@ -23,6 +23,7 @@ from noisyexp.tasks.ptb_char.text import (
     load_characters,
     spell,
 )
+from noisyexp.tasks.text import corpus as corpus_module
 from noisyexp.tasks.text.corpus import Corpus, tokenize
 from noisyexp.tasks.text.generated import Language, generate_tokens, make_language
 
@@ -109,7 +110,7 @@ def test_counts_are_checked_after_loading(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "ptb" / f"{split}.txt").write_text(content)
         digest = hashlib.sha256(content.encode()).hexdigest()
         files[split] = RemoteFile(f"ptb/{split}.txt", digest, len(content), ())
-    monkeypatch.setattr(text_module, "PTB_FILES", files)
+    monkeypatch.setattr(corpus_module, "PTB_FILES", files)
     with pytest.raises(AssertionError, match="'train': 5, 'valid': 2, 'test': 4, 'vocab': 5"):
         load_characters(tmp_path)
     monkeypatch.setattr(text_module, "COUNTS", {"train": 5, "valid": 2, "test": 4, "vocab": 5})

@@ -241,11 +241,11 @@ def test_largest_cell_is_that_of_the_layer() -> None:
 def test_the_look_counts_right_answers() -> None:
     """A hand-set head: every row of the confusion matrix has 100 % on its diagonal."""
     task = prepared()
-    look = task.look(OneHotHead(False), CPU)
+    shown = task.sample(OneHotHead(False), CPU)
     first = int(task._sets["test"][1].min())
-    (panel,) = look.panels
+    (panel,) = shown.panels
     assert torch.equal(panel.values, 100 * torch.eye(12, dtype=torch.float64)[first:])
-    assert look.text.count("100.0 %") == 12 - first
+    assert shown.text.count("100.0 %") == 12 - first
 
 
 def test_configuration() -> None:

@@ -142,6 +142,7 @@ def test_a_damaged_record_is_made_again(
             {"final": 5}, {"final": {}}, {"final": {**final, "valid_ppl": "x"}}, {"curve": []},
             {"curve": [5]}, {"cost": []}, {"cost": {}}, {"metrics": None}, {"selection": "x"},
             {"config": 3}, {"final": {**final, "valid_ppl": 1.0}}, {"experiment": 1},
+            {"final": {**final, "test_ppl": 1.0}}, {"digest": "0" * 12},
         )),
     ]  # fmt: skip
     for text in [*damaged, b"\xff\xfe\x00"]:

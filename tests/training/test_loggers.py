@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from noisyexp.cli.compose import check
 from noisyexp.cli.run import run_one
-from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.records.config_hash import config_hash
+from noisyexp.errors import ConfigError
 from noisyexp.training import RunSpec, Trainer, execute
 from noisyexp.training.loggers import MetricsFiles
 
@@ -93,83 +90,6 @@ def test_tensorboard_holds_the_curve(tmp_path: Path, make_spec: Callable[..., Ru
     losses = {row["step"]: row["train_loss"] for row in jsonl(spec.folder) if "train_loss" in row}
     read = {event.step: event.value for event in events.Scalars("train_loss")}
     assert read == pytest.approx(losses, rel=1e-6)
-
-
-def wandb_records(path: Path) -> Iterator[Any]:
-    """Records of a .wandb file: blocks of 32 KiB with pieces (crc, length, type), as in LevelDB."""
-    from wandb.proto import wandb_internal_pb2
-
-    data = path.read_bytes()
-    assert data[:4] == b":W&B"
-    position, whole = 7, b""
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        whole += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(whole)
-            yield record
-            whole = b""
-
-
-def test_wandb_has_one_run_for_each_job(
-    tmp_path: Path, make_spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    for name in ("WANDB_DIR", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("CACHE", "CONFIG", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
-    specs = [
-        make_spec(tmp_path, act=act, keys={"logger.wandb": "offline", "logger.every_steps": 5})
-        for act in ("reference", "hard")
-    ]
-    for spec in specs:
-        assert execute(spec).record["status"] == "complete"
-    for spec in specs:
-        (file,) = spec.folder.glob("wandb/offline-run-*/run-*.wandb")
-        assert file.name == f"run-{spec.digest}.wandb"
-        records = list(wandb_records(file))
-        runs = [record.run for record in records if record.HasField("run")]
-        assert {run.run_id for run in runs} == {spec.digest}
-        assert runs[0].display_name == f"{spec.names.act}-s0"
-        alike = config_hash({**spec.plain, "seed": 0})[:6]
-        assert runs[0].run_group == f"ptb-{spec.names.act}-{alike}"
-        history = [record.history for record in records if record.HasField("history")]
-        logged = [
-            {".".join([*item.nested_key]) or item.key: json.loads(item.value_json)
-             for item in part.item} for part in history
-        ]  # fmt: skip
-        expected: dict[int, Row] = {}
-        for row in jsonl(spec.folder):
-            expected.setdefault(int(row["step"]), {}).update(row)
-        assert [row["_step"] for row in logged] == list(expected)
-        for row, values in zip(logged, expected.values(), strict=True):
-            own = {key: value for key, value in row.items() if not key.startswith("_")}
-            assert own == {key: value for key, value in values.items() if key != "step"}
-
-
-def test_wandb_online_without_a_key_is_one_line_or_goes_on_offline(
-    tmp_path: Path,
-    make_spec: Callable[..., RunSpec],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setattr(type(wandb.api), "api_key", None)
-    for name in ("CACHE", "CONFIG", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
-    spec = make_spec(tmp_path, act="reference", keys={"logger.wandb": "online"})
-    with pytest.raises(NoisyexpError, match=r"there is no key here.*logger.wandb=offline"):
-        execute(spec)
-    record = execute(make_spec(tmp_path, act="reference", keys={"logger.wandb": "auto"})).record
-    assert record["status"] == "complete"
-    assert "Weights & Biases: offline, because there is no key here" in capsys.readouterr().err
-    assert len([*spec.folder.glob("wandb/offline-run-*")]) == 1
 
 
 @pytest.mark.parametrize(

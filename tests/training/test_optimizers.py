@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noisyexp.kernels import bindings
+from noisyexp.kernels import backend, cpu
 from noisyexp.training import one_pass
 from noisyexp.training.config import TrainingConfig
 from noisyexp.training.optimizer import (
@@ -113,7 +113,7 @@ def build(make_training: Callable[..., TrainingConfig]) -> Callable[..., torch.o
 @pytest.fixture
 def only_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every step but those that make the state, one of three at most, is the kernels'."""
-    if bindings.library() is None:
+    if cpu.library() is None:
         pytest.skip("no compiled kernels")
     inner = one_pass.step_in_one_pass
     own = []
@@ -149,7 +149,7 @@ def test_rule(
 ) -> None:
     """NumPy's loops of all steps, with and without clip and weight decay."""
     if not kernels:
-        monkeypatch.setenv(bindings.SWITCH, "0")
+        monkeypatch.setenv(backend.SWITCH, "0")
     expected = [p.detach().numpy().copy() for p in weights]
     states: list[dict[str, Any]] = [{} for _ in weights]
     optimizer = build(name, weights, decay)

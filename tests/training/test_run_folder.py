@@ -19,6 +19,7 @@ from noisyexp.cli.compose import check
 from noisyexp.errors import RunLockedError
 from noisyexp.locks import this_process
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import content_digest
 from noisyexp.training import RunSpec, execute
 from noisyexp.training.folder import RunNames, locked, run_folder
 
@@ -177,7 +178,8 @@ def test_an_experiment_adopts_a_run_made_by_hand(
     assert outcome.record["config"]["row"] == row
     on_disk = json.loads((spec.folder / "run.json").read_text())
     assert on_disk == outcome.record
-    for name in ("experiment", "config"):
+    assert content_digest(on_disk) == on_disk["digest"] != by_hand["digest"]
+    for name in ("experiment", "config", "digest"):
         del on_disk[name], by_hand[name]
     assert on_disk == by_hand
     # It keeps its row when another asks.

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import noisyexp
-from noisyexp.records.run_record import load_record
+from noisyexp.records.record_files import load_record
 from noisyexp.tasks.ptb import PTB
 from noisyexp.training import RunSpec, execute, record
 

@@ -34,7 +34,7 @@ TASKS = {
     "nmt": ["task=nmt", "data=generated", "act=nah", "task.init_std=0.5", "task.max_length=14"],
     "captioning": ["task=captioning", "data=generated", "act=nah", "act.c=3", "training.lr=0.01"],
     "ntm_recall": ["task=ntm_recall", "act=nah", "task.epoch_steps=60", "task.counts=episode",
-                   "training.lr=0.05"],
+                   "training.lr=0.01"],
 }  # fmt: skip
 
 
@@ -133,18 +133,61 @@ def logged(root: Path) -> list[float]:
     return [row["train_loss"] for row in rows if "train_loss" in row]
 
 
+def torchrun(words: list[str], count: int = 2) -> subprocess.Popen[str]:
+    """A run by some processes of this machine."""
+    started = ["-m", "torch.distributed.run", f"--nproc_per_node={count}",
+               "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *started, str(ROOT / "run.py"), *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_fifty_updates_of_two_processes(name: str, tmp_path: Path) -> None:
+    """Losses of every update, and the numbers at the end, are those of one process."""
+    words = [*TASKS[name], *COMMON, "logger.every_steps=1", "training.max_steps=50",
+             "training.epochs=1000", "training.evaluate_every=1000", "training.patience=null",
+             "training.lr_schedule.rule=constant"]  # fmt: skip
+    said, _ = (two := torchrun([*words, f"run_root={tmp_path / 'two'}"])).communicate(timeout=550)
+    assert two.returncode == 0, said
+    one = execute(check([*words, f"run_root={tmp_path / 'one'}"])[0]).record
+    found, expected = logged(tmp_path / "two"), logged(tmp_path / "one")
+    assert len(expected) == 50
+    furthest = max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
+    print(f"{name}: losses apart by at most {furthest:.1e} of their value")
+    assert furthest < 1e-5
+    (path,) = (tmp_path / "two").rglob("run.json")
+    final = json.loads(path.read_text())["final"]
+    assert final.keys() == one["final"].keys()
+    assert [*final.values()] == pytest.approx([*one["final"].values()], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_what_torchrun_cannot_divide_is_a_line(tmp_path: Path) -> None:
+    """A task that needs its whole batch, and fewer rows than processes."""
+    words = [*COMMON, f"run_root={tmp_path}"]
+    for own, reason in (
+        (["task=ptb_char", "data=generated"], "ptb_char: its batch cannot be divided; use one"),
+        (["task=ptb", "data=generated", "task.batch_size=1"],
+         "ptb: a batch of 1 rows cannot be divided by 2 (processes times"),
+    ):  # fmt: skip
+        said, _ = (two := torchrun([*own, *words])).communicate(timeout=200)
+        assert two.returncode != 0
+        assert said.count(reason) == 1, said
+        assert not [*tmp_path.rglob("run.json")]
+    said, _ = (two := torchrun(["task=ptb", "act=nuh", *words])).communicate(timeout=200)
+    assert said.count("act=nuh: choose from ") == 1, said
+
+
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     """SIGTERM to one stops both with a checkpoint, from which one process goes on alone."""
     words = [*TASKS["ptb"], *COMMON, "task.reset=zero", f"run_root={tmp_path}",
              "logger.every_steps=1", "checkpoint.every_steps=5", "training.epochs=30",
              "training.evaluate_every=30", "training.lr_schedule.rule=constant"]  # fmt: skip
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d",
-                "--rdzv_endpoint=localhost:0"]  # fmt: skip
-    two = subprocess.Popen(
-        [sys.executable, *torchrun, str(ROOT / "run.py"), *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    two = torchrun(words)
     deadline = time.monotonic() + 200
     while not [*tmp_path.rglob("last.pt")]:
         assert two.poll() is None and time.monotonic() < deadline, two.communicate()[0]

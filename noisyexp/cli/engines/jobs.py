@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,11 @@ def spec_of(travelled: Mapping[str, Any]) -> RunSpec:
     if problems:
         raise ConfigError(problems)
     return spec
+
+
+def threads_of(jobs: Sequence[Job]) -> int:
+    """Processors that each of these runs wants: its threads, the most of them, or one."""
+    return max(job.spec.config.threads or 1 for job in jobs)
 
 
 def objective(record: Mapping[str, Any]) -> float:

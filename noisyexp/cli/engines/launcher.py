@@ -21,7 +21,7 @@ from noisyexp.cli.compose import spec_from_config
 from noisyexp.cli.engines.jobs import Job, RunFailedError, objective
 from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say, short
 from noisyexp.cli.outcome import run_line
-from noisyexp.errors import ConfigError
+from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.tasks import find_task
 from noisyexp.training.run import Outcome
 from noisyexp.training.signals import Interrupted
@@ -83,6 +83,10 @@ class EngineLauncher(Launcher):
                     if not self.in_process:  # there the run has printed its line itself
                         say(ending(job, len(todo), len(left)))
                     sweep.write()
+            except NoisyexpError as error:  # the engine does not take them
+                for job in left.values():
+                    job.message = job.message or str(error)
+                raise
             except (KeyboardInterrupt, Interrupted):
                 say(self.leaving(list(left.values())))
                 raise

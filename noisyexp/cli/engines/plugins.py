@@ -1,8 +1,8 @@
 """Our launchers as Hydra finds them: `_target_: hydra_plugins.noisyexp.<class>`.
 
 Hydra takes plugins of the package `hydra_plugins` alone. They are entered into its list under that
-name, so that no second top-level package is installed. `basic`, `joblib` and `submitit_local` are
-names of Hydra's own launchers; ours take their place, for commands that people know.
+name, so that no second top-level package is installed. `basic` and `joblib`, like `submitit_local`
+in configs/, are names of Hydra's own launchers; ours take their place, for commands people know.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ PACKAGE = "hydra_plugins.noisyexp"
 NAMED_LIKE_HYDRAS: dict[str, dict[str, Any]] = {
     "basic": {"_target_": f"{PACKAGE}.SerialLauncher"},
     "joblib": {"_target_": f"{PACKAGE}.LocalLauncher", "n_jobs": -1},
-    "submitit_local": {
-        "_target_": f"{PACKAGE}.SubmititLauncher", "cluster": "local", "timeout_min": 525600,
-        "signal_delay_s": 120, "max_num_timeout": 0, "array_parallelism": 1, "sbatch": {},
-    },
-}  # fmt: skip
+}
 
 
 def register() -> None:

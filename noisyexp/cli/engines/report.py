@@ -9,7 +9,7 @@ from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
 from noisyexp.cli.outcome import show
 from noisyexp.errors import RecordError
-from noisyexp.records.schema import FINISHED
+from noisyexp.records.run_record import FINISHED
 from noisyexp.report.group_table import Report, to_text
 from noisyexp.report.groups import find_baseline, make_groups, metrics_of
 from noisyexp.report.run_set import find_runs
@@ -47,6 +47,8 @@ def _means(sweep: Sweep) -> list[str]:
     """The runs averaged over seeds, and the command that makes their page; nothing for one run."""
     jobs = sweep.list_jobs()
     own = [job.spec.folder / "run.json" for job in jobs if last_record(job) is not None]
+    if not own:
+        return []
     try:
         runs, _ = find_runs(own)
         if sum(run.record.complete for run in runs) < 2:

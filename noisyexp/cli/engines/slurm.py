@@ -19,7 +19,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noisyexp.cli.engines.jobs import Job, RunFailedError, work
+from noisyexp.cli.engines.jobs import Job, RunFailedError, threads_of, work
 from noisyexp.cli.engines.launcher import EngineLauncher
 from noisyexp.cli.engines.sweep import current, say
 from noisyexp.cli.workers import tied_to
@@ -128,7 +128,7 @@ class SubmititLauncher(EngineLauncher):
         signal_delay_s: seconds before it at which the run is told.
         max_num_timeout: how often a job may come back after it.
         array_parallelism: jobs at a time.
-        sbatch: further words for sbatch.
+        sbatch: further words for sbatch, None for one that is left out.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ class SubmititLauncher(EngineLauncher):
     ) -> None:
         self.cluster, self.array_parallelism = cluster, array_parallelism
         self.timeout_min, self.signal_delay_s = timeout_min, signal_delay_s
-        self.max_num_timeout, self.sbatch = max_num_timeout, dict(sbatch)
+        self.max_num_timeout = max_num_timeout
+        self.sbatch = {word: value for word, value in sbatch.items() if value is not None}
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Submitit and SLURM's commands are here, and the time limit leaves room to save."""
@@ -183,7 +184,7 @@ class SubmititLauncher(EngineLauncher):
             return
         waiting, running = deque(jobs), {}  # type: deque[Job], dict[int, tuple[Job, Any]]
         batch = len(jobs) if self.cluster == "slurm" else self.array_parallelism
-        executor, asked, states = self._executor(jobs[0].files), time.monotonic(), {}
+        executor, asked, states = self._executor(jobs), time.monotonic(), {}
         try:
             while waiting or running:
                 fresh = [waiting.popleft() for _ in range(min(batch - len(running), len(waiting)))]
@@ -201,17 +202,20 @@ class SubmititLauncher(EngineLauncher):
             if self.cluster == "local":
                 end_processes([sent for _, sent in running.values()])
 
-    def _executor(self, folder: Path) -> Any:
+    def _executor(self, jobs: Sequence[Job]) -> Any:
         import submitit
 
-        logs = folder / "%j"
-        words = {**self.sbatch, "signal_delay_s": self.signal_delay_s}
+        logs = jobs[0].files / "%j"
+        words = {
+            "cpus_per_task": threads_of(jobs), **self.sbatch, "signal_delay_s": self.signal_delay_s,
+        }  # fmt: skip
         if self.cluster == "local":
             executor = submitit.LocalExecutor(folder=logs, max_num_timeout=self.max_num_timeout)
             executor.update_parameters(timeout_min=self.timeout_min, **words)
             return executor
         executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=self.max_num_timeout)
-        words["mem"] = f"{words.pop('mem_gb')}GB" if "mem_gb" in words else words.get("mem")
+        if "mem_gb" in words:
+            words["mem"] = f"{round(words.pop('mem_gb') * 1024)}MB"
         words["array_parallelism"] = self.array_parallelism
         try:
             executor.update_parameters(time=self.timeout_min, **words)

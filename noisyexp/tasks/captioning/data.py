@@ -16,6 +16,7 @@ from noisyexp.activations import derive_seed
 from noisyexp.data.flickr8k import load_flickr8k, open_images
 from noisyexp.data.vocab import Vocab, build_vocab_from_iterator
 from noisyexp.errors import DataError
+from noisyexp.tasks.captioning.extractors import Extractor
 from noisyexp.tasks.captioning.features import load_features
 
 END, UNKNOWN = 0, 1
@@ -231,3 +232,17 @@ def load_real(root: Path, features: str, train_images: int | None) -> CaptionDat
     }
     side = round(locations**0.5)
     return CaptionData(encoded, vocab, annotations, side, channels, files, found.facts)
+
+
+def without_captions(words: Sequence[str], extractor: Extractor) -> CaptionData:
+    """What a trained captioner needs for pictures from elsewhere.
+
+    Args:
+        words: of its vocabulary, in the order of their ids.
+        extractor: of its annotations.
+    """
+
+    def nothing(rows: Tensor) -> Tensor:
+        return torch.zeros(len(rows), extractor.locations, extractor.channels)
+
+    return CaptionData({}, Vocab(words), nothing, extractor.side, extractor.channels, {}, {})

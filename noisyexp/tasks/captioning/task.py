@@ -15,7 +15,7 @@ from noisyexp.errors import DataError
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.captioning import data, generated
 from noisyexp.tasks.captioning.cost import caption_nll, training_cost
 from noisyexp.tasks.captioning.decoding import caption_all, spell
@@ -28,7 +28,7 @@ from noisyexp.tasks.captioning.scoring import (
     check_meteor,
     meteor_and_cider,
 )
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_DECODED, MOST_SENTENCES, Size, linear, recurrent
 
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
@@ -63,17 +63,23 @@ class CaptioningConfig:
     n_words: int | None = option("ids of the output layer; null: as many as there are", low=3)
     max_words: int = option("training captions with so many words or more are left out", low=2)
     batch_size: int = option("B, most captions of an update", low=1)
-    train_images: int | None = option("training images; null: all", low=1)
-    beam: int = option("hypotheses of the beam search behind the test metrics", low=1)
+    train_images: int | None = option("training images; null: all", low=1, high=MOST_SENTENCES)
+    beam: int = option(
+        "hypotheses of the beam search behind the test metrics", low=1, high=MOST_DECODED
+    )
     other_beams: list[int] = option("further beam sizes whose BLEU is recorded")
-    decode_words: int = option("most words of a caption, its end included", low=1)
+    decode_words: int = option(
+        "most words of a caption, its end included", low=1, high=MOST_DECODED
+    )
     meteor: bool = option("METEOR and CIDEr too; needs pycocoevalcap and Java")
-    held_out: int = option("images of a generated validation or test set", low=1)
+    held_out: int = option(
+        "images of a generated validation or test set", low=1, high=MOST_SENTENCES
+    )
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
-        if not all(isinstance(beam, int) and beam >= 1 for beam in self.other_beams):
-            yield f"other_beams={self.other_beams}: whole numbers of at least 1"
+        if not all(1 <= beam <= MOST_DECODED for beam in self.other_beams):
+            yield f"other_beams={self.other_beams}: whole numbers from 1 to {MOST_DECODED}"
 
 
 def _metrics() -> dict[str, Metric]:
@@ -114,6 +120,7 @@ class Captioning(Task):
         words = config.n_words or words
         layers = config.attention_layers + config.init_layers + config.output_layers
         beam = max([config.beam, *config.other_beams])
+        images = (config.train_images or 2000.0) + 2.0 * config.held_out
         return Size(
             2.0 * words * e
             + recurrent(4, e + d, h)
@@ -126,9 +133,14 @@ class Captioning(Task):
                 places * d * (2.0 + config.attention_layers)
                 + config.max_words * (10.0 * h + 2 * e + places * d)
             ),
-            beam * (4.0 * words + 100.0 * h),
+            beam * (4.0 * words + 100.0 * h) + (0.0 if source == "real" else 13e3 * images),
             layers,
         )
+
+    def check_programs(self) -> None:
+        """METEOR needs Java."""
+        if self.config.meteor:
+            check_meteor()
 
     def prepare(self, root: Path) -> dict[str, str]:
         """Read captions and annotations, which takes the network once, or draw the stand-in."""
@@ -148,6 +160,15 @@ class Captioning(Task):
             )
         self.batches = data.Batches(lengths[self.kept], config.batch_size, self.seed)
         return self.data.files
+
+    def words(self) -> list[str]:
+        """The vocabulary."""
+        return self.data.vocab.get_itos()
+
+    def prepare_words(self, words: list[str]) -> None:
+        """Prepare to caption pictures of one's own."""
+        self.data = data.without_captions(words, EXTRACTORS[self.config.features])
+        self.limit = self.config.n_words or len(words)
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """The captioner with `spec` at its eleven sites."""
@@ -184,8 +205,6 @@ class Captioning(Task):
     def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
         """Mean cost of the captions of update `step`."""
         assert isinstance(model, Captioner)
-        if self.config.meteor:
-            check_meteor()  # here, so that a trained model can be looked at without Java
         batch = self.batch(step)
         total = len(batch.targets)
         if self.share is not None:
@@ -275,7 +294,7 @@ class Captioning(Task):
             return {}
         return dict.fromkeys(("valid_nll", "test_nll"), generated.FLOOR_NATS)
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Captions of five test images with two of their references; where the words looked."""
         assert isinstance(model, Captioner)
         names, rows, references = self.data.splits["test"].references(self.data.vocab)
@@ -292,7 +311,7 @@ class Captioning(Task):
             if one.attention is not None and one.tokens:
                 maps = one.attention[: len(one.tokens)].view(-1, side, side).cpu()
                 panels.append(Panel(f"{name}: {text}", side_by_side(maps), "map of word", "row"))
-        return Look("\n".join(lines), tuple(panels))
+        return Sample("\n".join(lines), tuple(panels))
 
 
 def side_by_side(maps: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec, derive_seed
-from noisyexp.nn.language_model import LanguageModel, State, detach
+from noisyexp.nn.language_model import LanguageModel, detach
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, StepOutput, Task
+from noisyexp.tasks.base import Sample, StepOutput
 from noisyexp.tasks.lte.answers import describe
 from noisyexp.tasks.lte.curriculum import LevelCurriculum
 from noisyexp.tasks.lte.layout import NO_TARGET, Matrix, fill
@@ -26,7 +26,8 @@ from noisyexp.tasks.lte.scoring import (
     held_out_programs,
     standard_error,
 )
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_CHARACTERS, Size, linear, recurrent
+from noisyexp.tasks.text.carried import CarriesState
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,18 @@ class LTEConfig:
                     f"{name}={windows}: {windows} * steps = {rows} rows; programs of "
                     f"target_nesting={self.target_nesting} may have {longest} characters"
                 )
+        key = max(counts, key=lambda name: counts[name])
+        for name in ("columns", "eval_columns", "large_columns"):
+            characters = getattr(self, name) * counts[key] * self.steps
+            if characters > MOST_CHARACTERS:
+                yield (
+                    f"{name}={getattr(self, name)}: with {key}={counts[key]} and steps="
+                    f"{self.steps} a set may have {characters:,} characters; at most "
+                    f"{MOST_CHARACTERS:,}"
+                )
 
 
-class LTE(Task):
+class LTE(CarriesState):
     """Reads programs character by character and predicts what they print.
 
     Loss of a window: negative log-likelihood of the target characters, summed over its T steps and
@@ -94,7 +104,6 @@ class LTE(Task):
         self.curriculum = LevelCurriculum(
             self.target, config.threshold, config.patience, config.decay, config.min_lr
         )
-        self._state: State | None = None
         self._kept: dict[str, tuple[tuple[Any, ...], Matrix]] = {}
 
     @classmethod
@@ -106,7 +115,7 @@ class LTE(Task):
         return Size(
             letters * h + recurrent(4, h, h, config.num_layers) + linear(h, letters),
             10.0 * config.columns * config.steps * config.num_layers * h,
-            8.0 * rows * columns,
+            16.0 * rows * columns + 11.0 * rows * config.large_columns,
             config.num_layers,
         )
 
@@ -177,25 +186,14 @@ class LTE(Task):
             self._state = None
         inputs, targets = self.training_set(epoch, device).window(index, self.config.steps)
         columns = inputs.shape[1]
-        state = self._state or model.zero_state(columns)
-        if self.share is not None:
-            rows = self.share.take(columns)
-            inputs, targets = inputs[:, rows], targets[:, rows]
-            state = tuple(part[:, rows].clone() for part in state)
+        inputs, targets, state = self.with_state(model, inputs, targets)
         found, state = model.loss(inputs, state, targets, 1.0 / columns, NO_TARGET)
-        self._keep_state(detach(state))
+        self.keep(detach(state))
         sums: dict[str, Tensor | float] = {
             "right": found.hits.sum(),
             "scored": (targets != NO_TARGET).sum(),
         }
         return StepOutput(found.total, sums, targets.numel())
-
-    def _keep_state(self, state: State) -> None:
-        if self.share is not None:
-            before = self._state or (None,) * len(state)
-            pairs = zip(before, state, strict=True)
-            state = tuple(self.share.put(whole, part, 1) for whole, part in pairs)
-        self._state = state
 
     def why_whole(self) -> str | None:
         """Columns of programs are independent."""
@@ -205,10 +203,6 @@ class LTE(Task):
     def full_batch(self) -> int:
         """Columns."""
         return self.config.columns
-
-    def carried(self) -> list[Tensor]:
-        """The state of every column."""
-        return list(self._state or ())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Accuracy on the training programs of the epoch, noise on, while the weights move."""
@@ -244,16 +238,9 @@ class LTE(Task):
         found = chance_accuracies((config.target_length, config.target_nesting))
         return {"target_acc": {"place and last character": found["previous"]}}
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Ten test programs of the last level with the model's answers, and chance."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.test_programs(10), chance_accuracies(self.target), device))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The carried hidden state; the curriculum has its own."""
-        return {"state": None if self._state is None else list(self._state)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the carried hidden state."""
-        kept = state["state"]
-        self._state = None if kept is None else (kept[0], kept[1])
+        return Sample(
+            describe(model, self.test_programs(10), chance_accuracies(self.target), device)
+        )

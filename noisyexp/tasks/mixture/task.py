@@ -14,11 +14,11 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.classification.examples import Examples, batch_rows, steps_in
 from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mixture import data
-from noisyexp.tasks.size import Size, linear
+from noisyexp.tasks.size import MOST_EXAMPLES, Size, linear
 
 SHOWN = 200
 """Test points whose pre-activations are kept for the figures."""
@@ -32,9 +32,9 @@ class MixtureConfig:
     hidden_size: int = option("units of a hidden layer", low=1)
     num_layers: int = option("hidden layers", low=1)
     batch_size: int = option("B, points of an update", low=1)
-    train_size: int = option("training points", low=1)
-    valid_size: int = option("validation points", low=1)
-    test_size: int = option("test points", low=1)
+    train_size: int = option("training points", low=1, high=MOST_EXAMPLES)
+    valid_size: int = option("validation points", low=1, high=MOST_EXAMPLES)
+    test_size: int = option("test points", low=1, high=MOST_EXAMPLES)
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
@@ -62,13 +62,13 @@ class Mixture(Task):
 
     @classmethod
     def size(cls, config: MixtureConfig, source: str) -> Size:
-        """A few numbers a unit; two coordinates and a label a point."""
+        """A few numbers a unit; the points, two orders of them, and what drawing them takes."""
         h, layers = config.hidden_size, config.num_layers
-        points = config.train_size + config.valid_size + config.test_size
+        sizes = config.train_size, config.valid_size, config.test_size
         return Size(
             linear(data.DIMENSIONS, h) + (layers - 1) * linear(h, h) + linear(h, data.CLASSES),
             4.0 * config.batch_size * layers * h,
-            16.0 * points,
+            16.0 * sum(sizes) + 16.0 * config.train_size + 40.0 * max(sizes),
             layers,
         )
 
@@ -157,7 +157,7 @@ class Mixture(Task):
             ],
         }
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Right answers by component, and the answer everywhere in the plane."""
         table = confusion(model, self._sets["test"], data.CLASSES, device)
         lines = ["component: mean, deviation, points, share of right answers"]
@@ -171,7 +171,7 @@ class Mixture(Task):
         with torch.no_grad():
             answers = model(plane.view(-1, 2).to(device)).argmax(-1).cpu().view(121, 121)
         panel = Panel("component answered", answers.double(), "from -6 to 6", "from 6 to -6")
-        return Look("\n".join(lines), (panel,))
+        return Sample("\n".join(lines), (panel,))
 
 
 def _rounded(values: list[float]) -> list[float]:

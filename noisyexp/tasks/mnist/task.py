@@ -15,7 +15,7 @@ from noisyexp.data.mnist import CLASSES, PIXELS, TEST_SIZE, TRAIN_SIZE
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.classification.examples import batch_rows, steps_in
 from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
 from noisyexp.tasks.mnist import data
@@ -130,7 +130,7 @@ class MNISTTask(Task):
         found = score(model, self.splits.test, device)
         return {"test_nll": found.nll, "test_error": found.error}
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Which digits are taken for which in the test set."""
         table = confusion(model, self.splits.test, CLASSES, device)
         share = 100 * table.double() / table.sum(1, keepdim=True).clamp(min=1)
@@ -138,4 +138,4 @@ class MNISTTask(Task):
         for digit, row in enumerate(table.tolist()):
             lines.append(f"{digit:5d}: {sum(row):6d}, {float(share[digit, digit]):6.2f} %")
         panel = Panel("percent of each digit", share, "answer", "digit")
-        return Look("\n".join(lines), (panel,))
+        return Sample("\n".join(lines), (panel,))

@@ -18,19 +18,19 @@ from noisyexp.nn.beam import Hypothesis
 from noisyexp.places import cache_folder
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.nmt.batches import Batch, make_batches, mask_of, shuffled, take
 from noisyexp.tasks.nmt.corpus import VALID_SETS, generate, load
 from noisyexp.tasks.nmt.decoders import DECODERS
 from noisyexp.tasks.nmt.decoding import mean_nll, read, score, search
 from noisyexp.tasks.nmt.initial import Initial
 from noisyexp.tasks.nmt.model import Translator
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_DECODED, MOST_SENTENCES, Size, linear, recurrent
 
 NOISY_SCALE = 0.01
 """What the paper multiplies orthogonal matrices by when units are replaced."""
 SHOWN = 10
-"""Test sentences that `look` translates."""
+"""Test sentences that `sample` translates."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,18 @@ class NMTConfig:
     )
     max_pairs: int | None = option("pairs read of the training text; null: all", low=1)
     valid_set: str = option("news test set to validate on", choices=VALID_SETS)
-    valid_sentences: int | None = option("sentences to validate on; null: all", low=1)
-    test_sentences: int | None = option("sentences to test on; null: all", low=1)
-    beam: int = option("hypotheses of the beam search behind BLEU", low=1)
-    decode_words: int = option("most words of a translation, its end included", low=1)
-    workers: int = option("processes that tokenise the training text, once", low=1)
-    train_pairs: int = option("pairs of generated training text", low=1)
+    valid_sentences: int | None = option(
+        "sentences to validate on; null: all", low=1, high=MOST_SENTENCES
+    )
+    test_sentences: int | None = option(
+        "sentences to test on; null: all", low=1, high=MOST_SENTENCES
+    )
+    beam: int = option("hypotheses of the beam search behind BLEU", low=1, high=MOST_DECODED)
+    decode_words: int = option(
+        "most words of a translation, its end included", low=1, high=MOST_DECODED
+    )
+    workers: int = option("processes that tokenise the training text, once", low=1, high=256)
+    train_pairs: int = option("pairs of generated training text", low=1, high=MOST_SENTENCES)
 
 
 class NMT(Task):
@@ -94,7 +100,8 @@ class NMT(Task):
             if config.decoder == "B"
             else recurrent(3, e + 2 * h, h)
         )
-        pairs = 2e6 if source == "real" else 1.0 * config.train_pairs
+        held_out = (config.valid_sentences or 200.0) + (config.test_sentences or 200.0)
+        generated = 0.0 if source == "real" else 800.0 * (config.train_pairs + held_out)
         rows = config.batch_size * config.max_length
         return Size(
             2 * words * e
@@ -107,7 +114,7 @@ class NMT(Task):
             + linear(2 * h, e)
             + linear(e, words),
             rows * (40.0 * h + 4 * e) + 1.0 * rows * config.max_length * 2 * h,
-            8.0 * pairs + config.beam * (4.0 * words + 100.0 * h),
+            (generated or 16e6) + config.beam * (4.0 * words + 100.0 * h),
         )
 
     def prepare(self, root: Path) -> dict[str, str]:
@@ -236,7 +243,7 @@ class NMT(Task):
         """How BLEU came about: precisions, brevity penalty, lengths and sacrebleu's signatures."""
         return self._found
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """Ten test sentences with the model's translation and the reference."""
         assert isinstance(model, Translator)
         data, vocab = self.corpus.test, self.corpus.target.vocab
@@ -250,4 +257,4 @@ class NMT(Task):
         if best and best[0].attention is not None:
             inside = best[0].attention[:, : len(data.source[0]) + 1]
             panels.append(Panel("attention, sentence 1", inside, "source", "target"))
-        return Look("\n".join(lines[:-1]), tuple(panels))
+        return Sample("\n".join(lines[:-1]), tuple(panels))

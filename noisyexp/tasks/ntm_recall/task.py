@@ -16,10 +16,10 @@ from noisyexp.nn.memory import MEMORY_INITS
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
 from noisyexp.tasks.ntm_recall import data
 from noisyexp.tasks.ntm_recall.model import CONTROLLERS, NTM
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_EXAMPLES, Size, linear, recurrent
 
 CHUNK = 320
 """Episodes that are scored at once; it changes memory, not the result."""
@@ -46,8 +46,8 @@ class NTMRecallConfig:
     memory_rows: int = option("N, locations of the memory", low=3)
     memory_width: int = option("M, size of a location", low=1)
     memory_init: str = option("first memory", choices=MEMORY_INITS)
-    valid_size: int = option("episodes of each validation set", low=1)
-    test_size: int = option("episodes of each test set", low=1)
+    valid_size: int = option("episodes of each validation set", low=1, high=MOST_EXAMPLES)
+    test_size: int = option("episodes of each test set", low=1, high=MOST_EXAMPLES)
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
@@ -112,7 +112,7 @@ class NTMRecall(Task):
             + reads
             + linear(c + reads, data.BITS),
             config.batch_size * steps * kept,
-            4.0 * steps * inputs * 3 * (config.valid_size + config.test_size),
+            60.0 * steps * 3 * (config.valid_size + config.test_size),
         )
 
     def prepare(self, root: Path) -> dict[str, str]:
@@ -228,7 +228,7 @@ class NTMRecall(Task):
         }
 
     @torch.no_grad()
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """One validation episode of the most items: answer, and where the heads were."""
         episode = self._sets["valid_max"].part(0, 1)
         asked = episode.mask[:, 0].bool()
@@ -244,7 +244,7 @@ class NTMRecall(Task):
             for name, bits in (("target", target), ("output", answer))
         )
         wrong = int(((answer > 0.5) != (target > 0.5)).sum())
-        return Look(
+        return Sample(
             f"{text}\n{wrong} of {target.numel()} bits wrong",
             (
                 Panel("input", episode.x[:, 0].T, "step", "channel"),

@@ -6,20 +6,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.errors import DataError
-from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
-from noisyexp.nn.saturation import Saturation
+from noisyexp.nn.language_model import LanguageModel, detach, saturation_on, stream_nll
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput, Wanted
+from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.size import MOST_EXAMPLES, Size, linear, recurrent
+from noisyexp.tasks.text.carried import CarriesState
 from noisyexp.tasks.text.continuations import CHARACTERS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
 from noisyexp.tasks.text.streams import num_windows, to_streams, window
@@ -46,7 +46,7 @@ class PTBCharConfig:
     max_eval_chars: int | None = option(
         "characters of the validation and of the test text; null: all", low=1000
     )
-    train_words: int = option("words of the generated training text", low=1000)
+    train_words: int = option("words of the generated training text", low=1000, high=MOST_EXAMPLES)
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
@@ -57,7 +57,7 @@ class PTBCharConfig:
             )
 
 
-class PTBChar(FixedShapeTask):
+class PTBChar(CarriesState, FixedShapeTask):
     """A GRU that reads characters and predicts the next one.
 
     Loss of a window: mean negative log-likelihood of its characters in nats, so that clipping to
@@ -78,7 +78,6 @@ class PTBChar(FixedShapeTask):
 
     def __init__(self, config: PTBCharConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
-        self._state: State | None = None
         self._on_device: tuple[torch.device, Tensor] | None = None
 
     @classmethod
@@ -89,7 +88,7 @@ class PTBChar(FixedShapeTask):
         return Size(
             SIGNS * e + recurrent(3, e or SIGNS, h) + linear(h, SIGNS),
             8.0 * config.batch_size * config.steps * h,
-            8 * letters,
+            (8 if source == "real" else 24) * letters,
         )
 
     def prepare(self, root: Path) -> dict[str, str]:
@@ -143,7 +142,7 @@ class PTBChar(FixedShapeTask):
         if self._on_device is None or self._on_device[0] != device:
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
-        state = model.zero_state(inputs.shape[1]) if self._state is None else self._state
+        inputs, targets, state = self.with_state(model, inputs, targets)
         return inputs, targets, *state
 
     def loss_of_batch(
@@ -157,10 +156,6 @@ class PTBChar(FixedShapeTask):
         sums: dict[str, Tensor | float] = {"nll": found.costs.sum(), "characters": count}
         return StepOutput(found.total, sums, count), detach(new)
 
-    def keep(self, state: tuple[Tensor, ...]) -> None:
-        """The state after the window."""
-        self._state = state
-
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Bits per character of the training text, noise on, while the weights move."""
         return {"train_bpc": bits_per_character(sums["nll"], sums["characters"])}
@@ -171,7 +166,7 @@ class PTBChar(FixedShapeTask):
         streams = self.valid_streams.to(device)
         return {
             "valid_bpc": score(model, streams),
-            "saturated": saturated(model, streams[: self.config.steps]),
+            "saturated": saturation_on(model, streams[: self.config.steps]).percent,
         }
 
     def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -191,19 +186,10 @@ class PTBChar(FixedShapeTask):
         assert isinstance(model, LanguageModel)
         return continuations(model, self.corpus.vocab, device, CHARACTERS, wanted)
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """What the model writes after the first words of the validation text, and what is hard."""
         assert isinstance(model, LanguageModel)
-        return Look(describe(model, self.corpus.valid, self.corpus.vocab, device, CHARACTERS))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The carried hidden state."""
-        return {"state": None if self._state is None else list(self._state)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the carried hidden state."""
-        kept = state["state"]
-        self._state = None if kept is None else tuple(kept)
+        return Sample(describe(model, self.corpus.valid, self.corpus.vocab, device, CHARACTERS))
 
 
 def bits_per_character(nats: float, characters: float) -> float:
@@ -215,17 +201,3 @@ def score(model: LanguageModel, streams: Tensor) -> float:
     """Bits per character of streams (rows, B), each from a zero state, all rows but the first."""
     nll, count, _ = stream_nll(model, streams, math.ceil((len(streams) - 1) / CHUNK), CHUNK)
     return bits_per_character(float(nll), count)
-
-
-@torch.no_grad()
-def saturated(model: LanguageModel, tokens: Tensor) -> float:
-    """Percent of the inputs of all units that lie beyond the hard unit's threshold.
-
-    Args:
-        model: in evaluation mode.
-        tokens: (T, B), read from a zero state.
-    """
-    counter = Saturation()
-    with counter.watch(model):
-        model(tokens, model.zero_state(tokens.shape[1]))
-    return counter.percent

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from noisyexp.data.download import resolve
 from noisyexp.data.vocab import vocab_by_first_appearance
 from noisyexp.tasks.text import generated
-from noisyexp.tasks.text.corpus import EOS, PTB_FILES, Corpus
+from noisyexp.tasks.text.corpus import EOS, Corpus, check_counts, read_ptb
 
 SPLITS = ("train", "valid", "test")
 COUNTS = {"train": 5_017_482, "valid": 393_042, "test": 442_423, "vocab": 50}
@@ -29,22 +28,12 @@ def characters(text: str) -> str:
 
 
 def load_characters(root: Path, offline: bool | None = None) -> Corpus:
-    """Penn Treebank from `root`/ptb as characters, downloaded there if it is missing.
-
-    Args:
-        root: data root.
-        offline: never download; None asks the environment.
-
-    Raises:
-        DataError: a file is missing or not the right one; see `noisyexp.data.download.resolve`.
-        AssertionError: the counts are not the known ones, which a right checksum rules out.
-    """
-    paths = {split: resolve(PTB_FILES[split], root, offline=offline) for split in SPLITS}
-    texts = {split: characters(path.read_text("utf-8")) for split, path in paths.items()}
-    corpus = encode(texts, {file.name: file.sha256 for file in PTB_FILES.values()})
+    """The Penn Treebank as characters; arguments and errors as `read_ptb`."""
+    read, files = read_ptb(root, offline)
+    texts = {split: characters(text) for split, text in read.items()}
+    corpus = encode(texts, files)
     counts = {split: len(text) for split, text in texts.items()} | {"vocab": len(corpus.vocab)}
-    if counts != COUNTS:
-        raise AssertionError(f"Penn Treebank counts are {counts}, known {COUNTS}")
+    check_counts(counts, COUNTS)
     return corpus
 
 

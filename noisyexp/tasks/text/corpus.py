@@ -9,6 +9,7 @@ downloaded by the user and never part of this project.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -89,23 +90,36 @@ def tokenize(text: str) -> list[str]:
     return text.replace("\n", f" {EOS} ").split()
 
 
-def load_ptb(root: Path, offline: bool | None = None) -> Corpus:
-    """Penn Treebank from `root`/ptb, downloaded there if it is missing.
+def read_ptb(root: Path, offline: bool | None = None) -> tuple[dict[str, str], dict[str, str]]:
+    """The Penn Treebank from `root`/ptb, downloaded there if it is missing.
 
     Args:
         root: data root.
         offline: never download; None asks the environment.
 
+    Returns:
+        Texts by split, and SHA-256 by file.
+
     Raises:
         DataError: a file is missing or not the right one; see `noisyexp.data.download.resolve`.
-        AssertionError: the counts are not the known ones, which a right checksum rules out.
     """
     paths = {split: resolve(file, root, offline=offline) for split, file in PTB_FILES.items()}
-    tokens = {split: tokenize(path.read_text("utf-8")) for split, path in paths.items()}
+    texts = {split: path.read_text("utf-8") for split, path in paths.items()}
+    return texts, {file.name: file.sha256 for file in PTB_FILES.values()}
+
+
+def check_counts(found: Mapping[str, int], known: Mapping[str, int]) -> None:
+    """AssertionError if sizes are not the known ones, which a right checksum rules out."""
+    if found != known:
+        raise AssertionError(f"Penn Treebank counts are {found}, known {known}")
+
+
+def load_ptb(root: Path, offline: bool | None = None) -> Corpus:
+    """The Penn Treebank as words; arguments and errors as `read_ptb`."""
+    texts, files = read_ptb(root, offline)
+    tokens = {split: tokenize(text) for split, text in texts.items()}
     vocab = vocab_by_first_appearance(chain.from_iterable(tokens.values()))
     counts = {split: len(words) for split, words in tokens.items()} | {"vocab": len(vocab)}
-    if counts != COUNTS:
-        raise AssertionError(f"Penn Treebank counts are {counts}, known {COUNTS}")
+    check_counts(counts, COUNTS)
     ids = {split: torch.tensor(vocab.lookup_indices(words)) for split, words in tokens.items()}
-    files = {file.name: file.sha256 for file in PTB_FILES.values()}
     return Corpus(ids["train"], ids["valid"], ids["test"], vocab, files)

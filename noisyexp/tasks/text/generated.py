@@ -201,6 +201,7 @@ def _members(lists: dict[str, list[str]], group: str, label: str) -> list[str]:
 
 def _split(total: int, parts: Sequence[int]) -> list[int]:
     """Whole numbers that sum to `total`, in proportion to `parts`; the first takes the rest."""
-    shares = [total * part // sum(parts) for part in parts]
+    whole = sum(parts)
+    shares = [total * part // whole for part in parts]
     shares[0] += total - sum(shares)
     return shares

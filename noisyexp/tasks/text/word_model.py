@@ -7,20 +7,21 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
+from noisyexp.data.vocab import Vocab
 from noisyexp.errors import DataError
-from noisyexp.nn.language_model import LanguageModel, State, detach, stream_nll
-from noisyexp.nn.saturation import Saturation
+from noisyexp.nn.language_model import LanguageModel, detach, saturation_on, stream_nll
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Look, StepOutput, Wanted
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
+from noisyexp.tasks.size import MOST_EXAMPLES, MOST_SENTENCES, Size, linear, recurrent
 from noisyexp.tasks.text import generated
+from noisyexp.tasks.text.carried import CarriesState
 from noisyexp.tasks.text.continuations import WORDS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
 from noisyexp.tasks.text.streams import num_windows, to_streams, window
@@ -48,8 +49,10 @@ class WordModelConfig:
     steps: int = option("T, steps of a window and of backpropagation", low=1)
     reset: str = option("state at the start of an epoch", choices=("zero", "zaremba"))
     max_tokens: int | None = option("read only so many tokens of each split; null: all", low=100)
-    vocab_size: int = option("words of the generated language", low=40)
-    train_tokens: int = option("training tokens of the generated language", low=1000)
+    vocab_size: int = option("words of the generated language", low=40, high=MOST_SENTENCES)
+    train_tokens: int = option(
+        "training tokens of the generated language", low=1000, high=MOST_EXAMPLES
+    )
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
@@ -60,7 +63,7 @@ class WordModelConfig:
             )
 
 
-class WordLanguageModel(FixedShapeTask):
+class WordLanguageModel(CarriesState, FixedShapeTask):
     """The LSTM language model of Zaremba et al. (2014), code of 20 May 2015; a task names its text.
 
     Loss of a window: negative log-likelihood summed over its T steps and averaged over its B
@@ -82,7 +85,6 @@ class WordLanguageModel(FixedShapeTask):
 
     def __init__(self, config: WordModelConfig, source: str, seed: int) -> None:
         super().__init__(config, source, seed)
-        self._state: State | None = None
         self._on_device: tuple[torch.device, Tensor] | None = None
 
     @abstractmethod
@@ -98,12 +100,13 @@ class WordLanguageModel(FixedShapeTask):
         """Embedding, layers and output; gates, states and units of every step."""
         h, layers = config.hidden_size, config.num_layers
         words = REAL_WORDS if source == "real" else config.vocab_size
-        tokens = 1.1e6 if source == "real" else 1.2 * config.train_tokens
+        real = source == "real"
+        tokens = 1.1e6 if real else 1.2 * config.train_tokens
         kept = tokens if config.max_tokens is None else min(tokens, 3.0 * config.max_tokens)
         return Size(
             words * h + recurrent(4, h, h, layers) + linear(h, words),
             10.0 * config.batch_size * config.steps * layers * h,
-            8 * kept + (0.0 if source == "real" else 16.0 * words),
+            8 * kept + (0.0 if real else 1400.0 * words + 60.0 * tokens),
             layers,
         )
 
@@ -120,6 +123,15 @@ class WordLanguageModel(FixedShapeTask):
             )
         self._cut(self.corpus)
         return self.corpus.files
+
+    def words(self) -> list[str]:
+        """The vocabulary."""
+        return self.corpus.vocab.get_itos()
+
+    def prepare_words(self, words: list[str]) -> None:
+        """Prepare for `write`."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        self.corpus = Corpus(nothing, nothing, nothing, Vocab(words), {})
 
     def _cut(self, corpus: Corpus) -> None:
         limit = self.config.max_tokens
@@ -161,12 +173,7 @@ class WordLanguageModel(FixedShapeTask):
         if self._on_device is None or self._on_device[0] != device:
             self._on_device = (device, self.train_streams.to(device))
         inputs, targets = window(self._on_device[1], index, self.config.steps)
-        state = self._state or model.zero_state(inputs.shape[1])
-        if self.share is not None:
-            rows = self.share.take(inputs.shape[1])
-            # Cloned: the whole state is written to before the gradient of the share is made.
-            inputs, targets = inputs[:, rows], targets[:, rows]
-            state = tuple(part[:, rows].clone() for part in state)
+        inputs, targets, state = self.with_state(model, inputs, targets)
         return inputs, targets, *state
 
     def loss_of_batch(
@@ -181,21 +188,9 @@ class WordLanguageModel(FixedShapeTask):
         sums: dict[str, Tensor | float] = {"nll": found.costs.sum(), "tokens": count}
         return StepOutput(found.total, sums, count), detach(new)
 
-    def keep(self, state: tuple[Tensor, ...]) -> None:
-        """The state after the window."""
-        if self.share is not None:
-            before = self._state or (None,) * len(state)
-            pairs = zip(before, state, strict=True)
-            state = tuple(self.share.put(whole, part, 1) for whole, part in pairs)
-        self._state = state
-
     def why_whole(self) -> str | None:
         """Streams are independent."""
         return None
-
-    def carried(self) -> list[Tensor]:
-        """The state of every stream."""
-        return list(self._state or ())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Perplexity of the training text, noise and dropout on, while the weights move."""
@@ -234,14 +229,14 @@ class WordLanguageModel(FixedShapeTask):
         assert isinstance(model, LanguageModel)
         return continuations(model, self.corpus.vocab, device, WORDS, wanted)
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """What the model writes after the first words of the validation text, and what is hard."""
         assert isinstance(model, LanguageModel)
         text = describe(model, self.corpus.valid, self.corpus.vocab, device, WORDS)
         lines = ["", "inputs of the units beyond the hard unit's threshold, on validation text"]
         for path, share in self.saturated(model, device).items():
             lines.append(f"  {path:<5} {share:4.1f} %")
-        return Look("\n".join([text, *lines]))
+        return Sample("\n".join([text, *lines]))
 
     def saturated(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Percent of each unit's inputs beyond the threshold, by layer and place ("l0.i").
@@ -249,20 +244,9 @@ class WordLanguageModel(FixedShapeTask):
         Read are the first `WATCHED` rows of the validation streams, from a zero state.
         """
         assert isinstance(model, LanguageModel)
-        streams, counter = self.valid_streams[:WATCHED].to(device), Saturation()
-        with torch.no_grad(), counter.watch(model):
-            model(streams, model.zero_state(streams.shape[1]))
-        found = counter.percent_by_unit.items()
+        streams = self.valid_streams[:WATCHED].to(device)
+        found = saturation_on(model, streams).percent_by_unit.items()
         return {".".join(path.split(".")[-2:]): share for path, share in found}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The carried hidden state."""
-        return {"state": None if self._state is None else list(self._state)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the carried hidden state."""
-        kept = state["state"]
-        self._state = None if kept is None else (kept[0], kept[1])
 
 
 def zaremba_perplexity(nll_per_stream: float, rows: int, steps: int) -> float:

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from noisyexp.activations import ActivationSpec, derive_seed
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Look, Panel, StepOutput, Task
-from noisyexp.tasks.size import Size, linear, recurrent
+from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
+from noisyexp.tasks.size import MOST_EXAMPLES, Size, linear, recurrent
 from noisyexp.tasks.unique_count import data
 from noisyexp.tasks.unique_count.model import Counter
 
@@ -40,8 +40,8 @@ class UniqueCountConfig:
     curriculum: bool = option("short sequences first")
     curriculum_steps: int = option("updates until the full length, with a curriculum", low=1)
     curriculum_start: int = option("longest sequence at the start of the curriculum", low=1)
-    valid_size: int = option("sequences of the validation set", low=1)
-    test_size: int = option("sequences of the test set", low=1)
+    valid_size: int = option("sequences of the validation set", low=1, high=MOST_EXAMPLES)
+    test_size: int = option("sequences of the test set", low=1, high=MOST_EXAMPLES)
 
     def check(self) -> Iterator[str]:
         """Problems that need more than one field."""
@@ -76,18 +76,21 @@ class UniqueCount(Task):
 
     @classmethod
     def size(cls, config: UniqueCountConfig, source: str) -> Size:
-        """Embedding, LSTM, ReLU layer; the sequences of validation and test."""
+        """Embedding, LSTM, ReLU layer; sequences of validation and test, drawn and scored."""
         h, mlp, values = config.hidden_size, config.mlp_size, config.num_values
         scalar = config.encoding == "scalar"
         inputs = 1 if scalar else config.embedding_size
         outputs = values + 1 if config.target == "classification" else 1
+        largest = max(config.valid_size, config.test_size)
         return Size(
             (0 if scalar else values * inputs)
             + recurrent(4, inputs, h)
             + linear(h, mlp)
             + linear(mlp, outputs),
-            config.batch_size * (10.0 * config.length * h + mlp + outputs),
-            8.0 * config.length * (config.valid_size + config.test_size),
+            config.batch_size * (config.length * (10.0 * h + 2 * inputs) + 3 * mlp + 3 * outputs),
+            8.0 * config.length * (config.valid_size + config.test_size)
+            + (values + 4.0 * config.length) * largest
+            + 8.0 * min(CHUNK, largest) * (outputs + mlp + config.length * (h + inputs)),
         )
 
     def prepare(self, root: Path) -> dict[str, str]:
@@ -188,7 +191,7 @@ class UniqueCount(Task):
             found |= {"smooth counting, a = 0.25": 34.1, "smooth counting, a = 1": 10.3}
         return {"valid_error": found}
 
-    def look(self, model: nn.Module, device: torch.device) -> Look:
+    def sample(self, model: nn.Module, device: torch.device) -> Sample:
         """The confusion matrix of the test set, in percent of each true count."""
         table = self.confusion(model, device).double()
         seen = [u for u, row in enumerate(table.tolist()) if sum(row)]
@@ -205,7 +208,7 @@ class UniqueCount(Task):
             "predicted count",
             f"true count, from {seen[0]}",
         )
-        return Look("\n".join(lines), (panel,))
+        return Sample("\n".join(lines), (panel,))
 
     @torch.no_grad()
     def confusion(self, model: nn.Module, device: torch.device) -> Tensor:

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import noisyexp.cli.inspect as command
-import noisyexp.inspect.settings as settings_module
+import noisyexp.cli.inspect_settings as settings_module
 import noisyexp.pictures.unit_pages as page_module
 from noisyexp.activations import variants
+from noisyexp.cli.inspect_settings import parse
 from noisyexp.errors import ConfigError
-from noisyexp.inspect.equations import describe, equation
-from noisyexp.inspect.measure import make_unit, measure
-from noisyexp.inspect.settings import parse
+from noisyexp.pictures.unit_equations import describe, equation
+from noisyexp.pictures.unit_profile import make_unit, measure
 
 NORMAL = NormalDist()
 DRAWS = 40_000
