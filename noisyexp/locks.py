@@ -10,6 +10,7 @@ from another machine a person has to judge.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -91,6 +92,8 @@ def hold_folder(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
+    if path.is_symlink():  # what it leads to would be emptied
+        raise OSError(errno.EINVAL, "a symbolic link, not a file", str(path))
     with contextlib.suppress(FileNotFoundError):
         check_regular(path)
     with path.open("a+", encoding="utf-8") as file:

@@ -173,7 +173,7 @@ def describe(hint: Any, limits: Mapping[str, Any]) -> str:
     if plain is list and typing.get_args(hint):
         text = f"a list of {names.get(typing.get_args(hint)[0], 'values').removeprefix('a ')}s"
     bounds = [
-        f"{word} {limits[key]:g}"
+        f"{word} {limits[key]}" if isinstance(limits[key], int) else f"{word} {limits[key]:g}"
         for key, word in (("above", "above"), ("low", "at least"), ("high", "at most"))
         if limits.get(key) is not None
     ]

@@ -114,7 +114,8 @@ def commands_page() -> str:
 
 def keys_page() -> str:
     """Every key of the configuration, those of the tasks after those that all have."""
-    from noisyexp.cli.compose import Groups, hydra_session
+    from noisyexp.cli.compose import hydra_session
+    from noisyexp.cli.config_groups import Groups
     from noisyexp.cli.help import Key, keys_of
 
     with hydra_session() as loader:

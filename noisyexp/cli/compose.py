@@ -14,7 +14,6 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -23,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
+from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
 from noisyexp.cli.overrides import given_twice, is_free, parse
 from noisyexp.cli.sweep_space import (
     Sweeper,
@@ -43,41 +43,11 @@ from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
 from noisyexp.training.run import RunSpec
 
-ROOT_FILE = "config"
-GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
-"""Groups of choices, in the order of the help."""
-
-
 NOT_COMPOSED = (
     HydraException, OmegaConfBaseException, YAMLError, RecursionError, AssertionError, OSError,
     TypeError, AttributeError, KeyError,
 )  # fmt: skip
 """What Hydra raises for words that it cannot make a configuration of."""
-
-
-class Groups:
-    """The files that can be chosen from, those of `hydra.searchpath` overrides included."""
-
-    def __init__(self, loader: ConfigLoader, searchpath: list[str]) -> None:
-        self.loader, self.searchpath = loader, searchpath
-        self._options: dict[str, list[str]] = {}
-
-    def options(self, group: str) -> list[str]:
-        """Files of a group, those in its folders as "folder/file"; empty without such a group."""
-        # Hydra reads its files again at every question, 50 ms each; a key with a dot is no group.
-        if "." in group:
-            return []
-        if group not in self._options:
-            files = self._list(group, ObjectType.CONFIG)
-            for folder in self._list(group, ObjectType.GROUP):
-                files += [f"{folder}/{name}" for name in self.options(f"{group}/{folder}")]
-            self._options[group] = files
-        return self._options[group]
-
-    def _list(self, group: str, kind: ObjectType) -> list[str]:
-        # The root file is read only for a search path, which without an override is ours alone.
-        root = ROOT_FILE if self.searchpath else None
-        return list(self.loader.get_group_options(group, kind, root, self.searchpath))
 
 
 @contextmanager

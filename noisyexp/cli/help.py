@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from noisyexp.cli.compose import GROUPS, Groups, check, hydra_session
+from noisyexp.cli.compose import check, hydra_session
+from noisyexp.cli.config_groups import GROUPS, Groups
 from noisyexp.cli.named_sweeps import sweep_names
 from noisyexp.errors import ConfigError
 from noisyexp.places import CONFIG_DIR

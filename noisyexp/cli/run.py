@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from noisyexp.cli.attempt import attempt
-from noisyexp.cli.compose import NOT_COMPOSED, ROOT_FILE, check, spec_from_config
+from noisyexp.cli.compose import NOT_COMPOSED, check, spec_from_config
+from noisyexp.cli.config_groups import ROOT_FILE
 from noisyexp.cli.engines.jobs import RunFailedError, objective
 from noisyexp.cli.engines.plugins import register
 from noisyexp.cli.engines.report import sweep_report

@@ -1,8 +1,9 @@
 """Signals that end a run with a checkpoint, and the exit status that says which it was.
 
-SIGINT (Ctrl-C) and SIGTERM end the run; SIGUSR1 and SIGUSR2, which schedulers send ahead of a time
-limit, put it back into the queue. A signal is noted and the run leaves after the update at work;
-where no update is at work (data, validation at the end) it leaves at once.
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone, unless nohup was said) end the run;
+SIGUSR1 and SIGUSR2, which schedulers send ahead of a time limit, put it back into the queue. A
+signal is noted and the run leaves after the update at work; where no update is at work (data,
+validation at the end) it leaves at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PUT_BACK = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 """A time limit is near: the run wants to go on in another job."""
+
+HANG_UP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
 
 REQUEUE = 75
 """Exit status "put me back into the queue": EX_TEMPFAIL of sysexits.h."""
@@ -57,7 +60,9 @@ class StopOnSignal(Callback):
 
     def __enter__(self) -> StopOnSignal:
         """Install the handlers; outside the main thread Python allows none, and none is needed."""
-        for signum in (signal.SIGINT, signal.SIGTERM, *PUT_BACK):
+        for signum in (signal.SIGINT, signal.SIGTERM, *HANG_UP, *PUT_BACK):
+            if signum in HANG_UP and signal.getsignal(signum) is signal.SIG_IGN:  # nohup
+                continue
             with suppress(ValueError):
                 self._before[signum] = signal.signal(signum, self._handle)
         return self

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from noisyexp.cli.compose import CONFIG_DIR, GROUPS, check, compose_config
+from noisyexp.cli.compose import CONFIG_DIR, check, compose_config
+from noisyexp.cli.config_groups import GROUPS
 from noisyexp.errors import ConfigError
 from noisyexp.tasks.ptb import PTB
 from noisyexp.tasks.ptb import task as ptb_task

@@ -16,7 +16,8 @@ import pytest
 
 from noisyexp.cli import help as help_texts
 from noisyexp.cli import outcome
-from noisyexp.cli.compose import GROUPS, check
+from noisyexp.cli.compose import check
+from noisyexp.cli.config_groups import GROUPS
 from noisyexp.cli.outcome import paper_numbers, run_line, show
 from noisyexp.cli.run import main, spell_nan
 from noisyexp.cli.sample import main as sample

@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from noisyexp.activations import find_variant, variants
-from noisyexp.cli.compose import CONFIG_DIR, GROUPS, check, compose_config
+from noisyexp.cli.compose import CONFIG_DIR, check, compose_config
+from noisyexp.cli.config_groups import GROUPS
 from noisyexp.cli.run import spell_nan
 from noisyexp.records.row_files import HEADER_FIELDS, MAX_OVERLAY_LINES, load_row, parse_header
 from noisyexp.tasks import find_task

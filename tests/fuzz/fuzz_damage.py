@@ -81,7 +81,9 @@ def replace(draw: random.Random, path: Path, others: list[Path]) -> str:
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "link":
-        path.symlink_to(draw.choice((path, path.parent, Path("/nope"), Path("/dev/zero"))))
+        path.symlink_to(
+            draw.choice((path, path.parent, path.parent.parent / "nope", Path("/dev/zero")))
+        )
     elif kind == "other":
         shutil.copy(next(other for other in others if other.name == path.name), path)
     return kind

@@ -129,6 +129,7 @@ def test_damaged_run_folders(count: int, runs: dict[str, Path], tmp_path: Path) 
         ]
         what = f"folder {number}: {done}"
         code, text = judge(what, [*MIXTURE, f"run_root={tmp_path / 'damaged'}"], failures)
+        assert not (folder.parent / "nope").exists(), f"{what}: written through a link"
         if code == 0 and numbers(folder) != truth:
             failures.append(f"{what}: wrong numbers: {text[-500:]}")
             print(failures[-1], flush=True)

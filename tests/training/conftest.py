@@ -151,8 +151,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunSpec, str, int], No
     return stop
 
 
-RESULT_APART = ("cost", "command", "code")
-"""Fields of run.json that say how it was run, not what came out."""
+RESULT_APART = ("cost", "command", "code", "digest")
+"""Fields of run.json that say how it was run, not what came out, and the digest of all."""
 
 
 def read_result(folder: Path) -> dict[str, Any]:

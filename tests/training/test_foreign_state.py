@@ -220,6 +220,14 @@ def test_a_folder_that_is_deleted_during_the_run(
     assert not execute(spec).skipped
 
 
+def test_a_lock_file_that_is_a_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("of the user")
+    (tmp_path / "lock").symlink_to("text")
+    with pytest.raises(OSError, match="a symbolic link, not a file"), locked(tmp_path):
+        raise AssertionError
+    assert (tmp_path / "text").read_text() == "of the user"
+
+
 def test_a_lock_file_that_is_deleted_lets_nobody_in(tmp_path: Path) -> None:
     with locked(tmp_path):
         os.unlink(tmp_path / "lock")

@@ -285,8 +285,11 @@ def test_three_short_functions() -> None:
 
 @pytest.mark.parametrize(
     ("signum", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)],
-)
+    [
+        (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 75),
+        (signal.SIGUSR2, 75),
+    ],
+)  # fmt: skip
 def test_a_signal_is_answered_after_the_step(
     signum: signal.Signals, code: int, toy_trainer: Callable[..., Trainer]
 ) -> None:
@@ -299,15 +302,28 @@ def test_a_signal_is_answered_after_the_step(
             saved.append(trainer.step)
 
     saved: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    own = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(Interrupted) as stop, StopOnSignal() as watch:
         trainer = toy_trainer(callbacks=[Sender(), watch], steps=5)
         trainer.fit()
+    after = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGHUP, own)
     assert (stop.value.signum, str(stop.value)) == (signum, signum.name)
     assert stop.value.exit_code == code
     assert saved == [3]
-    assert [signal.getsignal(number) for number in numbers] == before
+    assert after == before
+
+
+def test_nohup_is_respected() -> None:
+    own = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopOnSignal() as watch:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert watch.received is None
+    finally:
+        signal.signal(signal.SIGHUP, own)
 
 
 @pytest.mark.parametrize(
