@@ -32,8 +32,10 @@ ROOT = Path(__file__).resolve().parents[1]
 CELLS = [
     ("lstm", 1, 64, 1),
     ("lstm", 1, 256, 1),
+    ("gru", 1, 64, 1),
     ("gru", 1, 256, 1),
     ("lstm", 32, 256, 20),
+    ("gru", 32, 256, 20),
     ("lstm", 64, 1024, 10),
 ]
 """Cell, batch, hidden size, steps."""
@@ -126,59 +128,73 @@ def measure_sizes(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def cell_step(kind: str, cell: str, batch: int, hidden: int, steps: int) -> Callable[[], float]:
-    """Milliseconds of `steps` calls of a cell, each on the state before, and of backward."""
+def cell_step(
+    kind: str, cell: str, batch: int, hidden: int, steps: int
+) -> Callable[[], tuple[float, float]]:
+    """Milliseconds of `steps` calls of a cell, each on the state before; and with backward."""
     torch.manual_seed(0)
     own: Any = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[cell]
     noisy: Any = {"lstm": NoisyLSTMCell, "gru": NoisyGRUCell}[cell]
     unit = own(hidden, hidden) if kind == "torch" else noisy(hidden, hidden, variant=kind)
     x = torch.randn(batch, hidden)
 
-    def call() -> float:
+    def call() -> tuple[float, float]:
         unit.zero_grad(set_to_none=True)
         began, state = time.perf_counter(), None
         for _ in range(steps):
             state = unit(x, state)
         h: Any = state[0] if isinstance(state, tuple) else state
+        middle = time.perf_counter()
         h.sum().backward()
-        return 1000 * (time.perf_counter() - began)
+        return 1000 * (middle - began), 1000 * (time.perf_counter() - began)
 
     return call
 
 
-def unit_step(kind: str) -> Callable[[], float]:
-    """Milliseconds of forward and backward of a tanh unit on numbers of which a third saturates."""
+def unit_step(unit_kind: str, kind: str) -> Callable[[], tuple[float, float]]:
+    """Milliseconds of a unit on numbers of which a third saturates: forward; and with backward."""
     torch.manual_seed(0)
-    unit = nn.Tanh() if kind == "torch" else make_activation("tanh", kind, UNIT_NUMBERS // 100)
-    x = torch.randn(100, UNIT_NUMBERS // 100, requires_grad=True)
+    own: Any = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[unit_kind]
+    units = UNIT_NUMBERS // 100
+    unit = own() if kind == "torch" else make_activation(unit_kind, kind, units)
+    x = torch.randn(100, units).mul_(1 if unit_kind == "tanh" else 2).requires_grad_()
     d_value = torch.randn_like(x)
 
-    def call() -> float:
+    def call() -> tuple[float, float]:
         x.grad = None
         began = time.perf_counter()
-        unit(x).backward(d_value)
-        return 1000 * (time.perf_counter() - began)
+        value = unit(x)
+        middle = time.perf_counter()
+        value.backward(d_value)
+        return 1000 * (middle - began), 1000 * (time.perf_counter() - began)
 
     return call
 
 
 def measure_small(rounds: int) -> list[dict[str, Any]]:
-    """Cells called step by step, and a lone unit: one row each, by number of threads."""
+    """Cells called step by step, and lone units: two rows each, by number of threads."""
     cores, kinds, rows = torch.get_num_threads(), ("torch", "hard", "nah"), []
-    makers: dict[str, Callable[[str], Callable[[], float]]] = {
+    makers: dict[str, Callable[[str], Callable[[], tuple[float, float]]]] = {
         f"{cell.upper()}Cell, batch {batch}, {hidden} units, {steps} steps": functools.partial(
             lambda size, kind: cell_step(kind, *size), (cell, batch, hidden, steps)
         )
         for cell, batch, hidden, steps in CELLS
     }
-    makers[f"Tanh, {UNIT_NUMBERS:,} numbers"] = unit_step
+    for unit_kind in ("tanh", "sigmoid"):
+        name = f"{unit_kind.capitalize()}, {UNIT_NUMBERS:,} numbers"
+        makers[name] = functools.partial(unit_step, unit_kind)
     for name, maker in makers.items():
-        row: dict[str, Any] = {"name": name}
+        both: dict[str, Any] = {"name": name}
+        forward: dict[str, Any] = {"name": f"{name}, forward alone"}
         for threads in sorted({1, cores}):
             torch.set_num_threads(threads)
             times = take_turns({kind: maker(kind) for kind in kinds}, 3 * rounds)
-            row[f"threads {threads}"] = {k: statistics.median(v) for k, v in times.items()}
-        rows.append(row)
+            for row, part in ((forward, 0), (both, 1)):
+                row[f"threads {threads}"] = {
+                    kind: statistics.median(value[part] for value in values)
+                    for kind, values in times.items()
+                }
+        rows += [both, forward]
         print(f"measured {name}", flush=True)
     torch.set_num_threads(cores)
     return rows

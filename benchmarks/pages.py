@@ -66,7 +66,7 @@ def _small_section(result: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     return [
-        "## Cells called step by step and a lone unit, forward and backward, milliseconds",
+        "## Cells called step by step and lone units, forward and backward, milliseconds",
         "",
         f"Medians of {3 * result['settings']['rounds']} rounds. In brackets: against torch's.",
         "",

@@ -130,9 +130,8 @@ def _backward(
     d_h, d_c = grads
     d_h = torch.zeros_like(h) if d_h is None else d_h.contiguous()
     if c is not None:  # the kernel writes it
-        d_c = (
-            torch.zeros_like(c) if d_c is None else d_c.clone(memory_format=torch.contiguous_format)
-        )
+        contiguous = torch.contiguous_format
+        d_c = torch.zeros_like(c) if d_c is None else d_c.clone(memory_format=contiguous)
     carry, d_gates = torch.empty_like(h), x.new_empty(batch, gates.shape[1])
     d_recurrent = d_gates if adds else torch.empty_like(d_gates)
     # With rows of one tile no two parts have the same unit.
@@ -154,11 +153,10 @@ def _backward(
         if array is not None:
             setattr(call, name, array.data_ptr())
     backend_of(x).function("single_backward", x)(layer, call)
-    for shared, now, factors in zip(
-        plan.shared, at_once, ((d_gates, x), (d_recurrent, h)), strict=True
-    ):
+    factors = (d_gates, x), (d_recurrent, h)
+    for shared, now, of_step in zip(plan.shared, at_once, factors, strict=True):
         if shared is not None and not now:
-            shared.leave(*factors)
+            shared.leave(*of_step)
     d_b_ih = d_b_hh = None
     if weights.b_ih is not None:
         d_b_ih = d_gates.sum(0)

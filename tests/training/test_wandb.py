@@ -42,8 +42,10 @@ def jsonl(folder: Path) -> list[Row]:
 
 def wandb_records(path: Path) -> Iterator[Any]:
     """Records of a .wandb file: blocks of 32 KiB with pieces (crc, length, type), as in LevelDB."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # W&B's other process may be writing at the end of a run
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     position, whole = 7, b""

@@ -104,7 +104,7 @@ static void NAME(lstm_backward_tile)(const layer *a, NAME(place) at, const REAL 
         NAME(store)(&at, x, GATE(a->d_gates, at.t, 4, k), 4 * a->hidden);
     }
     NAME(store)(&at, dc, (REAL *)a->d_c, a->hidden);
-    if (a->mask) NAME(store)(&at, t1, (REAL *)a->d_carry, a->hidden); /* else nobody reads it */
+    NAME(store)(&at, t1, (REAL *)a->d_carry, a->hidden);
 }
 
 /* n = phi(x_n + r h_n); h' = (1 - z) n + z h. `gates` holds W x + b of r, z, n and takes U h + b of
