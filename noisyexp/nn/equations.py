@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -95,7 +96,7 @@ class Cell:
     adds: bool
     rounds_states: bool
 
-    @property
+    @cached_property
     def forward_kernel(self) -> str:
         """The kernel of a step."""
         return f"{self.name}_forward"

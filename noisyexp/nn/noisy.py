@@ -101,14 +101,13 @@ class NoisyModule(nn.Module):
         for unit in activations(self):
             unit.backend = "auto" if value == "auto" else "eager"
 
-    def fuses(self, units: Units, *tensors: Tensor | None) -> int:
+    def fuses(self, units: Units, x: Tensor, *tensors: Tensor | None) -> int:
         """How the kernels run this layer on these tensors, here and now: see `dispatch.way`."""
         # A subclass may have a cell of its own, or one that no kernel knows.
         own = self.cell is not self.kernel.step
-        if self._backend == "auto" and self.hidden_size > 0 and not own:
-            device = next(tensor.device for tensor in tensors if tensor is not None)
-            if dispatch.has(self.kernel.forward_kernel, device):
-                return can_fuse(units, *tensors)
+        known = not own and dispatch.has(self.kernel.forward_kernel, x.device)
+        if self._backend == "auto" and self.hidden_size > 0 and known:
+            return can_fuse(units, x, *tensors)
         return dispatch.PLAIN
 
     def runs_torch(self, units: Any, x: Tensor, weight: Tensor) -> bool:
