@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from noisyexp import __version__
 from noisyexp.cli.completion import complete
-from noisyexp.cli.start import say_missing
+from noisyexp.cli.verb import say_missing
 from noisyexp.process import settle, settle_output
 
 

@@ -5,20 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-
-def say_missing(error: ModuleNotFoundError) -> int:
-    """Name the package that is missing on stderr; returns the exit code.
-
-    Raises:
-        ModuleNotFoundError: it is one of this project.
-    """
-    if (error.name or "").startswith("noisyexp"):
-        raise error
-    print(
-        f"error: {error.name} is not installed; run pip install 'noisyexp[experiments]'",
-        file=sys.stderr,
-    )
-    return 1
+from noisyexp.cli.verb import say_missing
 
 
 def main(arguments: Sequence[str]) -> int:

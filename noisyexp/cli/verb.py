@@ -30,6 +30,21 @@ def exit_code_of(function: Callable[[], int | None]) -> int:
         return 1
 
 
+def say_missing(error: ModuleNotFoundError) -> int:
+    """Name the package that is missing on stderr; returns the exit code.
+
+    Raises:
+        ModuleNotFoundError: it is one of this project.
+    """
+    if (error.name or "").startswith("noisyexp"):
+        raise error
+    print(
+        f"error: {error.name} is not installed; run pip install 'noisyexp[experiments]'",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def print_text(text: str) -> None:
     """Print a result as UTF-8, as its input was read, whatever the locale says."""
     sys.stdout.flush()

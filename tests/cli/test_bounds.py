@@ -133,7 +133,7 @@ def test_the_estimate_knows_the_weights(words: list[str], tmp_path: Path) -> Non
         ["task=mixture", "task.hidden_size=100000000"],
         ["task=mixture", "task.num_layers=100000000"],
         ["task=unique_count", "task.length=100000000"],
-        ["task=lte", "task.large_columns=100000000"],
+        ["task=lte", "task.num_layers=100000000"],
         ["task=ptb", "task.num_layers=100000000"],
         ["task=ntm_recall", "task.memory_rows=100000000"],
         ["task=nmt", "task.hidden_size=100000000"],
