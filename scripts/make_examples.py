@@ -49,6 +49,8 @@ SENTENCES, WORDS = 10, 12
 """Number of test sentences, and the most words of one."""
 PICTURES = CHECKOUT / "examples" / "pictures"
 """Photographs that are free."""
+DRAWN = 11
+"""Words of a caption that are drawn at most."""
 CPU = torch.device("cpu")
 
 
@@ -105,7 +107,7 @@ def captions(runs: Sequence[LoadedRun], names: Sequence[str], root: Path) -> lis
             assert isinstance(run.task, Captioning) and isinstance(run.model, Captioner)
             said, nats, maps = caption(run.task, run.model, pixels, run.task.config.beam)
             content = io.BytesIO()
-            figure = draw_caption_maps(pixels, said, maps)
+            figure = draw_caption_maps(pixels, said[:DRAWN], maps[:DRAWN])
             figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
             file = f"caption-{picture.stem}-{name.replace(' ', '_')}.png"
             atomic_write_bytes(root / "results" / "figures" / file, content.getvalue())
