@@ -18,6 +18,7 @@ RULE = (
     "Mean over the seeds that finished ± half the width of the 95 % Student-t interval. Bold: best "
     "mean. Difference: paired, over the seeds that both groups have."
 )
+MARKS = {" *": "the best mean", "±": "half the width of the 95 % interval over seeds"}
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,38 @@ def _row(parts: Sequence[str]) -> str:
     return "| " + " | ".join(part.replace("|", "\\|") for part in parts) + " |"
 
 
+def of_task(report: Report, task: str) -> Report:
+    """The part of a report on one task, with the metrics that its runs have; without notes."""
+    groups = [group for group in report.groups if group.task == task]
+    known = {name for group in groups for run in group.runs for name in run.record.metrics}
+    metrics = {name: info for name, info in report.metrics.items() if name in known}
+    baselines = {name: group for name, group in report.baselines.items() if name == task}
+    return Report(groups, metrics or report.metrics, baselines)
+
+
 def to_text(report: Report) -> str:
-    """Columns for a terminal; the best means have a star."""
+    """Columns for a terminal, a table a task; the best means have a star."""
+    tables = [
+        _columns(of_task(report, task)) for task in dict.fromkeys(g.task for g in report.groups)
+    ]
+    text = "\n\n".join(tables)
+    notes = [compared_with(report)] if report.compares else []
+    marks = [mark for mark in MARKS if mark in text]
+    notes += ["; ".join(f"{mark.strip()} {MARKS[mark]}" for mark in marks) + "."] if marks else []
+    return "\n".join([text, *notes, *problems(report)])
+
+
+def _columns(report: Report) -> str:
     head, lines, bold = cells(report)
     rows = [head] + [
         [f"{cell} *" if (i, j) in bold and cell else cell for j, cell in enumerate(line)]
         for i, line in enumerate(lines)
     ]
     widths = [max(len(row[j]) for row in rows) for j in range(len(head))]
-    text = [
+    return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    ]
-    notes = [compared_with(report)] if report.compares else []
-    return "\n".join([*text, *notes, *problems(report)])
+    )
 
 
 def flat(report: Report) -> list[dict[str, Any]]:

@@ -113,12 +113,14 @@ def make_groups(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gr
 
 
 def _named_by(own: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Names that differ, and settings in which a group differs from most groups of its task."""
+    """The task among several, names that differ, and settings that not most of its groups have."""
     kept = []
     for key, value in own.items():
-        counts = Counter(group[key] for group in groups)
-        usual = counts.most_common(1)[0][0]
-        if len(counts) > 1 and (key in FIRST or value != usual):
+        having = [group[key] for group in groups if group[key] is not None]
+        usual, times = Counter(having).most_common(1)[0] if having else (None, 0)
+        rare = value != usual or 2 * times <= len(having)
+        differs = len({group[key] for group in groups}) > 1
+        if key == "task" or (differs and (key in FIRST or rare)):
             kept.append(key)
     return tuple(kept)
 

@@ -18,6 +18,7 @@ from noisyexp.report.run_set import Run
 
 COMPONENTS = ("bokeh", "bokeh-widgets")
 """Parts of Bokeh's script that the page carries."""
+FEW_SETTINGS = 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ def lead(report: Report) -> str:
 
 
 def table(report: Report) -> tuple[list[str], list[list[Cell]]]:
-    """Head and lines of the table of groups: names, numbers to sort by, then other settings."""
+    """Head and lines of the table of groups, with the numbers to sort by.
+
+    Where groups differ in more settings than fit beside their names, these come last.
+    """
     head, lines, best = cells(report)
     rows = []
     for place, (group, line) in enumerate(zip(report.groups, lines, strict=True)):
@@ -121,6 +125,8 @@ def table(report: Report) -> tuple[list[str], list[list[Cell]]]:
     names = [j for j, key in enumerate(report.keys) if key in FIRST]
     others = [j for j in range(len(report.keys)) if j not in names]
     order = [*names, *range(len(report.keys), len(head)), *others]
+    if len(others) <= FEW_SETTINGS:
+        order = list(range(len(head)))
     return [head[j] for j in order], [[row[j] for j in order] for row in rows]
 
 

@@ -22,6 +22,8 @@ NOT_SETTINGS = (
 )  # fmt: skip
 """Keys of a configuration that change no number, or that have a name of their own."""
 
+OWN = "act.settings."
+"""Settings that belong to one unit."""
 SWEEP = "sweep.json"
 """List of the runs of a sweep, in its folder; the runs lie two folders up."""
 
@@ -82,7 +84,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
 def _complete(runs: Sequence[Run]) -> list[Run]:
     """The runs with every setting that others of their task have.
 
-    A record from before a setting existed takes the value that most runs have: the default.
+    A record from before a setting existed takes the value that most runs have: the default. What a
+    unit has of its own (`OWN`) other units never had.
     """
     values: dict[tuple[str, str], Counter[Any]] = {}
     for run in runs:
@@ -93,7 +96,7 @@ def _complete(runs: Sequence[Run]) -> list[Run]:
         usual = {
             key: counts.most_common(1)[0][0]
             for (task, key), counts in values.items()
-            if task == run.record.task and key not in run.settings
+            if task == run.record.task and key not in run.settings and not key.startswith(OWN)
         }
         full.append(replace(run, settings={**run.settings, **usual}))
     return full

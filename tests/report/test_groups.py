@@ -190,3 +190,52 @@ def test_long_curves_are_thinned_with_their_end() -> None:
     kept = thin(places)
     assert len(kept) <= MOST_POINTS and kept[-1] == places[-1]
     assert thin(places[:5]) == places[:5]
+
+
+def test_settings_of_a_unit_are_not_lent_to_others(
+    tmp_path: Path, make_record: RecordMaker
+) -> None:
+    """A unit without a setting has none; every group of a grid is named by all of it."""
+    for steep in (None, 1.0, 3.0):
+        for lift in (None,) if steep is None else (0.5, 1.0):
+            own = {} if steep is None else {"steep": steep, "lift": lift}
+            act = {**CONFIG["act"], "settings": own}
+            unit = "nah" if steep is None else "arctan"
+            make_record(
+                tmp_path / f"{unit}-{steep}-{lift}" / "run.json", 100.0, act=unit, seed=0,
+                experiment=None, config={**CONFIG, "act": act},
+            )  # fmt: skip
+    runs, _ = find_runs([tmp_path])
+    (nah,) = [run for run in runs if run.settings["act"] == "nah"]
+    assert "act.settings.steep" not in nah.settings
+    wanted = conditions("act.settings.steep=3.0,act.settings.lift=0.5", runs)
+    assert [run.settings["act"] for run in runs if meets(run, wanted)] == ["arctan"]
+    names = [group.name for group in make_groups(runs)]
+    assert len(set(names)) == 5
+    grid = [
+        f"arctan, act.settings.steep={steep}, act.settings.lift={lift}"
+        for steep in (1, 3) for lift in (0.5, 1)
+    ]  # fmt: skip
+    assert sorted(names) == [*grid, "nah"]
+
+
+def test_a_terminal_has_a_table_for_every_task(folder: Path, make_record: RecordMaker) -> None:
+    """With the metrics of each, and what the marks mean."""
+    metrics = {"test_nats": {"label": "test cost", "unit": "nats", "direction": "min"}}
+    for seed in (0, 1):
+        make_record(
+            folder / f"other-{seed}" / "run.json", 5.0, task="other", seed=seed, metrics=metrics,
+            final={"step": 2, "test_nats": 5.0 + seed}, curve=[], selection="test_nats",
+            experiment=None,
+        )  # fmt: skip
+    runs, _ = find_runs([folder])
+    groups = make_groups(runs)
+    report = Report(groups, metrics_of(groups, []), find_baseline(groups, None))
+    first, second, *_ = to_text(report).split("\n\n")
+    heads = [table.splitlines()[0] for table in (first, second)]
+    assert sorted("test cost" in head for head in heads) == [False, True]
+    assert sorted("perplexity" in head for head in heads) == [False, True]
+    assert to_text(report).splitlines()[-1] == (
+        "* the best mean; ± half the width of the 95 % interval over seeds."
+    )
+    assert all(group.name.startswith(group.task) for group in groups)
