@@ -209,13 +209,16 @@ def verdict(found: Estimate | None, direction: str) -> str:
 
 
 def best_groups(groups: Sequence[Group], metric: str, info: Metric) -> set[int]:
-    """Places of the group with the best mean, one for every task."""
-    best: dict[str, tuple[float, int]] = {}
-    sign = 1.0 if info.direction == "min" else -1.0
-    for place, group in enumerate(groups):
-        estimate = group.estimate(metric)
-        if estimate is not None:
-            mine = (sign * estimate.mean, place)
-            best[group.task] = min(best.get(group.task, mine), mine)
+    """Places of the groups with the best mean of their task, where a task has several groups."""
+    found = [group.estimate(metric) for group in groups]
+    pick = min if info.direction == "min" else max
+    best = {
+        task: pick(e.mean for g, e in zip(groups, found, strict=True) if e and g.task == task)
+        for task in {g.task for g, e in zip(groups, found, strict=True) if e}
+    }
     several = Counter(group.task for group in groups)
-    return {place for task, (_, place) in best.items() if several[task] > 1}
+    return {
+        place
+        for place, (group, estimate) in enumerate(zip(groups, found, strict=True))
+        if estimate and several[group.task] > 1 and estimate.mean == best[group.task]
+    }

@@ -202,12 +202,7 @@ class UniqueCount(Task):
                 f"{u:10d}: {int(table[u].sum()):9d}, {float(share[u, u]):6.1f} %, "
                 f"{int(table[u].argmax())}"
             )
-        panel = Panel(
-            "percent of each true count",
-            share[seen[0] :],
-            "predicted count",
-            f"true count, from {seen[0]}",
-        )
+        panel = Panel("percent of each true count", share, "predicted count", "true count")
         return Sample("\n".join(lines), (panel,))
 
     @torch.no_grad()
