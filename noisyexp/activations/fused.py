@@ -186,6 +186,7 @@ def map_unit_back(
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and p, all contiguous; that of x is written over `kept` of forward."""
     size, backend = _size(x), backend_of(x)
+    site = K.Site.from_buffer_copy(site)  # another thread may be in this graph's backward, too
     sums = None if p is None else x.new_zeros(backend.sums_for_p(size.threads), size.units)
     point_to_p(site, p, sums)
     if kept is None:
@@ -210,8 +211,8 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None, keeps: bool
     ) -> Tensor:
-        # Whether what is kept is as forward left it: backward writes its result there.
-        ctx.site, ctx.keeps = site, keeps
+        # What is kept may be written over once, by whichever backward takes the right to it.
+        ctx.site, ctx.right = site, [keeps]
         if not keeps:
             ctx.save_for_backward(x, p, given, None)
             return map_unit(x, p, site)
@@ -227,7 +228,10 @@ class _Unit(torch.autograd.Function):
         x, p, given, kept = saved
         if given is not None:
             ctx.site.given = given.data_ptr()
-        kept, ctx.keeps = kept if ctx.keeps else None, False
+        try:
+            kept = kept if ctx.right.pop() else None
+        except IndexError:
+            kept = None
         return *map_unit_back(d_value.contiguous(), x, p, ctx.site, kept), None, None, None
 
 

@@ -131,6 +131,7 @@ def run_fused(
     Returns:
         Output (T, B, H) and the final state.
     """
+    weights = _with_whole_biases(weights)
     steps, batch, hidden = x.shape[0], x.shape[1], weights[1].shape[1]
     if steps == 1 and mask is None:
         final = _single(way, cell, units, x[0], state, weights, operands)
@@ -161,10 +162,21 @@ def run_step(
     operands: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
     """The state after one step, x: (B, input); the rest as in `run_fused`."""
+    weights = _with_whole_biases(weights)
     final = _single(way, cell, units, x, state, weights, operands)
     if final is None:
         final = run_fused(way, cell, units, x[None], state, None, weights, operands=operands)[1]
     return final
+
+
+def _with_whole_biases(
+    weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The weights with biases that the kernels can read: one number after the other."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    if b_ih is None or b_hh is None or (b_ih.is_contiguous() and b_hh.is_contiguous()):
+        return weights
+    return w_ih, w_hh, b_ih.contiguous(), b_hh.contiguous()
 
 
 def _single(

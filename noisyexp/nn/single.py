@@ -26,9 +26,10 @@ def product_for(x: Tensor, weights: Weights) -> int | None:
     """The routine by which such a step can be one call, see `blas`; x: (B, I), for the kernels."""
     if "single_forward" not in backend_of(x).KERNELS:
         return None
-    if x.shape[0] >= TRANSPOSE_ROWS or not weights.w_ih.is_contiguous():
+    if x.shape[0] >= TRANSPOSE_ROWS or not x.shape[1]:
         return None
-    return gemm_for(x) if weights.w_hh.is_contiguous() else None
+    contiguous = weights.w_ih.is_contiguous() and weights.w_hh.is_contiguous()
+    return gemm_for(x) if contiguous else None
 
 
 def run(

@@ -37,7 +37,8 @@ INLINE int NAME(few)(const site *s, const NAME(place) *at, uint32_t columns, int
     NAME(lanes) of_units = {0};
     const REAL *all_p = (const REAL *)s->p + at->unit * s->p_stride;
     if (s->p_stride == 1) of_units = NAME(load_row)(all_p, at->units);
-    else of_units += *all_p;
+    else
+        for (int l = 0; l < at->units; l++) of_units[l] = all_p[l * s->p_stride];
     p[0] = p[1] = _mm512_permutexvar_ps(from, (__m512)of_units);
     normal_few(s->key, unit + (uint32_t)at->unit, (uint32_t)(at->row / ROWS), (uint32_t)at->t,
                (float *)xi);
