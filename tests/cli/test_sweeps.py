@@ -217,11 +217,6 @@ def test_a_product_that_is_too_large_is_refused_with_its_size(tiny: Run) -> None
     assert result.problems == ["the sweep has 12,000 runs; at most 10,000 at a time, split it"]
 
 
-def test_a_launcher_that_cannot_work_says_so(tiny: Run) -> None:
-    result = tiny("-m", "hydra/launcher=local", "hydra.launcher.n_jobs=0", "seed=0,1")
-    assert result.problems == ["hydra.launcher.n_jobs=0: expected -1 or at least 1"]
-
-
 def test_values_in_the_sweepers_own_key(tiny: Run, records: Records) -> None:
     assert tiny("-m", "act=reference", 'hydra.sweeper.params.seed="0,1"').code == 0
     assert sorted(records()) == ["reference 0", "reference 1"]

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 from noisyexp.cli.compose import spec_from_config
 from noisyexp.cli.engines.jobs import Job, RunFailedError, objective
 from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say, short
+from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.tasks import find_task
@@ -66,6 +67,8 @@ class EngineLauncher(Launcher):
     ) -> list[JobReturn]:
         """All runs of a batch; one run that fails does not stop the others."""
         sweep = current()
+        if problems := value_problems(self.config.hydra, resolved=True):
+            raise ConfigError(problems)
         # Sweepers write there at their end.
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = [sweep.add(overrides, self._spec(overrides)) for overrides in job_overrides]
