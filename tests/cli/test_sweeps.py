@@ -300,6 +300,28 @@ def test_submitit_on_this_machine(
     assert sweep.returncode == 1 and "1 of 2 runs complete, 1 interrupted" in said
 
 
+@pytest.mark.parametrize("launcher", ["local", pytest.param("basic", marks=pytest.mark.slow)])
+def test_the_list_of_a_stopped_sweep_says_what_became_of_its_runs(
+    launcher: str, settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """One run at work, one that waits."""
+    rest = [word for word in settings() if not word.startswith("training.epochs")]
+    words = ["-m", "task=ptb", "act=reference", "seed=0,1", f"hydra/launcher={launcher}", *rest,
+             "training.epochs=100000", "checkpoint.every_steps=50"]  # fmt: skip
+    words += ["hydra.launcher.n_jobs=1"] if launcher == "local" else []
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
+    ) as sweep:  # fmt: skip
+        while not [*(tmp_path / "runs").rglob("last.pt")]:
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(timeout=60) == 128 + signal.SIGTERM
+    stopped, waiting = sweep_list(tmp_path)
+    assert (stopped["status"], waiting["status"]) == ("interrupted", "not run")
+    assert stopped["reason"].startswith("SIGTERM") and waiting["reason"] is None
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_same_bits_as_one(
     tiny: Run, settings: Callable[..., list[str]], records: Records, tmp_path: Path

@@ -78,6 +78,17 @@ class EngineLauncher(Launcher):
         self._announce(sweep, jobs, todo)
         sweep.write()
         left = {job.number: job for job in todo}
+        try:
+            self._follow(sweep, todo, left)
+        except (KeyboardInterrupt, Interrupted):  # the runs here have ended since, and say how
+            for job in left.values():
+                job.read_end()
+            sweep.write()
+            raise
+        return [self._result(job) for job in jobs]
+
+    def _follow(self, sweep: Sweep, todo: Sequence[Job], left: dict[int, Job]) -> None:
+        """Do `todo`; what has ended is taken out of `left`, by number, and said."""
         with terminated_by_signal(), contextlib.closing(self.run(todo)) as ended:
             try:
                 for job in ended:
@@ -93,7 +104,6 @@ class EngineLauncher(Launcher):
             except (KeyboardInterrupt, Interrupted):
                 say(self.leaving(list(left.values())))
                 raise
-        return [self._result(job) for job in jobs]
 
     def _spec(self, overrides: Sequence[str]) -> Any:
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
