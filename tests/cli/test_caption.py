@@ -95,6 +95,14 @@ def test_mistakes_are_explained(
     assert message in capsys.readouterr().err
 
 
+def test_a_text_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "text.jpg"
+    path.write_text("A dog runs .\n")
+    assert script.main(["run=x", f"image={path}"]) != 0
+    said = f"{path} cannot be read as a picture: it is no picture of a format that Pillow knows"
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_of_another_task(
     picture: Path,
     tmp_path: Path,
