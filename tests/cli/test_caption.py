@@ -86,6 +86,7 @@ def test_a_caption_and_its_picture(
         (["run=x", "image=y", "beam=0"], "beam=0: expected a whole number (at least 1)"),
         (["run=x", "image=y", "weights=mean"], "weights='mean': choose from last, best"),
         (["run=x", "image=nowhere.jpg"], "nowhere.jpg cannot be read as a picture"),
+        (["run=x", "image=/dev/null"], "a pipe, socket or device, not a file: '/dev/null'"),
     ],
 )
 def test_mistakes_are_explained(
