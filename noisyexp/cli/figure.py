@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisyexp.cli.arguments import read_pairs
-from noisyexp.cli.verb import exit_code_of
+from noisyexp.cli.verb import exit_code_of, seen_from_here
 from noisyexp.errors import ConfigError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.pictures.catalogue import (
@@ -56,12 +56,12 @@ def draw(arguments: Sequence[str], root: Path) -> None:
         if chosen and not drawn[name]:
             print(f"{name}: no record in results/records to draw it from", file=sys.stderr)
         for picture in drawn[name]:
-            print(f"wrote results/figures/{picture.stem}.svg and .png")
+            print(f"wrote {seen_from_here(folder / picture.stem)}.svg and .png")
         for path in remove_stale(name, drawn[name], folder):
             print(f"removed {path.relative_to(root)}: no record has it any more")
     if not chosen:
         atomic_write_text(folder / "README.md", captions_page(drawn))
-        print("wrote results/figures/README.md")
+        print(f"wrote {seen_from_here(folder / 'README.md')}")
 
 
 def main(arguments: Sequence[str], root: Path | None = None) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from noisyexp.cli.arguments import read_pairs
-from noisyexp.cli.verb import exit_code_of
+from noisyexp.cli.verb import exit_code_of, seen_from_here
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.places import PACKAGE, configs_of, project_root
@@ -170,7 +170,7 @@ def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
         print("no records in results/records: no page to write", file=sys.stderr)
     for name in given.names or run:
         for path, text in make_table(folder_name(name), root, compose).items():
-            shown = path.relative_to(root).as_posix()
+            shown = seen_from_here(path)
             current = path.read_bytes() if path.exists() else None
             if not given.compare:
                 atomic_write_text(path, text)

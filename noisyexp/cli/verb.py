@@ -45,6 +45,15 @@ def say_missing(error: ModuleNotFoundError) -> int:
     return 1
 
 
+def seen_from_here(path: Path) -> str:
+    """A path as somebody in the current folder would type it; whole if it lies elsewhere."""
+    whole = path.absolute()
+    try:
+        return whole.relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return whole.as_posix()
+
+
 def print_text(text: str) -> None:
     """Print a result as UTF-8, as its input was read, whatever the locale says."""
     sys.stdout.flush()

@@ -112,6 +112,8 @@ def _checked(
     """Variant and settings in one; a mistake is one, whether there is such a unit or not."""
     if type(model) in (*UNITS, *LAYERS) or isinstance(model, NoisyModule | Activation):
         raise ValueError(f"{type(model).__name__} is the model itself: put it into a module")
+    if not isinstance(variant, str | ActivationSpec):
+        raise TypeError(f"variant={variant!r}: expected a name, as 'nah', or an ActivationSpec")
     spec = ActivationSpec(variant) if isinstance(variant, str) else variant
     spec = replace(spec, settings={**spec.settings, **settings})
     for kind in UNITS.values():

@@ -44,9 +44,9 @@ def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert isinstance(model, Captioner)
     with torch.no_grad():
         model.output.bias[3] = 4.0
-    asked: list[tuple[Path, str]] = []
+    asked: list[tuple[str, str]] = []
 
-    def load(folder: Path, weights: str) -> LoadedRun:
+    def load(folder: str, weights: str, *, only_words: bool = False) -> LoadedRun:
         asked.append((folder, weights))
         return LoadedRun(task, model.eval(), 7)
 
@@ -81,10 +81,14 @@ def test_a_caption_and_its_picture(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["image=x.jpg"], "run: missing (folder of a run of task=captioning)"),
+        (["run=x"], "image: missing (picture to caption)"),
         (["run=x", "imag=x.jpg"], "imag='x.jpg': no such key. Did you mean image?"),
         (["run=x", "image=y", "beam=0"], "beam=0: expected a whole number (at least 1)"),
-        (["run=x", "image=y", "weights=mean"], "weights='mean': choose from last, best"),
+        (
+            ["run=x", "image=README.md", "weights=mean"],
+            "weights=mean: of a run expected last or best",
+        ),
+        (["image=x.jpg"], "no model given: run=<folder>, or weights=<name in results/weights>"),
         (["run=x", "image=nowhere.jpg"], "nowhere.jpg cannot be read as a picture"),
         (["run=x", "image=/dev/null"], "a pipe, socket or device, not a file: '/dev/null'"),
     ],

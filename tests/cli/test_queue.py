@@ -18,6 +18,7 @@ from noisyexp.cli.run import main as run_main
 from noisyexp.errors import RecordError
 from noisyexp.places import CHECKOUT
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import sealed
 from noisyexp.training.folder import locked
 
 ENTRIES = """
@@ -109,8 +110,7 @@ def test_a_failed_run_stops_nothing_and_finished_ones_are_published(
     record = json.loads(path.read_text())
     record["config"]["training"]["lr"] *= 2
     record["config_hash"] = config_hash(record["config"])
-    record["config_hash"] = config_hash(record["config"])
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed(record)))
     assert short(run_queue.to_do(root / "queue.yaml", root)) == ["reference 0", "nah 0"]
 
 

@@ -12,6 +12,7 @@ from noisyexp.cli.run import main as run_main
 from noisyexp.errors import RecordError
 from noisyexp.places import CONFIG_DIR
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import sealed
 from noisyexp.records.publish import publish
 from noisyexp.records.row_files import load_rows
 
@@ -61,7 +62,7 @@ def test_runs_with_a_record_of_the_scale_are_left_out(root: Path) -> None:
     record["data"] = record["config"]["data"]["source"] = "real"
     record["config_hash"] = config_hash(record["config"])
     path.unlink()
-    (path.parent / "nah-smoke-seed1.json").write_text(json.dumps(record))
+    (path.parent / "nah-smoke-seed1.json").write_text(json.dumps(sealed(record)))
     assert ("table2/nah", 1) not in todo("smoke", [0, 1])
     assert ("table2/nah", 0) in todo("smoke", [0, 1])
     assert ("table2/nah", 1) in todo("paper", [0, 1])

@@ -14,6 +14,7 @@ from noisyexp.cli.run import main as run
 from noisyexp.cli.verify import TOLERANCE, main
 from noisyexp.records.comparison import Comparison, compare_curves, compare_results
 from noisyexp.records.config_hash import config_hash
+from noisyexp.records.content_digest import sealed
 from noisyexp.tasks import find_task
 from noisyexp.training.record import ARITHMETIC, ARITHMETIC_OF_TASKS
 
@@ -31,7 +32,7 @@ def changed(record: Path, folder: Path, change: Any) -> Path:
     content = json.loads(record.read_text())
     change(content)
     path = folder / "changed.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     return path
 
 
