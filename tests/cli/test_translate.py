@@ -197,7 +197,7 @@ def test_a_pipe_is_read_and_a_device_is_not(tmp_path: Path) -> None:
     thread.start()
     assert translate.read_lines(str(pipe)) == ["a", "b"]
     thread.join()
-    with pytest.raises(RecordError, match="input=/dev/null.*a pipe, socket or device"):
+    with pytest.raises(RecordError, match=r"input=/dev/null.*a pipe, socket or device"):
         translate.read_lines("/dev/null")
 
 

@@ -57,9 +57,7 @@ def test_a_run_repeats_bit_for_bit(record: Path, capsys: pytest.CaptureFixture[s
     assert f"need epochs={epochs}" in out
 
 
-def test_a_pipe_or_a_device_is_not_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, "/dev/null"):
