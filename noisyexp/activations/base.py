@@ -198,6 +198,7 @@ class Activation(nn.Module):
 
         Raises:
             TypeError: x is not of a floating dtype.
+            ValueError: the last size of x is not num_units, and p has a number for each unit.
         """
         if not x.is_floating_point():
             raise TypeError(f"x must be floating, not {x.dtype}; use x.float()")
@@ -210,6 +211,7 @@ class Activation(nn.Module):
             return fused_unit(self, x, noise)
         if way == dispatch.OPERATOR:
             return unit_in_graph(self, x, noise)
+        self._check_width(x)  # the kernels were not asked where it is wrong
         if x.dim() == 0 and self.p is not None:  # p has a dimension
             value: Tensor = self(x[None], None if noise is None else noise.reshape(1))
             return value[0]
@@ -220,6 +222,18 @@ class Activation(nn.Module):
             assert xi is not None
             value = self.noisy(x, xi.to(x.dtype) if x.dtype == torch.float64 else xi)
         return value.clamp(self.kind.low, self.kind.high) if self.clip_output else value
+
+    def _check_width(self, x: Tensor) -> None:
+        """Refuse an x that p would widen, or that torch would refuse without naming num_units."""
+        p = self.p
+        if p is None or p.dim() != 1 or p.numel() == 1:  # a subclass may have p of its own shape
+            return
+        width = x.shape[-1] if x.dim() else 1
+        if width != p.shape[0]:
+            raise ValueError(
+                f"the unit has num_units={p.shape[0]}, one p for each, and the last size of x is "
+                f"{width}: they must be equal. p_shape='scalar' has one p for any size"
+            )
 
     def __prepare_scriptable__(self) -> NoReturn:
         """What torch.jit.script asks first.

@@ -18,6 +18,7 @@ from torch import Tensor
 from noisyexp.cli.arguments import read_pairs
 from noisyexp.cli.verb import check_task, exit_code_of, place_of
 from noisyexp.errors import DataError, NoisyexpError, RecordError
+from noisyexp.fileio import check_regular
 from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.schema import option
 from noisyexp.tasks.captioning import Captioning
@@ -70,6 +71,7 @@ def describe(given: Arguments) -> None:
     """
     place, image = place_of(given.run, given.weights), Path(given.image)
     try:
+        check_regular(image)
         pixels = prepare_image(image.read_bytes(), upright=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{image} cannot be read as a picture: {error}") from error

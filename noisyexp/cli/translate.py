@@ -24,6 +24,7 @@ from noisyexp.cli.verb import check_task, exit_code_of, print_text, writing
 from noisyexp.data.moses import detokenise, tokenise
 from noisyexp.data.parallel import EOS, UNK
 from noisyexp.errors import RecordError
+from noisyexp.fileio import check_regular
 from noisyexp.nn.beam import Hypothesis
 from noisyexp.pictures.attention import check_picture, plot_alignment
 from noisyexp.schema import option
@@ -52,12 +53,14 @@ class Arguments:
 
 
 def read_lines(path: str | None) -> list[str]:
-    r"""Lines of a file, or of standard input; only "\n" ends a line.
+    r"""Lines of a file or pipe, or of standard input; only "\n" ends a line.
 
     Raises:
         RecordError: it cannot be read, or is no UTF-8.
     """
     try:
+        if path is not None and not Path(path).is_fifo():  # a device may never end
+            check_regular(Path(path))
         content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
         text = content.decode("utf-8-sig")  # a mark at the beginning is no word
     except (OSError, UnicodeDecodeError) as error:

@@ -50,7 +50,11 @@ class BuildError(RuntimeError):
 def compiler_command() -> list[str] | None:
     """The C compiler as words of a command: $CC, as in CC="ccache gcc", else cc, gcc or clang."""
     given = os.environ.get("CC", "").strip()
-    for words in [shlex.split(given)] if given else [["cc"], ["gcc"], ["clang"]]:
+    try:
+        commands = [shlex.split(given)] if given else [["cc"], ["gcc"], ["clang"]]
+    except ValueError:  # a quotation mark without its other: no command
+        return None
+    for words in commands:
         path = shutil.which(words[0])
         if path:
             return [path, *words[1:]]

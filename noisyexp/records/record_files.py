@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
+from noisyexp.fileio import check_regular
 from noisyexp.records.kinds import SCHEMA
 from noisyexp.records.run_record import RunRecord, from_content
 from noisyexp.records.schema import problems_of
@@ -37,6 +38,7 @@ def read_run_json(path: Path, name: str) -> Any:
         RecordError: it cannot be read or is not JSON.
     """
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8")
         raw = json.loads(text)
         if "\\ud" in text.lower():  # halves of characters, which no file can hold

@@ -27,7 +27,7 @@ def finished_record(folder: Path, digest: str | None = None) -> dict[str, Any] |
     path = folder / "run.json"
     try:
         record: dict[str, Any] = read_json(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # whoever makes the folder says the latter
         return None
     except (OSError, ValueError, RecursionError) as error:
         _made_again(path, str(error))

@@ -347,3 +347,20 @@ def test_the_mean_of_nah_is_nah_in_evaluation(kind: str, backend: str) -> None:
         torch.testing.assert_close(mean.p.grad, nah.p.grad)
         assert not nah.p.grad.eq(0).all()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("variant", ["nan", "nah", "nanil"])
+@pytest.mark.parametrize(("num_units", "shape"), [(4, (2, 1)), (4, (3, 2)), (0, (2, 1)), (4, ())])
+def test_another_last_size_than_num_units_is_refused(
+    variant: str, num_units: int, shape: tuple[int, ...], training: bool
+) -> None:
+    """Beside p of another size torch would widen x in silence."""
+    unit = make_activation("tanh", variant, num_units=num_units).train(training)
+    width = shape[-1] if shape else 1
+    for backend in ("auto", "eager"):
+        unit.backend = backend
+        with pytest.raises(ValueError, match=f"num_units={num_units}.* last size of x is {width}:"):
+            unit(torch.ones(shape))
+    one = make_activation("tanh", variant, num_units=num_units, p_shape="scalar").train(training)
+    assert one(torch.ones(shape)).shape == shape

@@ -90,6 +90,7 @@ def test_a_caption_and_its_picture(
         ),
         (["image=x.jpg"], "no model given: run=<folder>, or weights=<name in results/weights>"),
         (["run=x", "image=nowhere.jpg"], "nowhere.jpg cannot be read as a picture"),
+        (["run=x", "image=/dev/null"], "a pipe, socket or device, not a file: '/dev/null'"),
     ],
 )
 def test_mistakes_are_explained(
@@ -97,6 +98,14 @@ def test_mistakes_are_explained(
 ) -> None:
     assert script.main(arguments) != 0
     assert message in capsys.readouterr().err
+
+
+def test_a_text_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "text.jpg"
+    path.write_text("A dog runs .\n")
+    assert script.main(["run=x", f"image={path}"]) != 0
+    said = f"{path} cannot be read as a picture: it is no picture of a format that Pillow knows"
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_of_another_task(

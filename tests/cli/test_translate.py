@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import noisyexp.cli.translate as translate
 from noisyexp.cli.compose import check
 from noisyexp.data.moses import detokenise
+from noisyexp.errors import RecordError
 from noisyexp.nn.beam import Hypothesis
 from noisyexp.tasks.nmt.decoding import read, search
 from noisyexp.training import execute
@@ -183,6 +186,19 @@ def test_mistakes_are_explained(
 ) -> None:
     assert translate.main(arguments) != 0
     assert message in capsys.readouterr().err
+
+
+def test_a_pipe_is_read_and_a_device_is_not(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)  # so that the reader's opening does not wait
+    thread = threading.Timer(0.1, os.close, [writer])
+    os.write(writer, b"a\nb\n")
+    thread.start()
+    assert translate.read_lines(str(pipe)) == ["a", "b"]
+    thread.join()
+    with pytest.raises(RecordError, match=r"input=/dev/null.*a pipe, socket or device"):
+        translate.read_lines("/dev/null")
 
 
 def test_a_run_of_another_task_or_a_missing_file(

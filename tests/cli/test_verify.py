@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_a_run_repeats_bit_for_bit(record: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert f" values, 1 of {epochs} validations; not compared: the later validations, best, " in out
     assert f"need epochs={epochs}" in out
+
+
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/null"):
+        assert main([str(path)]) == 2
+        said = f"cannot read the run record {path}: a pipe, socket or device, not a file"
+        assert said in capsys.readouterr().err
 
 
 def test_on_the_same_machine_no_difference_is_tolerated(

@@ -98,9 +98,10 @@ def test_a_compiler_of_several_words(
     assert command is not None and command[1:] == rest and os.path.isabs(command[0])
     assert build._run([[*command, "--version"]]) is None
     assert rest == [] or build.library_name(command) != plain
-    monkeypatch.setenv("CC", "no-such-compiler gcc")
-    with pytest.raises(build.BuildError, match="looked for no-such-compiler"):
-        build.build()
+    for given in ("no-such-compiler gcc", 'gcc "x'):
+        monkeypatch.setenv("CC", given)
+        with pytest.raises(build.BuildError, match=f"looked for {given}"):
+            build.build()
 
 
 def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from noisyexp.locks import this_process
 from noisyexp.records.config_hash import config_hash
 from noisyexp.records.content_digest import content_digest
 from noisyexp.training import RunSpec, execute
+from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import RunNames, locked, run_folder
 
 # What may differ between two executions of one run: where, how fast, how shown.
@@ -203,6 +204,15 @@ def test_a_row_with_other_units_or_task_is_no_run_of_the_row(
     (spec,) = check(["experiment=table5/reference", *words])
     assert spec.names.experiment == experiment
     assert (spec.plain["row"] is None) == (experiment is None)
+
+
+def test_a_file_in_place_of_the_folder_has_no_record_to_make_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert finished_record(path) is None
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unreadable_record_is_made_again(

@@ -131,11 +131,13 @@ def prepare_image(content: bytes, *, upright: bool = False) -> Tensor:
     Raises:
         ValueError: not a picture, or too large a one.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         opened = Image.open(io.BytesIO(content))
         image = (ImageOps.exif_transpose(opened) if upright else opened).convert("RGB")
+    except UnidentifiedImageError as error:  # Pillow's message has the buffer, not the file
+        raise ValueError("it is no picture of a format that Pillow knows") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
     if image.size != (SIDE, SIDE):
