@@ -23,6 +23,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
+from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.overrides import given_twice, is_free, parse
 from noisyexp.cli.sweep_space import (
     Sweeper,
@@ -329,6 +330,7 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
     except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return None
+    problems += value_problems(config.hydra, resolved=False)
     given = {override.key_or_group for override in parsed}
     return read_sweeper(config.hydra, OverridesParser.create(loader), given, problems)
 

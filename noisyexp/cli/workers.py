@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,15 +24,21 @@ def announce_sweep() -> None:
 
 
 @contextmanager
-def tied_to_sweep() -> Iterator[None]:
+def tied_to_sweep(*, child: bool = False) -> Iterator[None]:
     """`tied_to` the command of the sweep if that started this process itself.
 
     Without it joblib's workers outlive a command that was killed and go on with what they were
     given. Does nothing in the command's own process, nor in a job that another launcher carried
     to another machine.
+
+    Args:
+        child: whether a command that has announced itself is the one that started this process.
+            If it is not the parent, it was killed before we looked: this process ends at once.
     """
-    parent = os.getppid()
-    with tied_to(parent if os.environ.get(SWEEP_PID) == str(parent) else None):
+    parent, command = str(os.getppid()), os.environ.get(SWEEP_PID)
+    if child and command not in (None, parent):
+        sys.exit(128 + signal.SIGTERM)
+    with tied_to(int(parent) if command == parent else None):
         yield
 
 

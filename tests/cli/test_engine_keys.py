@@ -72,6 +72,52 @@ def test_a_misspelt_word_is_refused(
     assert (result.code, result.problems) == (2, [said])
 
 
+ROOM = "expected a whole number of at least 1, or -1 for as many as there is room for"
+ALL = "expected a whole number of at least 1, or null for all runs at once"
+ONE, NONE = (f"expected a whole number of at least {least}" for least in (1, 0))
+LOCAL, SUBMITIT = "hydra/launcher=local", "hydra/launcher=submitit_local"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "word", "said"),
+    [
+        (LOCAL, "hydra.launcher.n_jobs=0", ROOM),
+        (LOCAL, "hydra.launcher.n_jobs=two", ROOM),
+        (LOCAL, "hydra.launcher.n_jobs=null", ROOM),
+        (LOCAL, "hydra.launcher.n_jobs=1.5", ROOM),
+        (LOCAL, "hydra.launcher.n_jobs=true", ROOM),
+        (SUBMITIT, "hydra.launcher.array_parallelism=0", ONE),
+        (SUBMITIT, "hydra.launcher.array_parallelism=two", ONE),
+        ("hydra/launcher=slurm", "hydra.launcher.array_parallelism=-1", ONE),
+        (SUBMITIT, "hydra.launcher.timeout_min=long", ONE),
+        (SUBMITIT, "hydra.launcher.signal_delay_s=null", NONE),
+        (SUBMITIT, "hydra.launcher.max_num_timeout=-3", NONE),
+        (SUBMITIT, "hydra.launcher.cluster=lokal", "expected slurm or local"),
+        ("hydra/launcher=ray", "hydra.launcher.num_gpus=-1", "expected a number of at least 0"),
+        ("hydra/launcher=basic", "hydra.sweeper.max_batch_size=0", ALL),
+        ("hydra/launcher=basic", "hydra.sweeper.max_batch_size=-1", ALL),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused_before_anything_starts(
+    launcher: str, word: str, said: str, run: Callable[..., Any],
+    settings: Callable[..., list[str]], tmp_path: Path,
+) -> None:  # fmt: skip
+    result = run(*SWEEP, launcher, word, *settings())
+    assert (result.code, result.problems, result.out) == (2, [f"{word}: {said}"], "")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_value_that_refers_to_another_key_is_judged_with_its_value(
+    run: Callable[..., Any], settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Known when the runs are composed; null would be its value before."""
+    words = [word for word in settings() if not word.startswith("threads=")]
+    many = (*SWEEP, LOCAL, "hydra.launcher.n_jobs=${threads}", *words)
+    assert run(*many).problems == [f"hydra.launcher.n_jobs=null: {ROOM}"]
+    assert not [*(tmp_path / "runs").rglob("run.json")]
+    assert run(*many, "threads=1", "plan=true").code == 0
+
+
 def test_sections_of_the_users_own_need_no_plus() -> None:
     for word in ("hydra.launcher.resources.big=1", "hydra.launcher.resources={big: 1}",
                  'hydra.sweeper.params.seed="0,1"'):  # fmt: skip

@@ -217,11 +217,6 @@ def test_a_product_that_is_too_large_is_refused_with_its_size(tiny: Run) -> None
     assert result.problems == ["the sweep has 12,000 runs; at most 10,000 at a time, split it"]
 
 
-def test_a_launcher_that_cannot_work_says_so(tiny: Run) -> None:
-    result = tiny("-m", "hydra/launcher=local", "hydra.launcher.n_jobs=0", "seed=0,1")
-    assert result.problems == ["hydra.launcher.n_jobs=0: expected -1 or at least 1"]
-
-
 def test_values_in_the_sweepers_own_key(tiny: Run, records: Records) -> None:
     assert tiny("-m", "act=reference", 'hydra.sweeper.params.seed="0,1"').code == 0
     assert sorted(records()) == ["reference 0", "reference 1"]
@@ -303,6 +298,28 @@ def test_submitit_on_this_machine(
     assert (found["nah 0"]["status"], found["nah 0"]["cost"]["sessions"]) == ("complete", 2), said
     assert (found["nah 1"]["status"], found["nah 1"]["reason"]) == ("interrupted", "SIGTERM")
     assert sweep.returncode == 1 and "1 of 2 runs complete, 1 interrupted" in said
+
+
+@pytest.mark.parametrize("launcher", ["local", pytest.param("basic", marks=pytest.mark.slow)])
+def test_the_list_of_a_stopped_sweep_says_what_became_of_its_runs(
+    launcher: str, settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """One run at work, one that waits."""
+    rest = [word for word in settings() if not word.startswith("training.epochs")]
+    words = ["-m", "task=ptb", "act=reference", "seed=0,1", f"hydra/launcher={launcher}", *rest,
+             "training.epochs=100000", "checkpoint.every_steps=50"]  # fmt: skip
+    words += ["hydra.launcher.n_jobs=1"] if launcher == "local" else []
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
+    ) as sweep:  # fmt: skip
+        while not [*(tmp_path / "runs").rglob("last.pt")]:
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(timeout=60) == 128 + signal.SIGTERM
+    stopped, waiting = sweep_list(tmp_path)
+    assert (stopped["status"], waiting["status"]) == ("interrupted", "not run")
+    assert stopped["reason"].startswith("SIGTERM") and waiting["reason"] is None
 
 
 @pytest.mark.slow

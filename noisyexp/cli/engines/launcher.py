@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 from noisyexp.cli.compose import spec_from_config
 from noisyexp.cli.engines.jobs import Job, RunFailedError, objective
 from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say, short
+from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.tasks import find_task
@@ -66,6 +67,8 @@ class EngineLauncher(Launcher):
     ) -> list[JobReturn]:
         """All runs of a batch; one run that fails does not stop the others."""
         sweep = current()
+        if problems := value_problems(self.config.hydra, resolved=True):
+            raise ConfigError(problems)
         # Sweepers write there at their end.
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = [sweep.add(overrides, self._spec(overrides)) for overrides in job_overrides]
@@ -75,6 +78,17 @@ class EngineLauncher(Launcher):
         self._announce(sweep, jobs, todo)
         sweep.write()
         left = {job.number: job for job in todo}
+        try:
+            self._follow(sweep, todo, left)
+        except (KeyboardInterrupt, Interrupted):  # the runs here have ended since, and say how
+            for job in left.values():
+                job.read_end()
+            sweep.write()
+            raise
+        return [self._result(job) for job in jobs]
+
+    def _follow(self, sweep: Sweep, todo: Sequence[Job], left: dict[int, Job]) -> None:
+        """Do `todo`; what has ended is taken out of `left`, by number, and said."""
         with terminated_by_signal(), contextlib.closing(self.run(todo)) as ended:
             try:
                 for job in ended:
@@ -90,7 +104,6 @@ class EngineLauncher(Launcher):
             except (KeyboardInterrupt, Interrupted):
                 say(self.leaving(list(left.values())))
                 raise
-        return [self._result(job) for job in jobs]
 
     def _spec(self, overrides: Sequence[str]) -> Any:
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))

@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from noisyexp.cli.attempt import attempt
 from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.engines.launcher import EngineLauncher
-from noisyexp.errors import ConfigError
 
 LOOK_EVERY = 0.1
 """Seconds between looks at processes."""
@@ -40,11 +39,6 @@ class LocalLauncher(EngineLauncher):
 
     def __init__(self, n_jobs: int = -1) -> None:
         self.n_jobs = n_jobs
-
-    def check(self, jobs: Sequence[Job]) -> None:
-        """A number of processes that makes sense."""
-        if self.n_jobs < 1 and self.n_jobs != -1:
-            raise ConfigError([f"hydra.launcher.n_jobs={self.n_jobs}: expected -1 or at least 1"])
 
     def slots(self) -> int:
         """Runs at a time."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from noisyexp.cli.workers import tied_to_sweep
 from noisyexp.process import settle, settle_output
 
 if __name__ == "__main__":
     settle()
     settle_output(lossy=True)
-    from noisyexp.cli.engines.jobs import work
-    from noisyexp.cli.workers import tied_to_sweep
+    # From here on, since the imports take seconds in which the command may be killed.
+    with tied_to_sweep(child=True):
+        from noisyexp.cli.engines.jobs import work
 
-    with tied_to_sweep():
         code = work(Path(sys.argv[1]))
     sys.exit(code)
