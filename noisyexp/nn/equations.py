@@ -6,8 +6,7 @@ These functions are the truth that the compiled kernels are compared with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -86,6 +85,7 @@ class Cell:
             multiplies a part of it.
         rounds_states: whether torch's layer on a processor returns autocast's dtype even where the
             states have more digits.
+        forward_kernel: the kernel of a step.
     """
 
     name: str
@@ -95,11 +95,12 @@ class Cell:
     states: int
     adds: bool
     rounds_states: bool
+    forward_kernel: str = field(init=False)
 
-    @cached_property
-    def forward_kernel(self) -> str:
-        """The kernel of a step."""
-        return f"{self.name}_forward"
+    def __post_init__(self) -> None:
+        # Kept, as cells ask at each step; not as a cached property, whose lock torch.compile cannot
+        # enter under Python 3.10 and 3.11.
+        object.__setattr__(self, "forward_kernel", f"{self.name}_forward")
 
 
 LSTM = Cell(
