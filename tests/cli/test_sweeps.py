@@ -81,7 +81,7 @@ def test_every_combination_runs_and_is_reported(
     # How many there are; one line each before the report, with the numbers of the run.
     assert result.out.splitlines().index("") == 1 + 4 + 5
     means = result.out.splitlines()[1 + 4 + 5 + 1 :]
-    assert means[0].split()[:2] == ["act", "n"] and len(means) == 5
+    assert means[0].split()[:2] == ["act", "n"] and len(means) == 6
     for line, unit in zip(means[1:3], ("reference", "nan"), strict=True):
         name = {"nan": "nan_normal"}.get(unit, unit)
         values = [found[f"{name} {seed}"]["final"]["valid_ppl"] for seed in (0, 1)]
@@ -89,7 +89,8 @@ def test_every_combination_runs_and_is_reported(
     assert means[3] == "Differences are to reference."
     # The command at the end makes a table of the same runs, and of no others.
     folder = sweep_file(tmp_path).parent
-    assert means[4] == f"their page: noisyexp report {folder} out=page.html"
+    assert means[4].startswith("* the best mean; ± half the width")
+    assert means[5] == f"their page: noisyexp report {folder} out=page.html"
     assert tiny("act=reference", "seed=5").code == 0
     assert sorted(run.settings["seed"] for run in find_runs([folder])[0]) == [0, 0, 1, 1]
     # A second sweep has a list of its own.
@@ -345,7 +346,7 @@ def test_two_processes_give_the_same_bits_as_one(
 def test_workers_stop_with_the_command_that_started_them(
     signum: signal.Signals, settings: Callable[..., list[str]], records: Records, tmp_path: Path
 ) -> None:
-    words = ["-m", "seed=0,1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    words = ["-m", "task=ptb", "seed=0,1,2,3", "hydra/launcher=local", "hydra.launcher.n_jobs=2"]
     endless = ["training.epochs=100000", "training.max_steps=null"]
     command = [sys.executable, str(ROOT / "run.py"), *words, *settings(), *endless]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as sweep:

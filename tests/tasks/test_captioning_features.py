@@ -53,7 +53,7 @@ def test_others_are_scaled_and_cut_out_of_the_middle() -> None:
     assert red[:110] == [200] * 110 and red[114:] == [9] * 110
     grey = prepare_image(png(picture(300, 300).convert("L")))
     assert grey.shape == (3, 224, 224)
-    with pytest.raises(ValueError, match="cannot identify"):
+    with pytest.raises(ValueError, match="is no picture"):
         prepare_image(b"no picture")
     # Of 40 x 30000 only the middle is scaled, and the very middle is where it was.
     thin = picture(40, 30_000)
