@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from noisyexp.activations import (
-    Activation,
     activations,
     make_activation,
     reset_noise_parameters,
@@ -22,21 +21,9 @@ from noisyexp.activations import (
 )
 from noisyexp.activations import functional as F
 from noisyexp.kernels import DrawKey, normal
+from tests.activations.units import ALL, KINDS, NOISY, WITH_P, make
 
 Blocks = Callable[[str], Iterator[tuple[dict[str, Any], dict[str, Tensor]]]]
-KINDS = ("tanh", "sigmoid")
-WITH_P = ("nan", "nah", "nanil")
-NOISY = ("nan", "nah", "nani", "nanil", "nanis")
-ALL = ("reference", "hard", *NOISY)
-
-
-def make(kind: str, variant: str, n: int = 1, p: float | Tensor = 1.0, **values: Any) -> Activation:
-    """A float64 unit with a known p."""
-    unit = make_activation(kind, variant, n, dtype=torch.float64, **values)
-    if unit.p is not None:
-        with torch.no_grad():
-            unit.p.copy_(torch.as_tensor(p, dtype=torch.float64))
-    return unit
 
 
 def sigma(kind: str, x: float, p: float, c: float) -> float:

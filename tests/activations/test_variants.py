@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from noisyexp.activations import (
     Activation,
@@ -19,21 +18,7 @@ from noisyexp.activations import (
     noise_parameters,
     variants,
 )
-
-Blocks = Callable[[str], Iterator[tuple[dict[str, Any], dict[str, Tensor]]]]
-KINDS = ("tanh", "sigmoid")
-WITH_P = ("nan", "nah", "nanil")
-NOISY = ("nan", "nah", "nani", "nanil", "nanis")
-ALL = ("reference", "hard", *NOISY)
-
-
-def make(kind: str, variant: str, n: int = 1, p: float | Tensor = 1.0, **values: Any) -> Activation:
-    """A float64 unit with a known p."""
-    unit = make_activation(kind, variant, n, dtype=torch.float64, **values)
-    if unit.p is not None:
-        with torch.no_grad():
-            unit.p.copy_(torch.as_tensor(p, dtype=torch.float64))
-    return unit
+from tests.activations.units import ALL, NOISY, WITH_P
 
 
 def test_noise_parameters_are_the_p_and_nothing_else() -> None:

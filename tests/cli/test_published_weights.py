@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from noisyexp.experiments import evaluate as measure
 from noisyexp.experiments import frame, load, records, run
 from noisyexp.places import CHECKOUT
 from noisyexp.records.content_digest import sealed
+from noisyexp.records.record_files import load_record
 from noisyexp.report.run_set import find_runs
+from noisyexp.training.load import load_run
 
 OPTIONS = "task=unique_count scale=smoke act=nah threads=1 device=cpu progress=off"
 ANNEALED = "anneal.schedule=interval anneal.every=8 training.use_weights=best"
@@ -107,8 +110,25 @@ def test_the_repositorys_weights_fit_their_records_and_are_small() -> None:
         assert not left_out and found.record.complete
         assert state["config_hash"] == found.record.config_hash
         assert dataclasses.asdict(found.record)["final"]["step"] == state["step"]
-        model = load(name).model  # strict: every weight, of the right shape
+        model = load_run(
+            name, only_words=True
+        ).model  # without data; strict: every weight, of the right shape
         assert sum(p.numel() for p in model.parameters()) == found.record.parameters["total"]
+
+
+TESTED = ("test_ppl", "test_nll", "test_acc", "test_error", "test_nats_max")
+
+
+def test_the_page_has_every_published_model_with_its_number() -> None:
+    page = (CHECKOUT / "docs" / "python.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+/\w+)` \| .* \| \D*([\d.]+).* \|$", page, re.M))
+    recorded = {}
+    for name in weights_file.names(CHECKOUT):
+        record = load_record(weights_file.find(name, CHECKOUT).with_suffix(".json"))
+        (metric,) = [name for name in TESTED if name in record.final]
+        recorded[name] = f"{record.final[metric]:.2f}"
+        assert record.scale == "cpu"
+    assert rows == recorded
 
 
 def test_a_large_model_is_rounded_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from noisyexp.training import RunSpec, execute
 
 Row = dict[str, float]
 
+SOME_KEY = "0123456789abcdef" * 2 + "01234567"
+
 
 @pytest.fixture(autouse=True)
 def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -162,7 +164,7 @@ def test_a_server_that_says_no(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
+    monkeypatch.setenv("WANDB_API_KEY", SOME_KEY)
     with server(knows) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)
         one_line_or_offline(said, tmp_path, make_spec, lambda: capsys.readouterr().err)
@@ -176,7 +178,7 @@ def test_no_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """W&B itself tries for ten seconds."""
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
+    monkeypatch.setenv("WANDB_API_KEY", SOME_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     one_line_or_offline(
         "Failed to authenticate with http://127.0.0.1:9",
