@@ -60,11 +60,16 @@ def number(value: float) -> str:
 
 
 def shown(estimate: Estimate | None, sign: bool = False) -> str:
-    """Mean ± half width, "" for None."""
+    """Mean ± half width with the decimals of the mean, "" for None."""
     if estimate is None:
         return ""
-    mean = ("+" if sign and estimate.mean >= 0 else "") + number(estimate.mean)
-    return mean if estimate.half_width is None else f"{mean} ± {number(estimate.half_width)}"
+    mean, half = number(estimate.mean), estimate.half_width
+    signed = ("+" if sign and estimate.mean >= 0 else "") + mean
+    if half is None:
+        return signed
+    rounded = f"{half:.{len(mean.partition('.')[2])}f}"
+    plain = "e" not in mean and float(rounded) > 0
+    return f"{signed} ± {rounded if plain else number(half)}"
 
 
 def cells(report: Report) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
@@ -80,7 +85,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], set[tuple[int, in
         for line, group in zip(lines, report.groups, strict=True):
             line.append(shown(group.estimate(name)))
         if report.compares:
-            head.append(f"difference, {name}")
+            head.append(f"{info.label}, difference")
             for line, group in zip(lines, report.groups, strict=True):
                 found = report.difference(group, name)
                 words = verdict(found, info.direction)

@@ -24,7 +24,7 @@ class Group:
 
     Attributes:
         settings: the settings in which groups differ, by key.
-        runs: of all seeds, those that failed too.
+        runs: of all seeds in their order, those that failed too.
         named_by: the keys of its name.
     """
 
@@ -85,7 +85,7 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def make_groups(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Group]:
-    """The groups in the order of their first run.
+    """The groups in the order of their first run, their runs by seed.
 
     Args:
         runs: of any tasks.
@@ -106,7 +106,8 @@ def make_groups(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gr
     for (task, *_), members in found.items():
         own = {key: members[0].settings.get(key) for key in keys}
         mine = [dict(zip(keys, values[1:], strict=True)) for values in found if values[0] == task]
-        groups.append(Group(own, tuple(members), _named_by(own, mine)))
+        runs_by_seed = sorted(members, key=lambda run: run.record.seed)
+        groups.append(Group(own, tuple(runs_by_seed), _named_by(own, mine)))
     for group in groups:
         _check_seeds(group)
     return groups
