@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from noisyexp.records.metric import Metric
-from noisyexp.report.groups import Group, best_groups, difference, verdict
+from noisyexp.report.groups import Group, best_groups, difference, is_reference, verdict
 from noisyexp.report.run_set import spoken
 from noisyexp.report.statistics import Estimate
 
@@ -112,7 +113,14 @@ def problems(report: Report) -> list[str]:
 
 
 def compared_with(report: Report) -> str:
-    """One sentence that names the baselines, "" without any."""
+    """One sentence that names the baselines, or says why there is none; "" where nothing fits."""
+    soft = Counter(group.task for group in report.groups if is_reference(group))
+    several = [f"{n} groups of {task}" for task, n in soft.items() if n > 1]
+    if several and not report.baselines:
+        return (
+            f"No differences: {' and '.join(several)} have reference units; baseline= or where= "
+            "chooses one."
+        )
     if not report.compares:
         return ""
     names = [
@@ -156,7 +164,7 @@ def to_text(report: Report) -> str:
         _columns(of_task(report, task)) for task in dict.fromkeys(g.task for g in report.groups)
     ]
     text = "\n\n".join(tables)
-    notes = [compared_with(report)] if report.compares else []
+    notes = list(filter(None, [compared_with(report)]))
     marks = [mark for mark in MARKS if mark in text]
     notes += ["; ".join(f"{mark.strip()} {MARKS[mark]}" for mark in marks) + "."] if marks else []
     return "\n".join([text, *notes, *problems(report)])

@@ -16,6 +16,8 @@ from noisyexp.report.verdict import FEWEST_SEEDS, TOO_FEW
 
 FIRST = ("task", "act", "scale", "data")
 """Names that tell groups apart before settings do."""
+SOFT = {"act.variant": "reference"}
+"""What runs of the reference units have."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ def metrics_of(groups: Sequence[Group], wanted: Sequence[str]) -> dict[str, Metr
     return {name: known[name] for name in shown}
 
 
+def is_reference(group: Group) -> bool:
+    """Whether its runs have the soft units, as the baseline that nobody named."""
+    return all(meets(run, SOFT) for run in group.runs)
+
+
 def find_baseline(groups: Sequence[Group], wanted: Mapping[str, str] | None) -> dict[str, Group]:
     """The group of every task that the others are compared with.
 
@@ -172,7 +179,7 @@ def find_baseline(groups: Sequence[Group], wanted: Mapping[str, str] | None) -> 
     Raises:
         RecordError: several groups of a task have it, or none of any task.
     """
-    conditions = {"act.variant": "reference"} if wanted is None else wanted
+    conditions = SOFT if wanted is None else wanted
     found: dict[str, Group] = {}
     for task in dict.fromkeys(group.task for group in groups):
         fitting = [

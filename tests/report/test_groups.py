@@ -189,6 +189,23 @@ def test_a_baseline_is_one_group(folder: Path) -> None:
     assert find_baseline(groups, None) == {}
 
 
+def test_a_baseline_that_is_not_clear_is_no_silence(folder: Path, make_record: RecordMaker) -> None:
+    """Two groups of soft units: the table says so, and how one of them is chosen."""
+    for n, lr in enumerate((1.0, 0.5)):
+        training = {**CONFIG["training"], "lr": lr}
+        act = {"variant": "reference", "c": None}
+        make_record(
+            folder / f"soft{n}" / "run.json", 110.0, act="reference", experiment=None,
+            config={**CONFIG, "act": act, "training": training},
+        )  # fmt: skip
+    report = average([folder])
+    said = "No differences: 2 groups of ptb have reference units; baseline= or where= chooses one."
+    assert not report.compares
+    assert said in to_text(report).splitlines() and said in to_markdown(report)
+    report = average([folder], baseline="act=reference,training.lr=0.5")
+    assert report.compares and "No differences" not in to_text(report)
+
+
 def test_a_curve_is_the_mean_at_common_points(tmp_path: Path, make_record: RecordMaker) -> None:
     curves = [[3.0, 2.0, 1.0], [5.0, 3.0]]
     for seed, values in enumerate(curves):
