@@ -213,7 +213,7 @@ def layers_table(rounds: int, budget: float) -> list[dict[str, Any]]:
     """Milliseconds of forward and backward; each size gets its share of `budget` seconds."""
     rows: list[dict[str, Any]] = []
     print("layer forward + backward: milliseconds, ratio to torch float32 [the bar's ratio]")
-    # Without instructions torch's autocast takes three times its float32: minutes for the large ones.
+    # Without instructions torch's autocast takes minutes for the large ones.
     sizes = LAYERS if matmul.form() is not None else LAYERS[:4]
     for index, (batch, steps, hidden, layers, cell, both) in enumerate(sizes):
         x = torch.randn(steps, batch, hidden, requires_grad=True)
