@@ -243,8 +243,8 @@ class Products:
             recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
         )  # fmt: skip
         w_t = w_hh.t()
-        if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
-            w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
+        if steps >= 16 and copy_pays(batch, w_hh):
+            w_t = w_t.contiguous()
         loop = whole_pass(plan, "forward", gates, run.weights)
         if loop is not None:
             loop.w_t = None if w_t.stride(0) == 1 else w_t.data_ptr()
@@ -341,6 +341,17 @@ def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.StepL
     loop.w = weights.w_hh.data_ptr()
     loop.b_hh = None if weights.b_hh is None else weights.b_hh.data_ptr()
     return loop
+
+
+def copy_pays(batch: int, w_hh: Tensor) -> bool:
+    """Whether products (B, H) with W_hh^T are faster on a copy of it in the order of rows.
+
+    The copy costs what two (several threads) to ten steps gain. One thread has the same bits up to
+    the size that is asked for here, and loses beyond it.
+    """
+    if torch.get_num_threads() > 1:
+        return batch <= 48 and w_hh.numel() <= 2**22
+    return batch <= 32 and w_hh.numel() <= 2**20
 
 
 def leave(
