@@ -61,16 +61,18 @@ def number(value: float) -> str:
 
 
 def shown(estimate: Estimate | None, sign: bool = False) -> str:
-    """Mean ± half width with the decimals of the mean, "" for None."""
+    """Mean ± half width with no more decimals than the mean, "" for None."""
     if estimate is None:
         return ""
     mean, half = number(estimate.mean), estimate.half_width
     signed = ("+" if sign and estimate.mean >= 0 else "") + mean
     if half is None:
         return signed
-    rounded = f"{half:.{len(mean.partition('.')[2])}f}"
-    plain = "e" not in mean and float(rounded) > 0
-    return f"{signed} ± {rounded if plain else number(half)}"
+    width = number(half)
+    places = min(len(text.partition(".")[2]) for text in (mean, width))
+    rounded = f"{half:.{places}f}"
+    plain = "e" not in mean + width and float(rounded) > 0
+    return f"{signed} ± {rounded if plain else width}"
 
 
 def cells(report: Report) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
