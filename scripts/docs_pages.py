@@ -37,7 +37,7 @@ TIME = """\
 | term | in `run.json` and `records` | meaning |
 | --- | --- | --- |
 | wall time | `cost.wall_s`, seconds | from begin to end of every process that worked at the run: \
-data, updates, evaluations, checkpoints. In reports, lists and plans, and the hours in the tables of \
+data, updates, evaluations, checkpoints. In reports, lists and plans; hours in the tables of \
 the paper. |
 | training time | `cost.train_s`, seconds | the part of it inside the updates |
 | training time an update | `cost.s_per_step`, seconds | training time by the number of updates: \
