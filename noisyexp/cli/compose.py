@@ -39,7 +39,7 @@ from noisyexp.schema import build, closest, shown
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
-from noisyexp.training.device import chosen_device
+from noisyexp.training.device import KINDS, chosen_device
 from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
 from noisyexp.training.run import RunSpec
@@ -209,14 +209,14 @@ def _task_section(values: Any, problems: list[str]) -> Any:
 
 def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     """Problems that need more than one section, or the machine."""
-    import torch
-
-    if run.device == "cuda" and local and not torch.cuda.is_available():
-        yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
+    kind = KINDS[chosen_device(run.device)]
+    if local and not kind.available():
+        missing = f"torch sees no {run.device.upper()} device here"
+        yield f"device={run.device!r}: {missing}; use device=cpu or device=auto"
     cores = os.cpu_count() or 1
     if run.threads is not None and run.threads > cores and local:
         yield f"threads={run.threads}: this machine has {cores}"
-    if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()) and local:
+    if run.precision == "fp16" and local and not kind.has_fp16:
         yield "precision='fp16': needs a CUDA device; use bf16 or fp32"
     for extra, wanted in (
         ("wandb", run.logger.wandb != "off"),
@@ -235,9 +235,8 @@ def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
 
 
 def _graph_checks(run: RunConfig, task: type[Task], local: bool) -> Iterator[str]:
-    import torch
-
-    if run.device == "cpu" or (local and not torch.cuda.is_available()):
+    # What "auto" is elsewhere is not known here.
+    if (local or run.device != "auto") and not KINDS[chosen_device(run.device)].captures:
         yield f"{graphs.KEY}: {graphs.NEEDS_GPU}"
     reason = graphs.why_not(task, run.precision)
     if reason is not None:

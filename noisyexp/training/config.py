@@ -10,6 +10,7 @@ import torch
 
 from noisyexp.activations import SCHEDULES, ActivationSpec, find_variant
 from noisyexp.schema import option
+from noisyexp.training.device import DEVICES
 from noisyexp.training.optimizer import OPTIMIZERS, with_option
 
 
@@ -123,7 +124,9 @@ class ActConfig:
     label: str = option("name in tables and figures")
     alpha: float = option("alpha of both kinds unless set for one")
     c: float | None = option("c of both kinds unless set for one", low=0)
-    p_shape: str = option("one p per unit or one per site", choices=("unit", "scalar"))
+    p_shape: str = option(
+        "one p for each hidden unit, or one for all of them", choices=("unit", "scalar")
+    )
     learn_p: bool = option("whether p is trained; if not it stays where it was drawn")
     clip_output: bool = option("clip to the range of the soft unit, both kinds unless set for one")
     code_compat: bool = option("the authors' released formulas where they differ")
@@ -167,7 +170,7 @@ class RunConfig:
     """One run, apart from its task's own section."""
 
     seed: int = option("seed of weights, data order and noise", low=0)
-    device: str = option("device", choices=("auto", "cpu", "cuda"))
+    device: str = option("device", choices=DEVICES)
     threads: int | None = option("CPU threads of torch; null for its default", low=1)
     precision: str = option("arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"))
     deterministic: bool = option("refuse operations that are not reproducible")

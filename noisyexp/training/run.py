@@ -22,6 +22,7 @@ from noisyexp.activations import (
 from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, write_json
+from noisyexp.nan_names import as_typed
 from noisyexp.records.config_hash import config_hash
 from noisyexp.records.content_digest import sealed
 from noisyexp.records.run_record import RunRecord
@@ -36,7 +37,7 @@ from noisyexp.training.callbacks import (
     NoiseAnnealing,
 )
 from noisyexp.training.config import RunConfig
-from noisyexp.training.device import setup_torch
+from noisyexp.training.device import kind_of, setup_torch
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import RunNames, check_held, locked, run_folder
 from noisyexp.training.init_from import start_from
@@ -48,7 +49,6 @@ from noisyexp.training.progress import ProgressDisplay
 from noisyexp.training.record import (
     describe_machine,
     describe_task,
-    peak_memory_mb,
     start_record,
 )
 from noisyexp.training.result import best_epoch, final_metrics
@@ -254,7 +254,7 @@ def _train(
         record.cost = {
             "train_s": round(trainer.train_seconds, 3),
             "s_per_step": round(trainer.train_seconds / max(trainer.step, 1), 6),
-            "peak_memory_mb": round(peak_memory_mb(device), 1),
+            "peak_memory_mb": round(kind_of(device).peak_memory_mb(device), 1),
             "finished": finished,
         }
         sessions.describe(record)
@@ -350,7 +350,8 @@ def _callbacks(spec: RunSpec, task: Task, shown: bool) -> list[Callback]:
         made.append(TensorBoardLogger(folder / "tensorboard", log.every_steps))
     if log.wandb != "off":
         made.append(_wandb(spec))
-    made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
+    label = f"{as_typed(spec.names.act)} s{config.seed}"
+    made.append(ProgressDisplay(folder.name, config.progress, label))
     return [*made, files]
 
 

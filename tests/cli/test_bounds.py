@@ -19,7 +19,8 @@ from noisyexp.errors import ConfigError
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb.task import PTB
-from noisyexp.training.estimate import estimate, memory_here
+from noisyexp.training.device import KINDS
+from noisyexp.training.estimate import estimate
 
 Run = Callable[..., Any]
 CORES = os.cpu_count()
@@ -124,7 +125,7 @@ def test_the_estimate_knows_the_weights(words: list[str], tmp_path: Path) -> Non
     weights = sum(p.numel() for p in task.build_model(spec.config.act.spec()).parameters())
     found = estimate(config, spec.config.training, source)
     assert found.parameters == pytest.approx(weights, rel=0.15)
-    assert found.total < memory_here("cpu")
+    assert found.total < KINDS["cpu"].memory()
 
 
 @pytest.mark.parametrize(
