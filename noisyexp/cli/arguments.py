@@ -14,7 +14,7 @@ from noisyexp.schema import build, closest
 Section = TypeVar("Section")
 
 
-def read_pairs(
+def read_arguments(
     cls: type[Section],
     arguments: Sequence[str],
     defaults: Mapping[str, Any],
@@ -74,10 +74,10 @@ def read_values(
     """The values of a command line as the types of their keys, not yet checked.
 
     Args:
-        cls: as in `read_pairs`.
+        cls: as in `read_arguments`.
         arguments: each is key=value, or a word.
         problems: a line is appended for each argument that is not, and for each second one.
-        words: as in `read_pairs`.
+        words: as in `read_arguments`.
     """
     given: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import check_task, exit_code_of, place_of
 from noisyexp.errors import DataError, NoisyexpError, RecordError
 from noisyexp.fileio import check_regular
@@ -94,5 +94,5 @@ def describe(given: Arguments) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     return exit_code_of(
-        lambda: describe(read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
+        lambda: describe(read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
     )

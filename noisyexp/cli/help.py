@@ -15,6 +15,7 @@ from noisyexp.cli.compose import check, hydra_session
 from noisyexp.cli.config_groups import GROUPS, Groups
 from noisyexp.cli.named_sweeps import sweep_names
 from noisyexp.errors import ConfigError
+from noisyexp.nan_names import as_typed
 from noisyexp.places import CONFIG_DIR
 from noisyexp.schema import closest, describe
 
@@ -53,11 +54,11 @@ def choices_text() -> str:
         for group in GROUPS:
             lines.append(f"{group}=")
             options = groups.options(group)
-            width = max(len(option) for option in options)
-            lines += [f"  {option:<{width}}  {_comment(group, option)}" for option in options]
+            width = max(len(as_typed(option)) for option in options)
+            lines += [f"  {as_typed(o):<{width}}  {_comment(group, o)}" for o in options]
     lines.append("sweep= (with -m)")
     lines += [f"  {name}  {_comment('sweep', name)}" for name in sweep_names()]
-    return "\n".join(lines).replace("  nan_normal", "  nan       ")
+    return "\n".join(lines)
 
 
 def short_text() -> str:
@@ -70,7 +71,7 @@ def short_text() -> str:
             if any("/" in name for name in names):
                 folders = Counter(name.partition("/")[0] for name in names)
                 names = [f"{folder}/... ({count})" for folder, count in folders.items()]
-            text = "  ".join(names).replace("nan_normal", "nan")
+            text = "  ".join(map(as_typed, names))
             lines += textwrap.wrap(text, 76, initial_indent=f"  {group + '=':<12}",
                                    subsequent_indent=" " * 14)  # fmt: skip
     lines.append(f"  {'sweep=':<12}{'  '.join(sweep_names())}  (with -m)")

@@ -10,6 +10,7 @@ from noisyexp.activations import find_variant, variants
 from noisyexp.activations.functional import KINDS
 from noisyexp.cli.arguments import read_values
 from noisyexp.errors import ConfigError
+from noisyexp.nan_names import as_typed
 from noisyexp.schema import build, closest, option
 
 ALL, BOTH = "all", "both"
@@ -73,7 +74,7 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 def _variant(name: str, problems: list[str]) -> str:
     """The variant of a name; `nan_normal`, the name of NAN's file, is NAN."""
-    plain = {"nan_normal": "nan"}.get(name.lower(), name.lower())
+    plain = as_typed(name.lower())
     if plain in (ALL, *variants()):
         return plain
     try:

@@ -19,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.arguments import read_arguments, split_arguments
 from noisyexp.cli.cost import Cost, cost_of, published
 from noisyexp.cli.runs import size_text
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError, RunLockedError
 from noisyexp.fileio import read_json
+from noisyexp.nan_names import as_typed
 from noisyexp.records.run_record import RunRecord
 from noisyexp.schema import option
 from noisyexp.training import checkpoint
@@ -107,7 +108,7 @@ class Item:
 
     def __str__(self) -> str:
         names = self.spec.names
-        what = names.experiment or f"{names.task} {names.act.replace('nan_normal', 'nan')}"
+        what = as_typed(names.experiment or f"{names.task} {names.act}")
         text = f"  {what} {names.scale} seed {names.seed}: {self.state.word}"
         if self.state.step:
             text += f" from update {self.state.step:,}"
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
     def run() -> None:
         words = [word for word in arguments if word not in MULTIRUN_FLAGS]
         mine, overrides = split_arguments(Arguments, words)
-        given = read_pairs(Arguments, mine, DEFAULTS, about=__doc__ or "")
+        given = read_arguments(Arguments, mine, DEFAULTS, about=__doc__ or "")
         if not overrides:
             raise ConfigError(["no run given, as task=ptb act=nah seed=0,1,2"])
         specs = read_words(overrides)

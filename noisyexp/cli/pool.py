@@ -14,6 +14,7 @@ from typing import Any
 from noisyexp.cli.compose import check
 from noisyexp.cli.missing import publish_run
 from noisyexp.errors import RecordError, RunLockedError
+from noisyexp.nan_names import as_typed
 from noisyexp.records.row_files import Row
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import locked
@@ -33,7 +34,7 @@ class Job:
         return cls((f"experiment={row.experiment}", f"scale={scale}", f"seed={seed}"), row, seed)
 
     def __str__(self) -> str:
-        return " ".join(self.words)
+        return as_typed(" ".join(self.words))
 
 
 class Pool:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.arguments import read_arguments, split_arguments
 from noisyexp.cli.missing import missing_runs
 from noisyexp.cli.pool import Job, Pool
 from noisyexp.cli.verb import exit_code_of
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
     def run() -> int:
         mine, overrides = split_arguments(Arguments, arguments)
         defaults = {"file": None, "workers": 2, "list": False}
-        given = read_pairs(Arguments, mine, defaults, about=__doc__ or "")
+        given = read_arguments(Arguments, mine, defaults, about=__doc__ or "")
         path = Path(given.file) if given.file else root / "results" / "queue.yaml"
         if given.list:
             print(*to_do(path, root), sep="\n")

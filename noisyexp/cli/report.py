@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, writing
 from noisyexp.errors import ConfigError, RecordError
 from noisyexp.fileio import atomic_write_bytes
@@ -56,10 +56,10 @@ def _picture(report: Report) -> bytes:
     return draw(report)
 
 
-def _page(report: Report) -> bytes:
-    from noisyexp.report.page import make_page
+def _html(report: Report) -> bytes:
+    from noisyexp.report.html_report import make_html
 
-    return make_page(report).encode("utf-8")
+    return make_html(report).encode("utf-8")
 
 
 WRITERS: dict[str, Callable[[Report], bytes]] = {
@@ -67,7 +67,7 @@ WRITERS: dict[str, Callable[[Report], bytes]] = {
     ".csv": lambda report: to_csv(report).encode("utf-8"),
     ".json": lambda report: to_json(report).encode("utf-8"),
     ".png": _picture,
-    ".html": _page,
+    ".html": _html,
 }
 
 
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
 
     def run() -> None:
-        given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="paths")
+        given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="paths")
         if given.out is None:
             if given.watch:
                 raise ConfigError(["watch=true: needs out=, the file to write again"])

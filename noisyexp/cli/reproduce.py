@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.arguments import read_arguments, split_arguments
 from noisyexp.cli.compose import check
 from noisyexp.cli.cost import published
 from noisyexp.cli.missing import missing_runs, publish_run
@@ -103,7 +103,7 @@ def some_at_a_time(
 def reproduce(arguments: Sequence[str], root: Path) -> int:
     """Run what a table lacks, publish the records, write the table; returns the exit code."""
     mine, overrides = split_arguments(Arguments, arguments)
-    given = read_pairs(Arguments, mine, DEFAULTS, about=__doc__ or "", words="tables")
+    given = read_arguments(Arguments, mine, DEFAULTS, about=__doc__ or "", words="tables")
     try:
         seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
     except ValueError:

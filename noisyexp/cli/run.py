@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import traceback
@@ -28,6 +27,7 @@ from noisyexp.cli.overrides import spell_free
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import explain
+from noisyexp.nan_names import as_typed, spell_nan
 from noisyexp.places import CONFIG_DIR
 from noisyexp.process import settle_output
 from noisyexp.training.finished import finished_record
@@ -167,25 +167,12 @@ def _overrides_among(argv: list[str]) -> list[str]:
 
 def spoken(error: Exception) -> str:
     """The message in the words that a person types, see `spell`."""
-    return str(error).replace("nan_normal", "nan").replace("++hydra.", "hydra.")
+    return as_typed(str(error)).replace("++hydra.", "hydra.")
 
 
 def spell(argument: str) -> str:
     """An argument as Hydra wants it."""
     return spell_free(spell_home(spell_nan(argument)))
-
-
-def spell_nan(argument: str) -> str:
-    """`act=nan` with the name of its file, in sweeps and any case too, and `experiment=table2/nan`.
-
-    Hydra's grammar reads a bare nan as the floating-point number.
-    """
-    key, _, values = argument.partition("=")
-    if key == "experiment":
-        return re.sub(r"(?i)/nan(?=,|$)", "/nan_normal", argument)
-    if key.lstrip("+") != "act":
-        return argument
-    return f"{key}=" + re.sub(r"(?i)(?<![\w.*/-])nan(?![\w.*/-])", "nan_normal", values)
 
 
 def spell_home(argument: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError, RunLockedError
 from noisyexp.report.group_table import number
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
 
     def run() -> int:
-        given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="words")
+        given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="words")
         removes = given.words[:1] == [REMOVE]
         paths = [Path(word) for word in given.words[removes:]] or [Path("runs")]
         if removes and not given.where:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, place_of, writing
 from noisyexp.pictures.curves import plot_panels
 from noisyexp.schema import option
@@ -45,7 +45,7 @@ class Arguments:
 
 def show(arguments: Sequence[str]) -> None:
     """Print the samples of a run, and draw their pictures into its folder."""
-    given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "")
+    given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "")
     place = place_of(given.run, given.weights)
     run = load_run(place, given.weights or "last", only_words=given.prompt is not None)
     device = torch.device("cpu")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, seen_from_here
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
@@ -156,7 +156,7 @@ class Arguments:
 
 def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
     """Write or compare the pages of the chosen tables; returns the exit code."""
-    given = read_pairs(
+    given = read_arguments(
         Arguments, arguments, {"names": [], "compare": False}, about=__doc__ or "", words="names"
     )
     code = 0

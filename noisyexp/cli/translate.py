@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import check_task, exit_code_of, print_text, writing
 from noisyexp.data.moses import detokenise, tokenise
 from noisyexp.data.parallel import EOS, UNK
@@ -108,7 +108,7 @@ def draw(source: Sequence[str], text: str, hypothesis: Hypothesis, path: Path) -
 
 def run(arguments: Sequence[str]) -> None:
     """Translate as the command line says."""
-    given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "")
+    given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "")
     check_task(Path(given.run), "nmt")
     if given.attention is not None:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError
 from noisyexp.fileio import ADVICE, explain, read_json
+from noisyexp.nan_names import as_typed
 
 
 def exit_code_of(function: Callable[[], int | None]) -> int:
@@ -20,7 +21,7 @@ def exit_code_of(function: Callable[[], int | None]) -> int:
     try:
         return function() or 0
     except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in ADVICE:

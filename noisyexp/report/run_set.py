@@ -10,6 +10,7 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
+from noisyexp.nan_names import as_typed
 from noisyexp.records.record_files import load_record
 from noisyexp.records.run_record import RunRecord
 from noisyexp.schema import closest
@@ -138,7 +139,7 @@ def _published(file: Path) -> bool:
 def settings(record: RunRecord) -> dict[str, Any]:
     """Names and configuration of a run, flattened: {"act.tanh.alpha": 1.15, ...}."""
     names = {name: getattr(record, name) for name in NAMES}
-    names["act"] = names["act"].replace("nan_normal", "nan")
+    names["act"] = as_typed(names["act"])
     return {**names, **dict(_flat(record.config, ""))}
 
 
@@ -198,7 +199,7 @@ def same(value: Any, text: str) -> bool:
             return float(text) == value
         except ValueError:
             return False
-    return text in (str(value), str(value).replace("nan_normal", "nan"))
+    return as_typed(text) == as_typed(str(value))
 
 
 def spoken(value: Any) -> str:

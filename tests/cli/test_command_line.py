@@ -13,9 +13,10 @@ import pytest
 from noisyexp.cli import outcome
 from noisyexp.cli.compose import check
 from noisyexp.cli.outcome import paper_numbers, run_line, show
-from noisyexp.cli.run import main, spell_nan
+from noisyexp.cli.run import main
 from noisyexp.cli.sample import main as sample
 from noisyexp.errors import DataError
+from noisyexp.nan_names import spell_nan
 from noisyexp.tasks.ptb import PTB
 from noisyexp.training.run import Outcome
 

@@ -9,6 +9,7 @@ from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
 from noisyexp.cli.outcome import show
 from noisyexp.errors import RecordError
+from noisyexp.nan_names import as_typed
 from noisyexp.records.run_record import FINISHED
 from noisyexp.report.group_table import Report, to_text
 from noisyexp.report.groups import find_baseline, make_groups, metrics_of
@@ -31,7 +32,7 @@ def sweep_report(sweep: Sweep) -> tuple[str, int]:
     lines, counts = [], Counter[str]()
     for job in jobs:
         own = " ".join(part for part in job.spec.command if part not in shared)
-        own = own.replace("nan_normal", "nan") or _short(job.spec.names)
+        own = as_typed(own or _short(job.spec.names))
         status, text = _ending(job)
         counts[status] += 1
         lines.append(f"  {own}: {text}")
