@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from noisyexp.nan_names import as_typed
 from noisyexp.pictures.curves import LINE_STYLES, PALETTE, figure_style, save_figure
 
 _LABELS = {"torch": "torch.nn.LSTM", "nah": "NAH", "nah saturated": "NAH, most units saturated"}
@@ -172,25 +173,78 @@ def gpu_page(result: Mapping[str, Any]) -> str:
 
 def tasks_page(result: Mapping[str, Any]) -> str:
     """The tables of `benchmarks/tasks.py` in Markdown."""
-    time_rows: list[list[str]] = []
-    held_rows: list[list[str]] = []
-    for name, found in result["models"].items():
-        for rows, values in ((time_rows, found["ms"]), (held_rows, found["held_mib"])):
-            base = values["reference"]
-            noisy = [_beside(v, base) for act, v in values.items() if act != "reference"]
-            rows.append([name, f"{base:.1f}", *noisy])
-    arms = [act for act in next(iter(result["models"].values()))["ms"] if act != "reference"]
+    models = result["models"]
+    arms = list(dict.fromkeys(act for found in models.values() for act in found["ms"]))
     long = ", ".join(f"{rounds} for {name}" for name, rounds in result["long"].items())
+    bf16 = (
+        ""
+        if result["bf16"]
+        else " bf16 is not measured: this processor has no instructions for it."
+    )
+    header = ["model", *map(as_typed, arms)]
     return _page(
         "Time and memory of an update by task",
         f"{_origin(result)}, one thread. At the paper's "
         "sizes but where another scale is named. In brackets: against the reference arm, which has "
-        "torch's own LSTM, GRU or tanh.",
+        f"torch's own LSTM, GRU or tanh.{bf16}",
         f"Milliseconds of an update, medians of {result['rounds']} rounds ({long}) in which the "
         "arms take turns:",
-        _table(["model", "reference", *arms], time_rows),
+        _table(header, _beside_first(models, arms, "ms")),
         "MiB that backward needs besides the weights:",
-        _table(["model", "reference", *arms], held_rows),
+        _table(header, _beside_first(models, arms, "held_mib")),
+    )
+
+
+def _beside_first(models: Mapping[str, Any], arms: Sequence[str], part: str) -> list[list[str]]:
+    """A row a model: a number of each arm, in brackets against the first; "-" for none."""
+    rows = []
+    for name, found in models.items():
+        values, base = found[part], found[part][arms[0]]
+        cells = [_beside(values[arm], base) if arm in values else "-" for arm in arms[1:]]
+        rows.append([name, f"{base:.1f}", *cells])
+    return rows
+
+
+def compiled_page(result: Mapping[str, Any]) -> str:
+    """The table of `benchmarks/compiled.py` in Markdown."""
+    rows = []
+    for name, arms in result["modules"].items():
+        for arm, times in arms.items():
+            base = times["uncompiled"]
+            modes = [_beside(times[mode], base, 3) for mode in times if mode != "uncompiled"]
+            rows.append([name, arm.replace("nah", "NAH"), f"{base:.3f}", *modes])
+    modes = [mode for mode in next(iter(result["modules"].values()))["nah"] if mode != "uncompiled"]
+    return _page(
+        "Layers, cells and units under torch.compile",
+        f"{_origin(result)}, one thread. Forward and backward, milliseconds, medians of "
+        f"{result['rounds']} rounds in which uncompiled and compiled code take turns; in brackets "
+        "against uncompiled code. Sizes: batch, steps, units, layers; batch and units of cells. "
+        "torch leaves its layers out of graphs, and ours stay out in the same way; in the graph: "
+        "with `torch._dynamo.config.allow_rnn = True`.",
+        _table(["module", "", "uncompiled", *modes], rows),
+    )
+
+
+def bf16_page(result: Mapping[str, Any]) -> str:
+    """The table of the layers of `benchmarks/bf16.py` in Markdown."""
+    arms = [arm for arm in result["layers"][0]["ms"] if arm != "torch"]
+    rows = []
+    for row in result["layers"]:
+        base, ms = row["ms"]["torch"], row["ms"]
+        both = " both ways" if row["bidirectional"] else ""
+        rows.append([_size(row) + both, f"{base:.1f}", *(_beside(ms[arm], base) for arm in arms)])
+    form = result["form"]
+    how = (
+        f"The products are made by `{form}`."
+        if form
+        else "This processor has no bf16 instructions: under autocast our layers compute in "
+        "float32, torch's in bf16."
+    )
+    return _page(
+        "Layers in bf16 on a processor",
+        f"{_origin(result)}, one thread. {how} Forward and backward, milliseconds, medians of "
+        "rounds in which all take turns; in brackets against torch's layer in float32.",
+        _table(["batch, steps, hidden, layers", "torch", *arms], rows),
     )
 
 

@@ -21,9 +21,10 @@ from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.nn import single
 from noisyexp.nn.equations import Cell
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
-from noisyexp.nn.products import Forward, LayerCall, Weights
+from noisyexp.nn.products import Forward, Weights
 from noisyexp.nn.shared import Use, sharing, sum_of_outer_products, sum_of_rounded, use
 
 

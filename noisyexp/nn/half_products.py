@@ -10,11 +10,11 @@ from torch import Tensor
 
 from noisyexp.kernels.dispatch import backend_of
 from noisyexp.kernels.matmul import mm
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.products import (
     Backward,
     Forward,
     Gradients,
-    LayerCall,
     Products,
     Weights,
     forward_layer,

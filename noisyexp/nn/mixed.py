@@ -17,11 +17,11 @@ from torch import Tensor
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import matmul as M
 from noisyexp.kernels.derivatives import batching
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.products import (
     Backward,
     Forward,
     Gradients,
-    LayerCall,
     Products,
     forward_layer,
     leave,

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import register_flop_formula
 from noisyexp.activations.ops import UNITS, Encoded, decode, keep, kept, no_gradients
 from noisyexp.kernels.ops import define
 from noisyexp.nn.equations import CELLS
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
-from noisyexp.nn.products import Forward, LayerCall, Weights
+from noisyexp.nn.products import Forward, Weights
 
 _FIELDS = len(Encoded._fields)
 _ARGUMENTS = f"{UNITS}, Tensor? mask, str cell, bool reverse, ScalarType? operands"

@@ -14,12 +14,12 @@ from noisyexp.kernels import matmul
 from noisyexp.kernels.dispatch import backend_of
 from noisyexp.nn import persistent
 from noisyexp.nn.half_products import HalfProducts
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.mixed import PackedProducts
 from noisyexp.nn.products import (
     AllGradients,
     Backward,
     Forward,
-    LayerCall,
     Products,
     Weights,
     gradients_of_p,

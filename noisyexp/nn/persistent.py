@@ -15,12 +15,12 @@ from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import persistent as P
 from noisyexp.kernels.matmul import mm
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.products import (
     AllGradients,
     Backward,
     Forward,
     Gradients,
-    LayerCall,
     Products,
     Weights,
     sum_of_biases,

@@ -19,7 +19,8 @@ from noisyexp.kernels.blas import gemm_for
 from noisyexp.kernels.cpu import address
 from noisyexp.kernels.derivatives import batching, first_derivatives
 from noisyexp.kernels.dispatch import backend_of
-from noisyexp.nn.products import TRANSPOSE_ROWS, LayerCall, Weights, gradients_of_p
+from noisyexp.nn.layer_call import LayerCall
+from noisyexp.nn.products import TRANSPOSE_ROWS, Weights, gradients_of_p
 
 
 def product_for(x: Tensor, weights: Weights) -> int | None:
