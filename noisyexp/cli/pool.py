@@ -14,6 +14,7 @@ from typing import Any
 from noisyexp.cli.compose import check
 from noisyexp.cli.missing import publish_run
 from noisyexp.errors import RecordError, RunLockedError
+from noisyexp.process import only_tells
 from noisyexp.records.row_files import Row
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import locked
@@ -109,6 +110,7 @@ class Pool:
         Returns:
             0 all done, 1 some failed, 130 stopped.
         """
+        only_tells()
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             return self.work(workers)

@@ -29,7 +29,7 @@ from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import explain
 from noisyexp.places import CONFIG_DIR
-from noisyexp.process import settle_output
+from noisyexp.process import only_tells, settle_output
 from noisyexp.training.finished import finished_record
 from noisyexp.training.processes import torchrun_size
 from noisyexp.training.run import RunSpec
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
         if "--help" in argv or "-h" in argv:
             print(key_texts(asked) if asked else long_text())
             return 0
-    except ConfigError as error:
+    except NoisyexpError as error:  # a word, or a file that it chooses
         print(spoken(error), file=sys.stderr)
         return error.exit_code
     register()
@@ -114,6 +114,7 @@ def main(argv: list[str]) -> int:
         if torchrun_size() == 1 or os.environ.get("LOCAL_RANK") == "0":
             print(spoken(error), file=sys.stderr)
         return error.exit_code
+    only_tells()
     try:
         return _sweep(argv, specs) if multirun else run_one(specs[0])
     except Interrupted as stop:
@@ -167,7 +168,7 @@ def _overrides_among(argv: list[str]) -> list[str]:
 
 def spoken(error: Exception) -> str:
     """The message in the words that a person types, see `spell`."""
-    return str(error).replace("nan_normal", "nan").replace("++hydra.", "hydra.")
+    return re.sub(r"\+\+(hydra|act\.settings)\b", r"\1", str(error).replace("nan_normal", "nan"))
 
 
 def spell(argument: str) -> str:
@@ -211,7 +212,7 @@ def run_job(config: DictConfig) -> float:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    settle_output(lossy=True)  # a worker has a standard output of its own
+    settle_output()  # a worker has a standard output of its own
     hydra_config = HydraConfig.get()
     problems: list[str] = []
     command = ["run.py", *hydra_config.overrides.task]
