@@ -29,7 +29,7 @@ class Arguments:
     weights: str | None = option(
         "last or best of the run, or a name in results/weights; default: those of its result"
     )
-    device: str = option("device", choices=("auto", "cpu", "cuda"))
+    device: str = option("where to measure", choices=("auto", "cpu", "cuda"))
 
 
 def measure(given: Arguments) -> None:
