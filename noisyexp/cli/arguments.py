@@ -101,6 +101,8 @@ def read_values(
             given.setdefault(words, []).append(argument)
         elif not equals:
             problems.append(f"{argument}: expected key=value.{closest(key, hints)}")
+        elif words and key == words:
+            problems.append(f"{argument}: leave out {key}=, the words stand alone")
         elif key in given:
             problems.append(f"{argument}: {key} is given twice")
         else:

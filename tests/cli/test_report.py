@@ -46,6 +46,7 @@ def test_report_writes_files(folder: Path, tmp_path: Path, ending: str) -> None:
         (["by=act.d"], 2, "act.d: no run has it. Did you mean act.c"),
         (["where=act=hard"], 2, "none of 3 runs has it"),
         (["wehre=act=hard"], 2, "Did you mean where"),
+        (["paths=runs"], 2, "paths=runs: leave out paths=, the words stand alone"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(

@@ -30,22 +30,29 @@ KEYS = {
     "plan": ("task", "act", "seed", "jobs", "run_root", "scale"),
     "inspect": ("act", "kind", "c", "alpha", "p", "clip_output", "code_compat"),
 }
+RIGHT = {
+    "plan": ["task=mixture", "scale=smoke"], "report": ["runs"], "runs": ["runs"],
+    "publish": ["{run}"], "verify": ["{run}/run.json"], "evaluate": ["run={run}"],
+    "sample": ["run={run}"], "translate": ["run={run}"], "inspect": ["act=nah"],
+}  # fmt: skip
+"""Words that a verb takes; half of the lines begin with them."""
 WRITTEN = ("out", "output", "attention", "picture")
 """Keys of files that are written: their values stay in the folder of the test."""
 NAMES = (
-    "2", "5", "table5", "fig8", "summary", "grid_ptb_char", "99", "row", "weights", "pilot", "last",
+    "fig6", "table4", "fig8", "summary", "grid_ptb_char", "99", "row", "weights", "pilot", "last",
     "best", "unique_count/nah", "mixture", "act=nah", "seed=0", "test_acc", "act.tanh.c", "all",
 )  # fmt: skip
 
 
 def _words(draw: random.Random, verb: str, places: list[str]) -> list[str]:
-    """A few words: keys that the verb has and others, names, and files of every kind."""
+    """Words: keys that the verb has and others, names, files of every kind."""
     module = importlib.import_module(VERBS[verb].module)
     own = getattr(module, "Arguments", None)
     keys = [field.name for field in dataclasses.fields(own)] if own else []
     keys += [*KEYS.get(verb, ()), "nope"]
-    words = []
-    for _ in range(draw.choice((0, 1, 1, 2, 2, 3, 4))):
+    right = draw.random() < 0.5
+    words = [word.format(run=places[0]) for word in RIGHT.get(verb, ())] if right else []
+    for _ in range(draw.choice((0, 1, 1)) if right else draw.choice((0, 1, 1, 2, 2, 3, 4))):
         key, kind = draw.choice(keys), draw.random()
         if key in WRITTEN:
             name = draw.choice(("x.png", "x.html", "x.json", "x", "x/y.csv", ".", "", "é.md"))
