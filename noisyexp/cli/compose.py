@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
+from noisyexp.cli.config_files import read_config_files
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
 from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.overrides import given_twice, is_free, parse
@@ -34,8 +35,8 @@ from noisyexp.cli.sweep_space import (
     values_of,
 )
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.places import CONFIG_DIR
-from noisyexp.schema import build, closest, shown
+from noisyexp.places import CONFIG_DIR, DATA_VARIABLE
+from noisyexp.schema import build, closest, echo_typed, shown
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
@@ -55,6 +56,9 @@ NOT_COMPOSED = (
 def hydra_session(config_dir: Path = CONFIG_DIR) -> Iterator[ConfigLoader]:
     """Hydra set up on `config_dir` for `compose`; gives its loader of groups."""
     GlobalHydra.instance().clear()
+    read_config_files()
+    if not os.environ.get(DATA_VARIABLE):  # as unset, which Hydra's oc.env does not know
+        os.environ.pop(DATA_VARIABLE, None)
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         yield GlobalHydra.instance().config_loader()
 
@@ -112,6 +116,15 @@ def spec_from_config(
     except OmegaConfBaseException as error:
         problems.append(_first_line(error))
         return None
+    found: list[str] = []
+    spec = _spec(plain, choices, command, found)
+    problems += echo_typed(found, command, plain)
+    return spec
+
+
+def _spec(
+    plain: Any, choices: Mapping[str, Any], command: list[str], problems: list[str]
+) -> RunSpec | None:
     found: list[str] = []
     _expand_homes(plain, found)
     run = build(RunConfig, plain, "", found)
@@ -212,12 +225,12 @@ def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     kind = KINDS[chosen_device(run.device)]
     if local and not kind.available():
         missing = f"torch sees no {run.device.upper()} device here"
-        yield f"device={run.device!r}: {missing}; use device=cpu or device=auto"
+        yield f"device={run.device}: {missing}; use device=cpu or device=auto"
     cores = os.cpu_count() or 1
     if run.threads is not None and run.threads > cores and local:
         yield f"threads={run.threads}: this machine has {cores}"
     if run.precision == "fp16" and local and not kind.has_fp16:
-        yield "precision='fp16': needs a CUDA device; use bf16 or fp32"
+        yield "precision=fp16: needs a CUDA device; use bf16 or fp32"
     for extra, wanted in (
         ("wandb", run.logger.wandb != "off"),
         ("tensorboard", run.logger.tensorboard),
@@ -227,8 +240,8 @@ def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     unit = find_variant(run.act.variant)
     if run.anneal.schedule != "none" and not (unit.has_noise or unit.has_p):
         yield (
-            f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "
-            "noise to anneal; use anneal.schedule=none"
+            f"anneal.schedule={run.anneal.schedule}: {run.act.variant} units have no noise to "
+            "anneal; use anneal.schedule=none"
         )
     if run.anneal.schedule != "none" and run.anneal.floor > run.anneal.start:
         yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"

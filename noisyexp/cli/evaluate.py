@@ -30,7 +30,7 @@ class Arguments:
     weights: str | None = option(
         "last or best of the run, or a name in results/weights; default: those of its result"
     )
-    device: str = option("device", choices=DEVICES)
+    device: str = option("where to measure", choices=DEVICES)
 
 
 def measure(given: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""Draw results/figures/ from the committed run records: `make figures`.
+"""Draw the figures of results/figures from the committed run records, as `make figures` does.
 
 Examples:
     noisyexp figure                  # all, and results/figures/README.md

@@ -17,6 +17,7 @@ from noisyexp.cli.named_sweeps import sweep_names
 from noisyexp.errors import ConfigError
 from noisyexp.nan_names import as_typed
 from noisyexp.places import CONFIG_DIR
+from noisyexp.records.yaml_file import read_text
 from noisyexp.schema import closest, describe
 
 COMMAND = "noisyexp run"
@@ -43,7 +44,7 @@ A run folder is named by the hash of its resolved configuration: the same comman
 interrupted run and skips a finished one. Ctrl-C writes a checkpoint first.
 """
 
-EXAMPLE = "python run.py task=ptb act=nah scale=smoke data=generated"
+EXAMPLE = "noisyexp run task=ptb act=nah scale=smoke data=generated"
 
 
 def choices_text() -> str:
@@ -89,8 +90,8 @@ def long_text() -> str:
         f"In a checkout `python run.py` is `{COMMAND}`.\n\n"
         f"Usage: {USAGE}\n\n{OPTIONS}\nChoices\n{_indent(choices_text())}\n\n"
         f"Examples\n  {EXAMPLE}\n"
-        "  python run.py -m task=ptb act=reference,nan,nah seed=0,1,2 scale=cpu\n"
-        "  python run.py experiment=table2/nah seed=0\n"
+        f"  {COMMAND} -m task=ptb act=reference,nan,nah seed=0,1,2 scale=cpu\n"
+        f"  {COMMAND} experiment=table2/nah seed=0\n"
     )
 
 
@@ -173,7 +174,7 @@ def _indent(text: str) -> str:
 def _comment(group: str, option: str) -> str:
     """First comment of a file, up to the end of its first sentence."""
     words: list[str] = []
-    for line in (CONFIG_DIR / group / f"{option}.yaml").read_text("utf-8").splitlines():
+    for line in read_text(CONFIG_DIR / group / f"{option}.yaml").splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
             words.append(line.lstrip("# "))
         elif line.startswith("#"):

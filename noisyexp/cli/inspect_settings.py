@@ -11,7 +11,7 @@ from noisyexp.activations.functional import KINDS
 from noisyexp.cli.arguments import read_values
 from noisyexp.errors import ConfigError
 from noisyexp.nan_names import as_typed
-from noisyexp.schema import build, closest, option
+from noisyexp.schema import build, closest, echo_typed, option
 
 ALL, BOTH = "all", "both"
 
@@ -20,8 +20,8 @@ ALL, BOTH = "all", "both"
 class Settings:
     """What to look at; the defaults are those of the units."""
 
-    act: str = option("name of the unit, or all (default nah)")
-    kind: str = option("tanh, sigmoid or both (default tanh)", choices=(*KINDS, BOTH))
+    act: str = option("name of the unit, or all")
+    kind: str = option("which units", choices=(*KINDS, BOTH))
     c: float | None = option("scale of the noise (default: the variant's own)", low=0)
     alpha: float = option("weight of the hard unit against its linearisation")
     p: float = option("scale of Delta inside sigma")
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         given["act"] = _variant(given["act"], problems)
     settings = build(Settings, {**DEFAULTS, **given}, "", problems)
     if settings is None or problems:
-        raise ConfigError(problems)
+        raise ConfigError(echo_typed(problems, arguments, given))
     return settings
 
 

@@ -30,7 +30,7 @@ from noisyexp.records.run_record import RunRecord
 from noisyexp.schema import option
 from noisyexp.training import checkpoint
 from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import locked
+from noisyexp.training.folder import locked_or_read
 from noisyexp.training.progress import format_duration
 from noisyexp.training.run import RunSpec
 
@@ -43,7 +43,7 @@ MOST_LINES = 40
 class Arguments:
     """Of the command line, beside the words of the runs."""
 
-    jobs: int = option("runs at a time, for the hours", low=1)
+    jobs: int = option("runs at a time: the time of all of them is given for so many, too", low=1)
     calibrate: bool = option("make ten updates here where no record is of this kind of machine")
 
 
@@ -73,10 +73,12 @@ def state_of(spec: RunSpec) -> State:
         return State(OTHER)
     if (folder / "lock").exists():
         try:
-            with locked(folder):
+            with locked_or_read(folder) as refused:
                 pass
-        except (RunLockedError, OSError):
+        except RunLockedError:
             return State(RUNNING)
+        if refused is not None:
+            return State(OTHER)
     if not any((folder / name).is_file() for name in (checkpoint.LAST, checkpoint.PREVIOUS)):
         return State(NEW)
     try:

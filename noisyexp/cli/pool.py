@@ -15,6 +15,7 @@ from noisyexp.cli.compose import check
 from noisyexp.cli.missing import publish_run
 from noisyexp.errors import RecordError, RunLockedError
 from noisyexp.nan_names import as_typed
+from noisyexp.process import only_tells
 from noisyexp.records.row_files import Row
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import locked
@@ -110,6 +111,7 @@ class Pool:
         Returns:
             0 all done, 1 some failed, 130 stopped.
         """
+        only_tells()
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             return self.work(workers)

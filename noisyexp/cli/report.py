@@ -20,10 +20,10 @@ from pathlib import Path
 from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, writing
 from noisyexp.errors import ConfigError, RecordError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.fileio import atomic_write_bytes, read_json
 from noisyexp.report.group_table import Report, to_csv, to_json, to_markdown, to_text
 from noisyexp.report.groups import find_baseline, make_groups, metrics_of
-from noisyexp.report.run_set import conditions, find_runs, meets
+from noisyexp.report.run_set import RUN, SWEEP, conditions, find_runs, meets
 from noisyexp.schema import option
 
 WATCH_SECONDS = 30.0
@@ -107,6 +107,20 @@ def write(given: Arguments, path: Path) -> None:
     print(f"wrote {path}", flush=True)
 
 
+def _spare_records(path: Path) -> None:
+    """Refuse to write onto the record of a run or the list of a sweep.
+
+    Raises:
+        ConfigError: the file is one.
+    """
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        found = None
+    if path.name in (RUN, SWEEP) or (isinstance(found, dict) and "config_hash" in found):
+        raise ConfigError([f"out={path}: is the record of a run; give another name"])
+
+
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
 
@@ -121,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
         if path.suffix not in WRITERS:
             allowed = ", ".join(WRITERS)
             raise ConfigError([f"out={given.out}: the name must end in one of {allowed}"])
+        _spare_records(path)
         write(given, path)
         while given.watch:
             try:

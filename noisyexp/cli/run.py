@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -29,7 +30,7 @@ from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import explain
 from noisyexp.nan_names import as_typed, spell_nan
 from noisyexp.places import CONFIG_DIR
-from noisyexp.process import settle_output
+from noisyexp.process import only_tells, settle_output
 from noisyexp.training.finished import finished_record
 from noisyexp.training.processes import torchrun_size
 from noisyexp.training.run import RunSpec
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> int:
         if "--help" in argv or "-h" in argv:
             print(key_texts(asked) if asked else long_text())
             return 0
-    except ConfigError as error:
+    except NoisyexpError as error:  # a word, or a file that it chooses
         print(spoken(error), file=sys.stderr)
         return error.exit_code
     register()
@@ -114,6 +115,7 @@ def main(argv: list[str]) -> int:
         if torchrun_size() == 1 or os.environ.get("LOCAL_RANK") == "0":
             print(spoken(error), file=sys.stderr)
         return error.exit_code
+    only_tells()
     try:
         return _sweep(argv, specs) if multirun else run_one(specs[0])
     except Interrupted as stop:
@@ -167,7 +169,7 @@ def _overrides_among(argv: list[str]) -> list[str]:
 
 def spoken(error: Exception) -> str:
     """The message in the words that a person types, see `spell`."""
-    return as_typed(str(error)).replace("++hydra.", "hydra.")
+    return re.sub(r"\+\+(hydra|act\.settings)\b", r"\1", as_typed(str(error)))
 
 
 def spell(argument: str) -> str:
@@ -198,7 +200,7 @@ def run_job(config: DictConfig) -> float:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    settle_output(lossy=True)  # a worker has a standard output of its own
+    settle_output()  # a worker has a standard output of its own
     hydra_config = HydraConfig.get()
     problems: list[str] = []
     command = ["run.py", *hydra_config.overrides.task]

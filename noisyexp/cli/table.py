@@ -3,11 +3,11 @@
 A figure's series are kept and printed like the rows of a table.
 
 Examples:
-    noisyexp table                    # all that have records
+    noisyexp table                      # all that have records
     noisyexp table 2
     noisyexp table 2 compare=true       # exit 1 if the files on disk differ
-    noisyexp table summary            # the claims of all sheets
-    noisyexp table grid_ptb_char      # the runs that chose sigma
+    noisyexp table summary              # the claims of all sheets
+    noisyexp table grid_ptb_char        # the runs that chose sigma
 """
 
 from __future__ import annotations

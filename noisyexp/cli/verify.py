@@ -200,7 +200,7 @@ class Arguments:
     """Of the command line."""
 
     records: list[str] = option("results/records/<table>/<run>.json")
-    epochs: int = option("how many to train", low=1)
+    epochs: int = option("epochs to train", low=1)
     tolerance: float | None = option(
         f"largest relative difference (default: 0 on the same machine, else {TOLERANCE:g})", low=0
     )

@@ -137,7 +137,7 @@ def form() -> str | None:
     Raises:
         ValueError: NOISYEXP_BF16 is something else, or names what this processor does not have.
     """
-    wanted = os.environ.get(SWITCH, "auto")
+    wanted = os.environ.get(SWITCH) or "auto"
     if wanted not in ("auto", "off", *FORMS):
         allowed = ", ".join(("auto", "off", *FORMS))
         raise ValueError(f"{SWITCH}={wanted}: choose from {allowed}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from noisyexp.activations import SCHEDULES, ActivationSpec, find_variant
-from noisyexp.schema import option
+from noisyexp.activations import SCHEDULES, Activation, ActivationSpec, find_variant
+from noisyexp.schema import closest, option, shown
 from noisyexp.training.device import DEVICES
 from noisyexp.training.optimizer import OPTIMIZERS, with_option
 
@@ -139,7 +141,8 @@ class ActConfig:
         try:
             find_variant(self.variant)
         except ValueError as error:
-            yield f"variant: {error}"
+            said = str(error).removeprefix(f"variant {self.variant!r} ").removeprefix("is ")
+            yield f"variant={self.variant!r}: {said}"
             return
         try:
             for kind in ("tanh", "sigmoid"):
@@ -147,9 +150,9 @@ class ActConfig:
                 if "." in self.variant:  # a class of somebody's own: does it have an equation?
                     unit.eval()(torch.zeros(1, 1))
         except NotImplementedError:
-            yield f"variant: {self.variant} lacks an equation, see noisyexp.activations.Activation"
+            yield f"variant={self.variant!r}: lacks an equation; see noisyexp.activations"
         except (TypeError, ValueError) as error:
-            yield f"settings: {error}"
+            yield _wrong_setting(find_variant(self.variant), self.settings, error)
 
     def spec(self) -> ActivationSpec:
         """The factory of this run's units."""
@@ -163,6 +166,26 @@ class ActConfig:
             for name, unit in (("tanh", self.tanh), ("sigmoid", self.sigmoid))
         }
         return ActivationSpec(self.variant, shared, **kinds)
+
+
+def _wrong_setting(unit: type[Activation], given: Mapping[str, Any], error: Exception) -> str:
+    """What is wrong with `act.settings`, from the error with which the unit could not be made."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown is None or unknown[1] not in given:
+        return f"settings: {error}"
+    name, common = unknown[1], inspect.signature(Activation.__init__).parameters
+    own = [
+        argument.name
+        for cls in unit.__mro__
+        if "__init__" in vars(cls) and issubclass(cls, Activation)
+        for argument in inspect.signature(cls.__init__).parameters.values()
+        if argument.name not in common
+        and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+    ]
+    takes = (
+        f"its own are {', '.join(own)}.{closest(name, own)}" if own else "it has none of its own"
+    )
+    return f"settings.{name}={shown(given[name])}: no argument of {unit.__name__}; {takes}"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from noisyexp.training.callbacks import (
 from noisyexp.training.config import RunConfig
 from noisyexp.training.device import kind_of, setup_torch
 from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import RunNames, check_held, locked, run_folder
+from noisyexp.training.folder import RunNames, check_held, locked_or_read, run_folder
 from noisyexp.training.init_from import start_from
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
 from noisyexp.training.memory import is_out_of_memory, out_of_memory_text
@@ -121,11 +121,16 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
         Interrupted: a signal came; run.json says `interrupted`.
     """
     folder = spec.folder
-    with processes.first_decides() as go, locked(folder), StopOnSignal() as stop:
+    with (
+        processes.first_decides() as go, locked_or_read(folder) as refused, StopOnSignal() as stop
+    ):  # fmt: skip
         if (done := finished_record(folder, spec.digest)) is not None:
             if spec.config.logger.wandb != "off" and in_sweep():
                 _wandb(spec).tell(done)
-            return Outcome(folder, _adopt(done, spec), skipped=True)
+            adopted = done if refused is not None else _adopt(done, spec)
+            return Outcome(folder, adopted, skipped=True)
+        if refused is not None:
+            raise refused
         if (count := processes.size * spec.config.training.accumulate) > 1:
             check_split(spec.make_task(), count)  # no record is left of what never began
         go()
