@@ -34,8 +34,10 @@ from noisyexp.cli.sweep_space import (
     readable,
     values_of,
 )
+from noisyexp.cli.unused import Unused, leave_out, own_settings
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CONFIG_DIR, DATA_VARIABLE
+from noisyexp.report.run_set import OWN
 from noisyexp.schema import build, closest, echo_typed, shown
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import graphs
@@ -72,12 +74,15 @@ def compose_config(overrides: list[str]) -> dict[str, Any]:
     return dict(check([*overrides])[0].plain)
 
 
-def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
+def check(
+    overrides: list[str], *, once: bool = False, unused: Unused | None = None
+) -> list[RunSpec]:
     """All runs that `overrides` ask for: one, or the product of a sweep.
 
     Args:
         overrides: of the command line.
         once: whether a key that is given twice is a mistake; else the last one counts.
+        unused: filled with the keys that some units of a sweep are without, see `unused`.
 
     Raises:
         ConfigError: with every mistake of every run.
@@ -97,7 +102,10 @@ def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
         except (*NOT_COMPOSED, ValueError) as error:  # a search path that leads nowhere
             raise ConfigError([*problems, _first_line(error)]) from error
         specs = []
-        for job in jobs_of(parsed, sweeper, problems):
+        jobs = jobs_of(parsed, sweeper, problems)
+        if len(jobs) > 1 and sweeper.ours:
+            jobs = leave_out(jobs, Unused() if unused is None else unused)
+        for job in jobs:
             spec = _check_job(job, groups, problems)
             specs += [] if spec is None else [spec]
         if specs and not problems:
@@ -293,6 +301,9 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
     kept = []
     for override in parsed:
         key = override.key_or_group
+        if key.startswith(OWN) and key not in names:
+            units = [value for o in parsed if o.key_or_group == "act" for value in _values(o)]
+            names += own_settings(groups.searchpath, units)
         known, plus = key in chosen or key in names, override.is_add()
         if known and (plus or (override.is_force_add() and key in chosen)):
             problems.append(f"{override.input_line}: {key} is there already; leave out the +")

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, writing
-from noisyexp.errors import ConfigError, RecordError
+from noisyexp.errors import ConfigError
 from noisyexp.fileio import atomic_write_bytes, read_json
+from noisyexp.report.averages import average
 from noisyexp.report.group_table import Report, to_csv, to_json, to_markdown, to_text
-from noisyexp.report.groups import find_baseline, make_groups, metrics_of
-from noisyexp.report.run_set import RUN, SWEEP, conditions, find_runs, meets
+from noisyexp.report.run_set import RUN, SWEEP
 from noisyexp.schema import option
 
 WATCH_SECONDS = 30.0
@@ -82,20 +82,12 @@ def make_report(given: Arguments) -> Report:
     Raises:
         RecordError: no run fits, or a key that no run has.
     """
-    runs, left_out = find_runs([Path(path) for path in given.paths or ["runs"]])
-    if given.where:
-        wanted = conditions(given.where, runs)
-        chosen = [run for run in runs if meets(run, wanted)]
-        if not chosen:
-            raise RecordError(f"where={given.where}: none of {len(runs)} runs has it")
-        runs = chosen
-    baseline = None if given.baseline is None else conditions(given.baseline, runs)
-    groups = make_groups(runs, names(given.by))
-    return Report(
-        groups,
-        metrics_of(groups, names(given.metric) or []),
-        find_baseline(groups, baseline),
-        left_out,
+    return average(
+        [Path(path) for path in given.paths or ["runs"]],
+        by=names(given.by),
+        where=given.where or None,
+        metrics=names(given.metric) or [],
+        baseline=given.baseline,
     )
 
 

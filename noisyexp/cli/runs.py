@@ -20,7 +20,7 @@ from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError, RunLockedError
 from noisyexp.report.group_table import number
 from noisyexp.report.groups import differing_keys
-from noisyexp.report.run_set import HINT, RUN, Run, conditions, find_runs, meets, spoken
+from noisyexp.report.run_set import HINT, RUN, Run, conditions, find_runs, in_order, meets, spoken
 from noisyexp.schema import option
 from noisyexp.training.folder import locked
 
@@ -60,11 +60,11 @@ def size_text(size: float) -> str:
 
 
 def listing(runs: Sequence[Run]) -> str:
-    """A line a run: settings that differ, seed, status, result, time, size, folder."""
+    """A line a run: settings that differ, seed, status, result, wall time, size, folder."""
     keys = differing_keys(runs)
-    rows = [[*keys, "seed", "status", "result", "time", "size", "folder"]]
+    rows = [[*keys, "seed", "status", "result", "wall time", "size", "folder"]]
     total = 0
-    for run in runs:
+    for run in sorted(runs, key=lambda run: in_order(map(run.settings.get, [*keys, "seed"]))):
         record, folder = run.record, run.path.parent
         size = size_of(folder)
         total += size

@@ -23,6 +23,8 @@ from hydra.errors import HydraException
 from noisyexp.schema import shown
 
 MAX_JOBS = 10_000
+OUR_LAUNCHERS = ("hydra_plugins.noisyexp.", "hydra._internal.core_plugins.basic_launcher.")
+"""Packages of launchers; ours takes the place of Hydra's own basic one."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Sweeper:
         lists: it runs every combination (Hydra's basic one); others choose trials as they go.
         params: overrides from `hydra.sweeper.params`.
         directions: what it makes of the objective: "minimize", "maximize".
+        ours: whether a launcher of this package does the runs.
     """
 
     lists: bool = True
     params: list[Override] = field(default_factory=list)
     directions: tuple[str, ...] = ()
+    ours: bool = True
 
 
 def read_sweeper(
@@ -67,7 +71,8 @@ def read_sweeper(
     direction = section.get("direction")
     several = direction if type(direction).__name__ == "ListConfig" else [direction]
     names = tuple(_name(one) for one in several if one is not None)
-    return Sweeper("BasicSweeper" in str(section["_target_"]), params, names)
+    ours = str(hydra["launcher"]["_target_"]).startswith(OUR_LAUNCHERS)
+    return Sweeper("BasicSweeper" in str(section["_target_"]), params, names, ours)
 
 
 def _name(direction: Any) -> str:

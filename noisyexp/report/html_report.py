@@ -19,6 +19,10 @@ from noisyexp.report.run_set import Run
 COMPONENTS = ("bokeh", "bokeh-widgets")
 """Parts of Bokeh's script that the page carries."""
 FEW_SETTINGS = 3
+RUN_HEAD = (
+    "group", "seed", "status", "step", "wall time [min]", "training time [ms/step]", "device",
+    "folder",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,7 @@ def make_html(report: Report) -> str:
             chart=Markup(block + script),
             scripts=Markup(inline),
             problems=problems(report),
-            run_head=[
-                "group",
-                "seed",
-                "status",
-                "step",
-                "time [min]",
-                "ms/step",
-                "device",
-                "folder",
-            ],
+            run_head=RUN_HEAD,
             runs=runs,
             command=command(),
             made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -96,14 +91,14 @@ def title(report: Report) -> str:
 
 
 def lead(report: Report) -> str:
-    """How many runs, groups, and hours."""
+    """How many runs and groups, and their wall time."""
     runs = [run for group in report.groups for run in group.runs]
     done = sum(run.record.complete for run in runs)
-    hours = sum(_cost(run, "train_s") or 0.0 for run in runs) / 3600
+    hours = sum(_cost(run, "wall_s") or 0.0 for run in runs) / 3600
     groups = len(report.groups)
     return (
         f"{len(runs)} runs in {groups} group{'s' if groups != 1 else ''}, {done} complete, "
-        f"{number(hours)} hours of training."
+        f"{number(hours)} hours of wall time."
     )
 
 

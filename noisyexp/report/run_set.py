@@ -24,6 +24,8 @@ NOT_SETTINGS = (
 )  # fmt: skip
 """Keys of a configuration that change no number, or that have a name of their own."""
 
+Conditions = str | Mapping[str, Any]
+"""Values that runs should have, see `conditions`."""
 OWN = "act.settings."
 """Settings that belong to one unit."""
 MOST_ENTRIES = 100_000
@@ -178,21 +180,26 @@ def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, tuple(value) if isinstance(value, list) else value
 
 
-def conditions(text: str, runs: Sequence[Run]) -> dict[str, str]:
-    """`key=value,key=value` as a mapping; a value may hold "=" but no comma.
+def conditions(wanted: Conditions, runs: Sequence[Run]) -> dict[str, str]:
+    """Values that runs should have, as a person types them.
+
+    Args:
+        wanted: `key=value,key=value`, where a value may hold "=" but no comma; or a mapping.
+        runs: whose keys are known.
 
     Raises:
         RecordError: a part without "=", or a key that no run has.
     """
-    known = {key for run in runs for key in run.settings}
-    wanted = {}
-    for part in filter(None, text.split(",")):
+    pairs = {}
+    for part in filter(None, wanted.split(",")) if isinstance(wanted, str) else ():
         key, equals, value = part.partition("=")
         if not equals:
             raise RecordError(f"{part!r}: expected key=value, as act.variant=reference")
-        check_keys([key], known)
-        wanted[key] = value
-    return wanted
+        pairs[key] = value
+    if not isinstance(wanted, str):
+        pairs = {key: "null" if value is None else str(value) for key, value in wanted.items()}
+    check_keys(pairs, {key for run in runs for key in run.settings})
+    return pairs
 
 
 def check_keys(keys: Iterable[str], known: Iterable[str]) -> None:
@@ -224,6 +231,19 @@ def same(value: Any, text: str) -> bool:
         except ValueError:
             return False
     return as_typed(text) == as_typed(str(value))
+
+
+def in_order(values: Iterable[Any]) -> tuple[Any, ...]:
+    """What settings are sorted by: null, then false and true, numbers as numbers, texts."""
+
+    def place(value: Any) -> tuple[int, Any]:
+        if value is None:
+            return 0, 0
+        if isinstance(value, bool):
+            return 1, value
+        return (2, value) if isinstance(value, int | float) else (3, spoken(value))
+
+    return tuple(map(place, values))
 
 
 def spoken(value: Any) -> str:

@@ -213,9 +213,11 @@ def test_wrong_values_inside_a_sweep(run: Run) -> None:
 
 
 def test_one_job_of_a_sweep_breaks_a_rule(run: Run) -> None:
-    result = run("-m", "act=reference,nah", "anneal.schedule=interval", "task.max_tokens=500,300")
+    """Two units without noise; beside one that has some they would be without the schedule."""
+    result = run("-m", "act=reference,hard", "anneal.schedule=interval", "task.max_tokens=500,300")
     assert result.code == 2
     assert sorted(problem.split(":")[0] for problem in result.problems) == [
+        "anneal.schedule=interval",
         "anneal.schedule=interval",
         "task.max_tokens=300",
     ]

@@ -25,7 +25,7 @@ def folder(tmp_path: Path, make_record: RecordMaker) -> Path:
 def test_report_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([str(folder), "metric=test_ppl"]) == 0
     out = capsys.readouterr().out
-    assert "2 of 3" in out and "100.50 ± 6.353" in out and "failed: no disk" in out
+    assert "2 of 3" in out and "100.50 ± 6.35" in out and "failed: no disk" in out
 
 
 @pytest.mark.parametrize("ending", ["md", "csv", "json", "png"])

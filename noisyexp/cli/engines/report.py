@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 
 from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
@@ -11,9 +12,8 @@ from noisyexp.cli.outcome import show
 from noisyexp.errors import RecordError
 from noisyexp.nan_names import as_typed
 from noisyexp.records.run_record import FINISHED
-from noisyexp.report.group_table import Report, to_text
-from noisyexp.report.groups import find_baseline, make_groups, metrics_of
-from noisyexp.report.run_set import find_runs
+from noisyexp.report.averages import average
+from noisyexp.report.group_table import to_text
 from noisyexp.training.folder import RunNames
 
 
@@ -51,11 +51,10 @@ def _means(sweep: Sweep) -> list[str]:
     if not own:
         return []
     try:
-        runs, _ = find_runs(own)
-        if sum(run.record.complete for run in runs) < 2:
+        report = replace(average(own), notes=[])  # the sweep's own lines say what went wrong
+        if sum(group.statuses["complete"] for group in report.groups) < 2:
             return []
-        groups = make_groups(runs)
-        table = to_text(Report(groups, metrics_of(groups, []), find_baseline(groups, None)))
+        table = to_text(report)
     except RecordError as error:  # other files in the folders, or settings that no table can tell
         return ["", f"no table of means: {error}"]
     page = f"noisyexp report {shlex.quote(str(sweep.folder))} out=page.html"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.cli.engines.jobs import Job
+from noisyexp.cli.unused import Unused
 from noisyexp.fileio import read_json, write_json
 from noisyexp.training.run import RunSpec
 
@@ -25,10 +26,18 @@ class Sweep:
         run_root: folder of the run folders.
         command: arguments of the command line.
         given: its runs where they are known beforehand, for launchers that are not ours.
+        unused: keys that the runs of some units are without, see `noisyexp.cli.unused`.
     """
 
-    def __init__(self, run_root: Path, command: Sequence[str], given: Sequence[RunSpec]) -> None:
+    def __init__(
+        self,
+        run_root: Path,
+        command: Sequence[str],
+        given: Sequence[RunSpec],
+        unused: Unused | None = None,
+    ) -> None:
         self.command = list(command)
+        self.unused = unused or Unused()
         self.started = datetime.datetime.now(datetime.timezone.utc)
         name = f"{self.started:%Y%m%d-%H%M%S}-{os.getpid()}"
         self.folder = (run_root / FOLDER / name).absolute()
@@ -41,9 +50,9 @@ class Sweep:
         return job
 
     def list_jobs(self) -> list[Job]:
-        """The runs of our launchers, or what is known of those of another."""
+        """The runs of our launchers, or what is known of those of another; each of them once."""
         given = [Job(n, spec.command[1:], spec, self.folder) for n, spec in enumerate(self.given)]
-        return self.jobs or given
+        return list({job.spec.folder: job for job in self.jobs or given}.values())
 
     def write(self) -> str:
         """Write `sweep.json`; returns where it is or why it is not."""
