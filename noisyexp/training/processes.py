@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from noisyexp.training.device import chosen_device
+
 PATIENCE = datetime.timedelta(hours=1)
 """How long one waits for another: rank 0 alone evaluates test data and writes files."""
 
@@ -89,6 +91,19 @@ def torchrun_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def gpu_problem(device: str) -> str | None:
+    """Why the processes of torchrun on this machine cannot have a GPU each; None if they can."""
+    if torchrun_size() == 1 or chosen_device(device) == "cpu":
+        return None
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if not 0 < gpus < here:  # none at all: the check of `device` says so
+        return None
+    return (
+        f"device={device}: each process needs a GPU of its own, and torchrun started {here} here "
+        f"where torch sees {gpus}; use --nproc_per_node={gpus}, or device=cpu"
+    )
+
+
 def join(device: str) -> Processes:
     """The processes of this run; they meet here.
 
@@ -98,7 +113,7 @@ def join(device: str) -> Processes:
     size = torchrun_size()
     if size == 1:
         return ALONE
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    cuda = chosen_device(device) == "cuda"
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 
 from noisyexp.cli.engines.jobs import Job
-from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
+from noisyexp.cli.engines.sweep import COMPLETE, Sweep, ending, last_record, standing
 from noisyexp.cli.outcome import show
 from noisyexp.errors import RecordError
 from noisyexp.records.run_record import FINISHED
@@ -35,7 +35,7 @@ def sweep_report(sweep: Sweep) -> tuple[str, int]:
         status, text = _ending(job)
         counts[status] += 1
         lines.append(f"  {own}: {text}")
-    failed = len(jobs) - counts.pop("complete", 0)
+    failed = len(jobs) - counts.pop(COMPLETE, 0)
     head = f"{len(jobs) - failed} of {len(jobs)} runs complete"
     head += "".join(f", {count} {status}" for status, count in counts.items())
     if any(status not in FINISHED for status in counts):
@@ -63,12 +63,11 @@ def _means(sweep: Sweep) -> list[str]:
 
 def _ending(job: Job) -> tuple[str, str]:
     record = last_record(job)
-    status = str(record["status"]) if record else "not run"
-    if record is not None and status == "complete":
+    status, _ = standing(job, record)
+    if record is not None and status == COMPLETE:
         key = record["selection"]
         return status, f"{key} {show(record['final'][key])}"
-    reason = reason_of(job, record) or "no record was written; it may have been killed"
-    return status, f"{status}: {short(reason)}"
+    return status, ending(job, record)
 
 
 def _short(names: RunNames) -> str:
