@@ -203,16 +203,16 @@ def _word_problems(launcher: DictConfig) -> Iterator[str]:
     if not isinstance(words, DictConfig):
         yield f"{place}={words}: expected words with their values, as {{partition: gpu}}"
         return
-    for word in words:
+    for word in map(str, words):
         if word not in SBATCH:
-            near = closest(str(word), SBATCH)
+            near = closest(word, SBATCH)
             yield (
                 f"{place}.{word}: no such key.{near} Words that are not there go to "
                 f"{place}.additional_parameters"
             )
     others = words.get("additional_parameters")
-    for word in others if isinstance(others, DictConfig) else ():
-        key = ELSEWHERE.get(str(word).lstrip("-").replace("-", "_"))
+    for word in map(str, others if isinstance(others, DictConfig) else ()):
+        key = ELSEWHERE.get(word.lstrip("-").replace("-", "_"))
         if key is not None:
             say = f"use {key}" if key else "the launcher says it itself"
             yield f"{place}.additional_parameters.{word}: {say}"
@@ -220,7 +220,7 @@ def _word_problems(launcher: DictConfig) -> Iterator[str]:
 
 def _as_typed(value: Any) -> str:
     if isinstance(value, dict | DictConfig):
-        return "{" + ", ".join(f"{key}: {_as_typed(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key!s}: {_as_typed(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | ListConfig):
         return "[" + ", ".join(map(_as_typed, value)) + "]"
     if value is None or isinstance(value, bool):
