@@ -1,4 +1,4 @@
-"""Processes: settings that libraries read when they are loaded, and which process is alive.
+"""Processes: settings that libraries read when they are loaded, which one is alive, and children.
 
 `settle` comes before torch is imported.
 """
@@ -9,9 +9,12 @@ import errno
 import io
 import os
 import select
+import signal
+import subprocess
 import sys
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 NOBODY_READS = frozenset({errno.EPIPE})
@@ -128,3 +131,25 @@ def _stat(process: int) -> list[str]:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def run_child(command: Sequence[str], folder: Path) -> int:
+    """Run a command that trains, in `folder`; returns its exit status, 128 + n for a signal n.
+
+    Ctrl-C and SIGTERM end the command first, which writes a checkpoint. `subprocess.run` would kill
+    it a quarter of a second after Ctrl-C, and leave it to itself after SIGTERM.
+    """
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    process = subprocess.Popen(command, cwd=folder)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()  # a terminal has told it already, and it heeds the first
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code

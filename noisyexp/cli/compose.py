@@ -45,7 +45,9 @@ from noisyexp.training.config import RunConfig
 from noisyexp.training.device import KINDS, chosen_device
 from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
+from noisyexp.training.processes import gpu_problem, torchrun_size
 from noisyexp.training.run import RunSpec
+from noisyexp.training.split import split_problem
 
 NOT_COMPOSED = (
     HydraException, OmegaConfBaseException, YAMLError, RecursionError, AssertionError, OSError,
@@ -149,6 +151,10 @@ def _spec(
     needed = estimate(task, run.training, run.data.source)
     if local and (excess := too_large(needed, chosen_device(run.device))):
         problems.append(excess)
+    count = torchrun_size() * run.training.accumulate
+    if count > 1:
+        made = find_task(task.name)(task, run.data.source, run.seed)
+        problems += filter(None, [split_problem(made, count), gpu_problem(run.device)])
     if run.data.source == "generated" and find_task(task.name).makes_data:
         problems.append(f"data=generated: {task.name} always makes its data; leave data out")
     run = _with_weights(run, problems)
@@ -388,8 +394,11 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
 def _first_line(error: Exception) -> str:
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
-    if isinstance(error.__cause__, ConfigKeyError):  # of a section that was given whole
-        return f"{error.__cause__.full_key}: no such key"
+    if isinstance(cause := error.__cause__, ConfigKeyError):  # of a section that was given whole
+        known = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
+        place = str(cause.full_key).rpartition(".")[0]
+        names = [f"{place}.{name}" if place else str(name) for name in known]
+        return f"{cause.full_key}: no such key.{closest(str(cause.full_key), names)}"
     key = getattr(error, "full_key", None)
     said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
     lines = said.splitlines()

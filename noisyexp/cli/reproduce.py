@@ -11,7 +11,6 @@ Any other key=value is given to every run.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from noisyexp.cli.table import main as make_table
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError
 from noisyexp.places import CONFIG_DIR, project_root
-from noisyexp.process import only_tells
+from noisyexp.process import only_tells, run_child
 from noisyexp.records.row_files import load_rows
 from noisyexp.report.sheet import find_sheet, load_sheets
 from noisyexp.schema import closest, option
@@ -50,7 +49,7 @@ class Arguments:
 
 def start(command: list[str], root: Path) -> int:
     """Run `noisyexp run` with `command` in a process of its own; returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "noisyexp", "run", *command], cwd=root).returncode
+    return run_child([sys.executable, "-m", "noisyexp", "run", *command], root)
 
 
 def specs_of(jobs: Sequence[Job], overrides: Sequence[str]) -> list[RunSpec]:

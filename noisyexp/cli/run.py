@@ -28,7 +28,7 @@ from noisyexp.cli.overrides import spell_free
 from noisyexp.cli.unused import Unused
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.fileio import explain
+from noisyexp.fileio import explain, explain_at
 from noisyexp.nan_names import as_typed, spell_nan
 from noisyexp.places import CONFIG_DIR
 from noisyexp.process import only_tells, settle_output
@@ -123,10 +123,10 @@ def main(argv: list[str]) -> int:
         return _sweep(argv, specs, unused) if multirun else run_one(specs[0])
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
-        print(f"{name}: checkpoint written; the same command goes on from it", file=sys.stderr)
+        complain(f"{name}: checkpoint written; the same command goes on from it")
         return stop.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        complain("interrupted; the same command goes on from the last checkpoint")
         return 128 + signal.SIGINT
 
 
@@ -194,7 +194,7 @@ def spell_home(argument: str) -> str:
 
 def run_one(spec: RunSpec) -> int:
     """Run one job, print its result or the reason of its failure, and return its exit code."""
-    return attempt(spec)[0]
+    return attempt(spec).code
 
 
 def run_job(config: DictConfig) -> float:
@@ -217,7 +217,7 @@ def run_job(config: DictConfig) -> float:
         raise ConfigError(problems)
     try:
         with tied_to_sweep():
-            _, reason = attempt(spec)
+            reason = attempt(spec).reason
     except Interrupted as stop:
         hand_on(stop)
         sys.exit(stop.exit_code)
@@ -248,10 +248,14 @@ def _sweep(argv: list[str], specs: list[RunSpec], unused: Unused) -> int:
         return error.exit_code
     except Exception as error:
         launched = False
-        if isinstance(error, EXPECTED):
+        if isinstance(error, OSError):
+            complain(explain_at(error))
+        elif isinstance(error, EXPECTED):
             complain(spoken(error).strip().splitlines()[0])
         else:
             traceback.print_exc()
+    if not launched and not sweep.list_jobs():  # its sweeper failed before the first run
+        return 1
     text, failed = sweep_report(sweep)
     say(text)
     return 1 if failed or not launched else 0

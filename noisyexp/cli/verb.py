@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError
-from noisyexp.fileio import ADVICE, explain, read_json
+from noisyexp.fileio import ADVICE, explain, explain_at, read_json
 from noisyexp.nan_names import as_typed
 
 
@@ -36,8 +36,7 @@ def exit_code_of(function: Callable[[], int | None]) -> int:
     except OSError as error:
         if error.errno not in ADVICE:
             raise
-        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
-        print(f"error: {where}{explain(error)}", file=sys.stderr)
+        print(f"error: {explain_at(error)}", file=sys.stderr)
         return 1
 
 

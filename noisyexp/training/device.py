@@ -54,6 +54,9 @@ class DeviceKind(Protocol):
     def seed(self, seed: int) -> None:
         """Seed torch's generators there; the processor's is seeded by whoever calls this."""
 
+    def count(self) -> int | None:
+        """How many this machine has, one for each process; None if all processes share one."""
+
     def take(self, rank: int) -> None:
         """Of several processes of this machine, take device `rank`."""
 
@@ -109,6 +112,10 @@ class Processor:
     def seed(self, seed: int) -> None:
         """As `DeviceKind` says: nothing beside the processor's."""
 
+    def count(self) -> int | None:
+        """As `DeviceKind` says."""
+        return None
+
     def take(self, rank: int) -> None:
         """As `DeviceKind` says."""
 
@@ -145,6 +152,10 @@ class NvidiaGPU:
     def seed(self, seed: int) -> None:
         """As `DeviceKind` says."""
         torch.cuda.manual_seed(seed)
+
+    def count(self) -> int | None:
+        """As `DeviceKind` says."""
+        return torch.cuda.device_count()
 
     def take(self, rank: int) -> None:
         """As `DeviceKind` says."""

@@ -61,7 +61,8 @@ def locked(folder: Path) -> Iterator[None]:
         except HeldError as error:
             raise RunLockedError(
                 f"{folder} is in use by {error}: wait for it or stop it; this process changed "
-                "nothing"
+                "nothing",
+                str(error),
             ) from error
         _held[place] = _identity(os.fstat(descriptor))
         try:

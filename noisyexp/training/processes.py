@@ -89,6 +89,20 @@ def torchrun_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def gpu_problem(device: str) -> str | None:
+    """Why the processes of torchrun on this machine cannot have a GPU each; None if they can."""
+    gpus = KINDS[chosen_device(device)].count()
+    if torchrun_size() == 1 or gpus is None:
+        return None
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if not 0 < gpus < here:  # none at all: the check of `device` says so
+        return None
+    return (
+        f"device={device}: each process needs a GPU of its own, and torchrun started {here} here "
+        f"where torch sees {gpus}; use --nproc_per_node={gpus}, or device=cpu"
+    )
+
+
 def join(device: str) -> Processes:
     """The processes of this run; they meet here.
 

@@ -21,7 +21,7 @@ from noisyexp.activations import (
 )
 from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
-from noisyexp.fileio import ADVICE, explain, write_json
+from noisyexp.fileio import ADVICE, explain, explain_at, write_json
 from noisyexp.nan_names import as_typed
 from noisyexp.records.config_hash import config_hash
 from noisyexp.records.content_digest import sealed
@@ -152,7 +152,7 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
             check_held(folder)
             interrupted = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
             record.status = "interrupted" if interrupted else "failed"
-            record.reason = str(error) or type(error).__name__
+            record.reason = reason_of(error)
             _write_quietly(folder, record)
             if isinstance(error, OSError) and error.errno in ADVICE:
                 raise _cannot_write(folder, error) from error
@@ -199,11 +199,17 @@ def _cannot_write(folder: Path, error: OSError) -> NoisyexpError:
     with contextlib.suppress(OSError):
         if (folder / checkpoint.LAST).is_file():
             intact = " The last checkpoint is intact."
-    name = f"{error.filename}: " if isinstance(error.filename, str) else ""
     return NoisyexpError(
-        f"cannot go on in {folder}: {name}{explain(error)}.{intact} The same command goes on from "
+        f"cannot go on in {folder}: {explain_at(error)}.{intact} The same command goes on from "
         "the last checkpoint, or begins if there is none."
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run has no result, as its record and the list of a sweep say it."""
+    if isinstance(error, OSError) and error.errno in ADVICE:
+        return explain_at(error)
+    return str(error) or type(error).__name__
 
 
 def _write_quietly(folder: Path, record: RunRecord) -> None:

@@ -65,6 +65,7 @@ def test_runs_with_a_record_of_the_scale_are_left_out(root: Path) -> None:
     (path.parent / "nah-smoke-seed1.json").write_text(json.dumps(sealed(record)))
     assert ("table2/nah", 1) not in todo("smoke", [0, 1])
     assert ("table2/nah", 0) in todo("smoke", [0, 1])
+    assert todo("smoke", [0, 0]) == todo("smoke", [0])
     assert ("table2/nah", 1) in todo("paper", [0, 1])
 
 
