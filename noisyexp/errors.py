@@ -44,7 +44,20 @@ class CheckpointError(NoisyexpError):
 
 
 class RunLockedError(NoisyexpError):
-    """Another process is working in the same run folder."""
+    """Another process is working in the same run folder.
+
+    Args:
+        message: for the person who started the run.
+        holder: that process, as in "process 17 on host a".
+    """
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+    def __reduce__(self) -> tuple[type[RunLockedError], tuple[str, str]]:
+        """Pickle by both, so that it survives a worker process."""
+        return type(self), (str(self), self.holder)
 
 
 class FolderLostError(NoisyexpError):
@@ -52,7 +65,9 @@ class FolderLostError(NoisyexpError):
 
 
 class RecordError(NoisyexpError):
-    """A run record or a table row cannot be used as asked."""
+    """A record, a row or a file that was named is not there, or cannot be used as asked."""
+
+    exit_code = 2
 
 
 class DivergedError(NoisyexpError):

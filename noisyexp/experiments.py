@@ -94,7 +94,7 @@ def evaluate(loaded: LoadedRun, device: str = "auto") -> dict[str, float]:
 
     Args:
         loaded: from `load`. A task of one's own data in `loaded.task` is measured as well.
-        device: "auto", "cpu" or "cuda"; the model is moved there.
+        device: one of `noisyexp.training.device.DEVICES`; the model is moved there.
     """
     place = torch.device(chosen_device(device))
     model = loaded.model.to(place).eval()

@@ -45,6 +45,12 @@ def explain(error: OSError) -> str:
     return f"{said}; {advice}" if advice else said
 
 
+def explain_at(error: OSError) -> str:
+    """The same behind the path that it is about, where the error names one."""
+    where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    return f"{where}{explain(error)}"
+
+
 def check_regular(path: Path) -> None:
     """Refuse a folder, a pipe or a device in place of a file: reading one may never end.
 

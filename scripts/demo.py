@@ -5,11 +5,11 @@ Needs no data and no network. About two minutes on two cores.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from noisyexp.places import CHECKOUT
+from noisyexp.process import run_child
 
 # Others are imported where they are used: they take seconds, and the first line shall not wait.
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main(overrides: list[str]) -> int:
     print(f"{FIRST_LINE}; writes to {roots[-1] if roots else 'runs'}/ptb", flush=True)
     sweep = [*SETTING, f"act={','.join(ACTS)}", *overrides]
     command = [sys.executable, "-m", "noisyexp", "run", "-m", *sweep]
-    code = subprocess.run(command, cwd=CHECKOUT).returncode
+    code = run_child(command, CHECKOUT)
     if code:
         return code
     from noisyexp.cli.compose import check

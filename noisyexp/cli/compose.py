@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
+from noisyexp.cli.config_files import read_config_files
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
 from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.overrides import given_twice, is_free, parse
@@ -35,16 +36,18 @@ from noisyexp.cli.sweep_space import (
 )
 from noisyexp.cli.unused import Unused, leave_out, own_settings
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.places import CONFIG_DIR
+from noisyexp.places import CONFIG_DIR, DATA_VARIABLE
 from noisyexp.report.run_set import OWN
-from noisyexp.schema import build, closest, shown
+from noisyexp.schema import build, closest, echo_typed, shown
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
-from noisyexp.training.device import chosen_device
+from noisyexp.training.device import KINDS, chosen_device
 from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
+from noisyexp.training.processes import gpu_problem, torchrun_size
 from noisyexp.training.run import RunSpec
+from noisyexp.training.split import split_problem
 
 NOT_COMPOSED = (
     HydraException, OmegaConfBaseException, YAMLError, RecursionError, AssertionError, OSError,
@@ -57,6 +60,9 @@ NOT_COMPOSED = (
 def hydra_session(config_dir: Path = CONFIG_DIR) -> Iterator[ConfigLoader]:
     """Hydra set up on `config_dir` for `compose`; gives its loader of groups."""
     GlobalHydra.instance().clear()
+    read_config_files()
+    if not os.environ.get(DATA_VARIABLE):  # as unset, which Hydra's oc.env does not know
+        os.environ.pop(DATA_VARIABLE, None)
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         yield GlobalHydra.instance().config_loader()
 
@@ -121,6 +127,15 @@ def spec_from_config(
         problems.append(_first_line(error))
         return None
     found: list[str] = []
+    spec = _spec(plain, choices, command, found)
+    problems += echo_typed(found, command, plain)
+    return spec
+
+
+def _spec(
+    plain: Any, choices: Mapping[str, Any], command: list[str], problems: list[str]
+) -> RunSpec | None:
+    found: list[str] = []
     _expand_homes(plain, found)
     run = build(RunConfig, plain, "", found)
     problems += without_echoes(found)
@@ -136,6 +151,10 @@ def spec_from_config(
     needed = estimate(task, run.training, run.data.source)
     if local and (excess := too_large(needed, chosen_device(run.device))):
         problems.append(excess)
+    count = torchrun_size() * run.training.accumulate
+    if count > 1:
+        made = find_task(task.name)(task, run.data.source, run.seed)
+        problems += filter(None, [split_problem(made, count), gpu_problem(run.device)])
     if run.data.source == "generated" and find_task(task.name).makes_data:
         problems.append(f"data=generated: {task.name} always makes its data; leave data out")
     run = _with_weights(run, problems)
@@ -217,15 +236,15 @@ def _task_section(values: Any, problems: list[str]) -> Any:
 
 def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     """Problems that need more than one section, or the machine."""
-    import torch
-
-    if run.device == "cuda" and local and not torch.cuda.is_available():
-        yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
+    kind = KINDS[chosen_device(run.device)]
+    if local and not kind.available():
+        missing = f"torch sees no {run.device.upper()} device here"
+        yield f"device={run.device}: {missing}; use device=cpu or device=auto"
     cores = os.cpu_count() or 1
     if run.threads is not None and run.threads > cores and local:
         yield f"threads={run.threads}: this machine has {cores}"
-    if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()) and local:
-        yield "precision='fp16': needs a CUDA device; use bf16 or fp32"
+    if run.precision == "fp16" and local and not kind.has_fp16:
+        yield "precision=fp16: needs a CUDA device; use bf16 or fp32"
     for extra, wanted in (
         ("wandb", run.logger.wandb != "off"),
         ("tensorboard", run.logger.tensorboard),
@@ -235,17 +254,16 @@ def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     unit = find_variant(run.act.variant)
     if run.anneal.schedule != "none" and not (unit.has_noise or unit.has_p):
         yield (
-            f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "
-            "noise to anneal; use anneal.schedule=none"
+            f"anneal.schedule={run.anneal.schedule}: {run.act.variant} units have no noise to "
+            "anneal; use anneal.schedule=none"
         )
     if run.anneal.schedule != "none" and run.anneal.floor > run.anneal.start:
         yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"
 
 
 def _graph_checks(run: RunConfig, task: type[Task], local: bool) -> Iterator[str]:
-    import torch
-
-    if run.device == "cpu" or (local and not torch.cuda.is_available()):
+    # What "auto" is elsewhere is not known here.
+    if (local or run.device != "auto") and not KINDS[chosen_device(run.device)].captures:
         yield f"{graphs.KEY}: {graphs.NEEDS_GPU}"
     reason = graphs.why_not(task, run.precision)
     if reason is not None:
@@ -376,8 +394,11 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
 def _first_line(error: Exception) -> str:
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
-    if isinstance(error.__cause__, ConfigKeyError):  # of a section that was given whole
-        return f"{error.__cause__.full_key}: no such key"
+    if isinstance(cause := error.__cause__, ConfigKeyError):  # of a section that was given whole
+        known = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
+        place = str(cause.full_key).rpartition(".")[0]
+        names = [f"{place}.{name}" if place else str(name) for name in known]
+        return f"{cause.full_key}: no such key.{closest(str(cause.full_key), names)}"
     key = getattr(error, "full_key", None)
     said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
     lines = said.splitlines()

@@ -16,7 +16,9 @@ from noisyexp.cli.compose import check, hydra_session
 from noisyexp.cli.config_groups import GROUPS, Groups
 from noisyexp.cli.named_sweeps import sweep_names
 from noisyexp.errors import ConfigError
+from noisyexp.nan_names import as_typed
 from noisyexp.places import CONFIG_DIR
+from noisyexp.records.yaml_file import read_text
 from noisyexp.schema import closest, describe
 
 COMMAND = "noisyexp run"
@@ -44,7 +46,7 @@ interrupted run and skips a finished one. Ctrl-C writes a checkpoint first.
 """
 
 SEARCHPATH = "hydra.searchpath"
-EXAMPLE = "python run.py task=ptb act=nah scale=smoke data=generated"
+EXAMPLE = "noisyexp run task=ptb act=nah scale=smoke data=generated"
 
 
 def choices_text(searchpath: Sequence[str] = ()) -> str:
@@ -60,13 +62,11 @@ def choices_text(searchpath: Sequence[str] = ()) -> str:
         for group in GROUPS:
             lines.append(f"{group}=")
             options = groups.options(group)
-            width = max(len(option) for option in options)
-            lines += [
-                f"  {option:<{width}}  {_comment(folders, group, option)}" for option in options
-            ]
+            width = max(len(as_typed(option)) for option in options)
+            lines += [f"  {as_typed(o):<{width}}  {_comment(folders, group, o)}" for o in options]
     lines.append("sweep= (with -m)")
     lines += [f"  {name}  {_comment(folders, 'sweep', name)}" for name in sweep_names()]
-    return "\n".join(lines).replace("  nan_normal", "  nan       ")
+    return "\n".join(lines)
 
 
 def short_text() -> str:
@@ -79,7 +79,7 @@ def short_text() -> str:
             if any("/" in name for name in names):
                 folders = Counter(name.partition("/")[0] for name in names)
                 names = [f"{folder}/... ({count})" for folder, count in folders.items()]
-            text = "  ".join(names).replace("nan_normal", "nan")
+            text = "  ".join(map(as_typed, names))
             lines += textwrap.wrap(text, 76, initial_indent=f"  {group + '=':<12}",
                                    subsequent_indent=" " * 14)  # fmt: skip
     lines.append(f"  {'sweep=':<12}{'  '.join(sweep_names())}  (with -m)")
@@ -97,8 +97,8 @@ def long_text(searchpath: Sequence[str] = ()) -> str:
         f"In a checkout `python run.py` is `{COMMAND}`.\n\n"
         f"Usage: {USAGE}\n\n{OPTIONS}\nChoices\n{_indent(choices_text(searchpath))}\n\n"
         f"Examples\n  {EXAMPLE}\n"
-        "  python run.py -m task=ptb act=reference,nan,nah seed=0,1,2 scale=cpu\n"
-        "  python run.py experiment=table2/nah seed=0\n"
+        f"  {COMMAND} -m task=ptb act=reference,nan,nah seed=0,1,2 scale=cpu\n"
+        f"  {COMMAND} experiment=table2/nah seed=0\n"
     )
 
 
@@ -186,7 +186,7 @@ def _comment(folders: Sequence[Path], group: str, option: str) -> str:
     words: list[str] = []
     paths = [folder / group / f"{option}.yaml" for folder in folders]
     path = next((path for path in paths if path.is_file()), None)
-    for line in [] if path is None else path.read_text("utf-8").splitlines():
+    for line in [] if path is None else read_text(path).splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
             words.append(line.lstrip("# "))
         elif line.startswith("#"):

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from noisyexp.activations import Activation, variants
 from noisyexp.cli.arguments import help_lines
-from noisyexp.cli.inspect_settings import ALL, Settings, parse
+from noisyexp.cli.inspect_settings import ALL, DEFAULTS, Settings, parse
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.pictures.unit_equations import describe
@@ -114,7 +114,7 @@ def save_page(drawings: Sequence[Drawing], kind: str, path: Path) -> list[Path]:
 
 def usage() -> str:
     """The arguments, and the names of the units."""
-    lines = [__doc__ or "", "Arguments", *help_lines(Settings, {})]
+    lines = [__doc__ or "", "Arguments", *help_lines(Settings, DEFAULTS)]
     return "\n".join([*lines, "", f"Units: {', '.join(variants())}"])
 
 

@@ -15,8 +15,9 @@ from noisyexp.activations.functional import KINDS
 from noisyexp.cli.arguments import read_values
 from noisyexp.cli.unused import can_use
 from noisyexp.errors import ConfigError
+from noisyexp.nan_names import as_typed
 from noisyexp.report.run_set import OWN
-from noisyexp.schema import build, closest, option
+from noisyexp.schema import build, closest, echo_typed, option
 
 ALL, BOTH = "all", "both"
 SEARCHPATH = "hydra.searchpath="
@@ -28,8 +29,8 @@ OF_A_RUN = (SEARCHPATH, "act.")
 class Settings:
     """What to look at; the defaults are those of the units."""
 
-    act: str = option("name of the unit or of its file, or all (default nah)")
-    kind: str = option("tanh, sigmoid or both (default tanh)", choices=(*KINDS, BOTH))
+    act: str = option("name of the unit or of its file, or all")
+    kind: str = option("which units", choices=(*KINDS, BOTH))
     c: float | None = option("scale of the noise (default: the variant's own)", low=0)
     alpha: float = option("weight of the hard unit against its linearisation")
     p: float = option("scale of Delta inside sigma")
@@ -102,7 +103,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         given["act"] = _variant(given["act"], own_files, problems)
     settings = build(Settings, {**DEFAULTS, **given, "words": words}, "", problems)
     if settings is None or problems:
-        raise ConfigError(problems)
+        raise ConfigError(echo_typed(problems, arguments, given))
     if settings.act == ALL and words:
         raise ConfigError([f"act=all: leave out {' '.join(words)}, which make one unit"])
     return settings
@@ -113,7 +114,7 @@ def _variant(name: str, own_files: bool, problems: list[str]) -> str:
 
     With a folder of files of one's own any name may be that of a file: who composes it says.
     """
-    plain = {"nan_normal": "nan"}.get(name.lower(), name.lower())
+    plain = as_typed(name.lower())
     if plain in (ALL, *variants()):
         return plain
     try:

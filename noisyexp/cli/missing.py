@@ -55,7 +55,9 @@ def missing_runs(
         and record.data == source
         and _fits(record, by_name[record.experiment])
     }
-    wanted = [(row, seed) for row in rows for seed in (row.seeds if seeds is None else seeds)]
+    wanted = [
+        (row, seed) for row in rows for seed in dict.fromkeys(row.seeds if seeds is None else seeds)
+    ]
     # Seed by seed: after an interruption the rows have seeds in common, which can be compared.
     return sorted(
         (pair for pair in wanted if (pair[0].experiment, pair[1]) not in done),

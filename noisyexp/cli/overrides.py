@@ -14,11 +14,12 @@ from hydra.errors import HydraException
 from noisyexp.schema import shown
 
 FREE = (
+    "act.settings",
     "hydra.launcher.resources",
     "hydra.launcher.sbatch.additional_parameters",
     "hydra.sweeper.params",
 )
-"""Sections of Hydra's part whose keys are the user's own."""
+"""Sections whose keys are the user's own, or those of a unit of their own."""
 
 
 def is_free(key: str) -> bool:
@@ -43,10 +44,25 @@ def parse(texts: list[str], loader: ConfigLoader, problems: list[str]) -> list[O
             parsed += parser.parse_overrides([text])
         except Exception:  # the parser recurses, and its numbers have limits: anything may come
             problems.append(
-                f"{shown(text)}: cannot be read as key=value; {_odd(text)}quote values with "
-                "blanks, commas or brackets twice: \"key='a, b'\""
+                f"{shown(text)}: cannot be read as key=value; {_odd(text)}{_form(text)}"
             )
     return parsed
+
+
+FORMS = {
+    "choice": "choice(0.1,0.3)", "range": "range(0,10)", "interval": "interval(0.1,5)",
+    "tag": "tag(log, interval(0.1,5))", "shuffle": "shuffle(1,2,3)", "sort": "sort(3,1,2)",
+    "glob": "glob(*)",
+}  # fmt: skip
+"""How the functions of a sweep are written."""
+
+
+def _form(text: str) -> str:
+    """How a value of this kind is written."""
+    name = text.partition("=")[2].strip().partition("(")[0]
+    if name in FORMS:
+        return f"{name} is used as in {FORMS[name]}"
+    return "quote values with blanks, commas or brackets twice: \"key='a, b'\""
 
 
 def _odd(text: str) -> str:

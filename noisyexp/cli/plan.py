@@ -19,18 +19,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.arguments import read_arguments, split_arguments
 from noisyexp.cli.cost import Cost, cost_of, published
 from noisyexp.cli.runs import size_text
 from noisyexp.cli.unused import Unused
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError, RunLockedError
 from noisyexp.fileio import read_json
+from noisyexp.nan_names import as_typed
 from noisyexp.records.run_record import RunRecord
 from noisyexp.schema import option
 from noisyexp.training import checkpoint
 from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import locked
+from noisyexp.training.folder import locked_or_read
 from noisyexp.training.progress import format_duration
 from noisyexp.training.run import RunSpec
 
@@ -45,7 +46,7 @@ MOST_LINES = 40
 class Arguments:
     """Of the command line, beside the words of the runs."""
 
-    jobs: int = option("runs at a time, for the hours", low=1)
+    jobs: int = option("runs at a time: the time of all of them is given for so many, too", low=1)
     calibrate: bool = option("make ten updates here where no record is of this kind of machine")
 
 
@@ -75,10 +76,12 @@ def state_of(spec: RunSpec) -> State:
         return State(OTHER)
     if (folder / "lock").exists():
         try:
-            with locked(folder):
+            with locked_or_read(folder) as refused:
                 pass
-        except (RunLockedError, OSError):
+        except RunLockedError:
             return State(RUNNING)
+        if refused is not None:
+            return State(OTHER)
     if not any((folder / name).is_file() for name in (checkpoint.LAST, checkpoint.PREVIOUS)):
         return State(NEW)
     try:
@@ -111,7 +114,7 @@ class Item:
     @property
     def arm(self) -> str:
         """Task and unit."""
-        return f"{self.spec.names.task} {self.spec.names.act.replace('nan_normal', 'nan')}"
+        return as_typed(f"{self.spec.names.task} {self.spec.names.act}")
 
     @property
     def seconds(self) -> float | None:
@@ -123,7 +126,9 @@ class Item:
 
     def __str__(self) -> str:
         names = self.spec.names
-        what = " ".join(filter(None, [names.experiment or self.arm, self.settings, names.scale]))
+        what = " ".join(
+            filter(None, [as_typed(names.experiment or self.arm), self.settings, names.scale])
+        )
         text = f"  {what} seed {names.seed}: {self.state.word}"
         if self.state.step:
             text += f" from update {self.state.step:,}"
@@ -221,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
     def run() -> None:
         words = [word for word in arguments if word not in MULTIRUN_FLAGS]
         mine, overrides = split_arguments(Arguments, words)
-        given = read_pairs(Arguments, mine, DEFAULTS, about=__doc__ or "")
+        given = read_arguments(Arguments, mine, DEFAULTS, about=__doc__ or "")
         if not overrides:
             raise ConfigError(["no run given, as task=ptb act=nah seed=0,1,2"])
         unused = Unused()

@@ -28,9 +28,10 @@ from noisyexp.cli.overrides import spell_free
 from noisyexp.cli.unused import Unused
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.fileio import explain
+from noisyexp.fileio import explain, explain_at
+from noisyexp.nan_names import as_typed, spell_nan
 from noisyexp.places import CONFIG_DIR
-from noisyexp.process import settle_output
+from noisyexp.process import only_tells, settle_output
 from noisyexp.training.finished import finished_record
 from noisyexp.training.processes import torchrun_size
 from noisyexp.training.run import RunSpec
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> int:
             folders = [word for word in asked if word.startswith(SEARCHPATH)]
             print(long_text(folders) if asked == folders else key_texts(asked))
             return 0
-    except ConfigError as error:
+    except NoisyexpError as error:  # a word, or a file that it chooses
         print(spoken(error), file=sys.stderr)
         return error.exit_code
     register()
@@ -117,14 +118,15 @@ def main(argv: list[str]) -> int:
         if torchrun_size() == 1 or os.environ.get("LOCAL_RANK") == "0":
             print(spoken(error), file=sys.stderr)
         return error.exit_code
+    only_tells()
     try:
         return _sweep(argv, specs, unused) if multirun else run_one(specs[0])
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
-        print(f"{name}: checkpoint written; the same command goes on from it", file=sys.stderr)
+        complain(f"{name}: checkpoint written; the same command goes on from it")
         return stop.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        complain("interrupted; the same command goes on from the last checkpoint")
         return 128 + signal.SIGINT
 
 
@@ -175,25 +177,12 @@ def _overrides_among(argv: list[str]) -> list[str]:
 
 def spoken(error: Exception) -> str:
     """The message in the words that a person types, see `spell`."""
-    return str(error).replace("nan_normal", "nan").replace("++hydra.", "hydra.")
+    return re.sub(r"\+\+(hydra|act\.settings)\b", r"\1", as_typed(str(error)))
 
 
 def spell(argument: str) -> str:
     """An argument as Hydra wants it."""
     return spell_free(spell_home(spell_nan(argument)))
-
-
-def spell_nan(argument: str) -> str:
-    """`act=nan` with the name of its file, in sweeps and any case too, and `experiment=table2/nan`.
-
-    Hydra's grammar reads a bare nan as the floating-point number.
-    """
-    key, _, values = argument.partition("=")
-    if key == "experiment":
-        return re.sub(r"(?i)/nan(?=,|$)", "/nan_normal", argument)
-    if key.lstrip("+") != "act":
-        return argument
-    return f"{key}=" + re.sub(r"(?i)(?<![\w.*/-])nan(?![\w.*/-])", "nan_normal", values)
 
 
 def spell_home(argument: str) -> str:
@@ -205,7 +194,7 @@ def spell_home(argument: str) -> str:
 
 def run_one(spec: RunSpec) -> int:
     """Run one job, print its result or the reason of its failure, and return its exit code."""
-    return attempt(spec)[0]
+    return attempt(spec).code
 
 
 def run_job(config: DictConfig) -> float:
@@ -219,7 +208,7 @@ def run_job(config: DictConfig) -> float:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    settle_output(lossy=True)  # a worker has a standard output of its own
+    settle_output()  # a worker has a standard output of its own
     hydra_config = HydraConfig.get()
     problems: list[str] = []
     command = ["run.py", *hydra_config.overrides.task]
@@ -228,7 +217,7 @@ def run_job(config: DictConfig) -> float:
         raise ConfigError(problems)
     try:
         with tied_to_sweep():
-            _, reason = attempt(spec)
+            reason = attempt(spec).reason
     except Interrupted as stop:
         hand_on(stop)
         sys.exit(stop.exit_code)
@@ -259,10 +248,14 @@ def _sweep(argv: list[str], specs: list[RunSpec], unused: Unused) -> int:
         return error.exit_code
     except Exception as error:
         launched = False
-        if isinstance(error, EXPECTED):
+        if isinstance(error, OSError):
+            complain(explain_at(error))
+        elif isinstance(error, EXPECTED):
             complain(spoken(error).strip().splitlines()[0])
         else:
             traceback.print_exc()
+    if not launched and not sweep.list_jobs():  # its sweeper failed before the first run
+        return 1
     text, failed = sweep_report(sweep)
     say(text)
     return 1 if failed or not launched else 0

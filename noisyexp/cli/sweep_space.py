@@ -36,12 +36,14 @@ class Sweeper:
         params: overrides from `hydra.sweeper.params`.
         directions: what it makes of the objective: "minimize", "maximize".
         ours: whether a launcher of this package does the runs.
+        grid: it takes every combination of listed values (Optuna's grid sampler).
     """
 
     lists: bool = True
     params: list[Override] = field(default_factory=list)
     directions: tuple[str, ...] = ()
     ours: bool = True
+    grid: bool = False
 
 
 def read_sweeper(
@@ -72,7 +74,9 @@ def read_sweeper(
     several = direction if type(direction).__name__ == "ListConfig" else [direction]
     names = tuple(_name(one) for one in several if one is not None)
     ours = str(hydra["launcher"]["_target_"]).startswith(OUR_LAUNCHERS)
-    return Sweeper("BasicSweeper" in str(section["_target_"]), params, names, ours)
+    sampler = section.get("sampler") or {}
+    grid = "GridSampler" in str(sampler.get("_target_", ""))
+    return Sweeper("BasicSweeper" in str(section["_target_"]), params, names, ours, grid)
 
 
 def _name(direction: Any) -> str:
@@ -101,6 +105,7 @@ def size_of(override: Override) -> int:
     if not override.is_sweep_override():
         return 1
     if isinstance(value, IntervalSweep):
+        check_interval(override.value())  # type: ignore[arg-type]
         return 2
     if isinstance(value, ChoiceSweep):
         if any(isinstance(item, Values) for item in value.list):
@@ -114,6 +119,31 @@ def size_of(override: Override) -> int:
             return max(0, -((start - stop) // step))
         return max(0, math.ceil((float(stop) - float(start)) / float(step)))
     return sum(1 for _ in override.sweep_string_iterator())
+
+
+def check_interval(interval: IntervalSweep) -> None:
+    """Refuse what nothing can be drawn from.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    low, high = interval.start, interval.end
+    if low is None or high is None or not low <= high:
+        raise ValueError("an interval goes from its lower bound to its upper: interval(0.1,5)")
+    if "log" in interval.tags and low <= 0:
+        raise ValueError("the tag log needs bounds above 0")
+
+
+def fits_grid(override: Override) -> bool:
+    """Whether Optuna's grid sampler takes the values as they are: of a range it counts whole steps.
+
+    It takes no interval of numbers, and of one of whole numbers it leaves out the upper bound.
+    """
+    value = override.value()
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        whole = ((value.stop or 0) - (value.start or 0)) // value.step
+        return int(whole) == size_of(override)
+    return not isinstance(value, IntervalSweep)
 
 
 def values_of(override: Override) -> list[str]:
@@ -162,6 +192,11 @@ def jobs_of(parsed: list[Override], sweeper: Sweeper, problems: list[str]) -> li
             problems.append(
                 f"{override.input_line}: an interval needs a sweeper that draws from it, as "
                 "hydra/sweeper=optuna; or list values: 0.1,0.3"
+            )
+        elif sweeper.grid and override.is_sweep_override() and not fits_grid(override):
+            problems.append(
+                f"{override.input_line}: a grid has listed values, as choice(0.1,0.3); or use "
+                "another sampler, as hydra/sweeper/sampler=tpe"
             )
         elif override.is_sweep_override():
             key = override.get_key_element()

@@ -237,7 +237,7 @@ class _Made:
                 return False
             if new.p is not None and old.p is not None and new.p.shape == old.p.shape:
                 new.p = old.p
-            new.site, new.noise_source, new.backend = old.site, old.noise_source, old.backend
+            new.path, new.noise_source, new.backend = old.path, old.noise_source, old.backend
             self._new[old] = new
         self._changes.append((place.parent, place.name, old, self._new[old]))
         return True

@@ -37,7 +37,7 @@ _INSIDE, _OUTSIDE = PALETTE[1], PALETTE[2]
 # --- Figure 5
 
 
-def plot_learning(
+def plot_noise_sides(
     records: Sequence[RunRecord],
     path: Path,
     labels: Mapping[str, str] | None = None,
@@ -76,7 +76,7 @@ def plot_learning(
         for column, (heading, chosen) in enumerate(columns.items()):
             axes[0, column].set_title(heading)
             axes[-1, column].set_xlabel("epoch")
-            _draw_learning(axes[:, column], chosen, labels or {})
+            _draw_noise_side(axes[:, column], chosen, labels or {})
         for row, metric in zip(axes, FIGURE_5, strict=True):
             row[0].set_ylabel(records[0].metrics[metric].title.replace(", ", ",\n"))
             if "nll" in metric:
@@ -97,7 +97,7 @@ def plot_learning(
         return save_figure(figure, path)
 
 
-def _draw_learning(
+def _draw_noise_side(
     axes: Sequence[Any], records: Sequence[RunRecord], labels: Mapping[str, str]
 ) -> None:
     """One column of Figure 5."""

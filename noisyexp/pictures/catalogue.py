@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisyexp.fileio import read_json
-from noisyexp.pictures.analysis_figures import plot_learned_units, plot_learning
+from noisyexp.pictures.analysis_figures import plot_learned_units, plot_noise_sides
 from noisyexp.pictures.chance import chance_levels
 from noisyexp.pictures.curves import line_name, plot_curves
 from noisyexp.pictures.escape import caption_fig2, draw_fig2
@@ -185,7 +185,7 @@ def draw_curves(drawing: Drawing) -> list[Drawn]:
 
 def draw_noise_sides(drawing: Drawing) -> list[Drawn]:
     """Noise at the output beside noise at the input."""
-    plot_learning(drawing.records, drawing.stem, drawing.labels, drawing.sheet.title)
+    plot_noise_sides(drawing.records, drawing.stem, drawing.labels, drawing.sheet.title)
     return drawing.drawn
 
 

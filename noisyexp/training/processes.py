@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from noisyexp.training.device import KINDS, chosen_device, kind_of
+
 PATIENCE = datetime.timedelta(hours=1)
 """How long one waits for another: rank 0 alone evaluates test data and writes files."""
 
@@ -71,9 +73,7 @@ class Processes:
 
     def place(self, device: torch.device) -> torch.device:
         """The device of this process: each has a GPU of its own."""
-        if self.size == 1 or device.type != "cuda":
-            return device
-        return torch.device("cuda", torch.cuda.current_device())
+        return device if self.size == 1 else kind_of(device).taken()
 
     def leave(self) -> None:
         """The end of the group."""
@@ -89,6 +89,20 @@ def torchrun_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def gpu_problem(device: str) -> str | None:
+    """Why the processes of torchrun on this machine cannot have a GPU each; None if they can."""
+    gpus = KINDS[chosen_device(device)].count()
+    if torchrun_size() == 1 or gpus is None:
+        return None
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if not 0 < gpus < here:  # none at all: the check of `device` says so
+        return None
+    return (
+        f"device={device}: each process needs a GPU of its own, and torchrun started {here} here "
+        f"where torch sees {gpus}; use --nproc_per_node={gpus}, or device=cpu"
+    )
+
+
 def join(device: str) -> Processes:
     """The processes of this run; they meet here.
 
@@ -98,8 +112,7 @@ def join(device: str) -> Processes:
     size = torchrun_size()
     if size == 1:
         return ALONE
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    kind = KINDS[chosen_device(device)]
+    kind.take(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(kind.process_group, timeout=PATIENCE)
     return Processes(dist.get_rank(), size)

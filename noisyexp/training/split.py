@@ -24,22 +24,34 @@ if TYPE_CHECKING:
     from noisyexp.training.trainer import Trainer
 
 
+def split_problem(task: Task, count: int) -> str | None:
+    """Why the batches of a task cannot be divided into `count` equal shares; None if they can.
+
+    The last batch of an epoch, and batches of sentences that are as long as each other, may have
+    fewer rows than a full one; their shares then differ by a row, or are empty.
+    """
+    name, rows = task.config.name, task.full_batch
+    reason = task.why_whole()
+    if reason is not None:
+        return f"{name}: {reason}; use one process and accumulate=1"
+    if rows % count == 0:
+        return None
+    fit = ", ".join(str(k) for k in range(1, rows + 1) if rows % k == 0)
+    return (
+        f"{name}: a batch of {rows} rows cannot be divided by {count} (processes times "
+        f"training.accumulate); its divisors are {fit}"
+    )
+
+
 def check_split(task: Task, count: int) -> None:
-    """Refuse a task whose batch cannot be divided, or not by so many.
+    """Refuse a task of which `split_problem` says something.
 
     Raises:
         ConfigError: with the reason.
     """
-    reason = task.why_whole()
-    if reason is not None:
-        raise ConfigError([f"{task.config.name}: {reason}; use one process and accumulate=1"])
-    if task.full_batch < count:
-        raise ConfigError(
-            [
-                f"{task.config.name}: a batch of {task.full_batch} rows cannot be divided by "
-                f"{count} (processes times training.accumulate)"
-            ]
-        )
+    problem = split_problem(task, count)
+    if problem is not None:
+        raise ConfigError([problem])
 
 
 class SplitUpdates:

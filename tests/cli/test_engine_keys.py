@@ -38,17 +38,29 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[st
 
 
 def test_words_for_sbatch(
-    sent: Callable[[], set[str]], run: Callable[..., Any], settings: Callable[..., list[str]]
-) -> None:
+    sent: Callable[[], set[str]], run: Callable[..., Any], settings: Callable[..., list[str]],
+    tmp_path: Path,
+) -> None:  # fmt: skip
     """In one key or one by one; what sbatch says against them is the reason of every run."""
     words = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=30",
              "hydra.launcher.sbatch={partition: gpu, mem_gb: 1.5, gpus_per_node: 1}",
              "hydra.launcher.sbatch.account=lab",
-             "hydra.launcher.sbatch.additional_parameters.reservation=week")  # fmt: skip
+             "hydra.launcher.sbatch.additional_parameters.reservation=week",
+             "hydra.launcher.sbatch.additional_parameters.contiguous=true",
+             "hydra.launcher.sbatch.additional_parameters.reboot=false",
+             "hydra.launcher.sbatch.exclusive=false",
+             "hydra.launcher.sbatch.setup=['module load cuda']",
+             "hydra.launcher.sbatch.srun_args=['--mpi=none']")  # fmt: skip
     own = [word for word in settings() if not word.startswith("threads=")]
     result = run(*SWEEP, *words, *own, "threads=2")
     assert {"partition=gpu", "mem=1536MB", "gpus-per-node=1", "account=lab", "reservation=week",
-            "cpus-per-task=2", "time=30", "signal=USR2@120", "array=0-1%2"} <= sent()  # fmt: skip
+            "cpus-per-task=2", "time=30", "signal=USR2@120", "array=0-1%2", "contiguous",
+            } <= sent()  # fmt: skip
+    # False is to leave a word out, and no value of it.
+    assert not [word for word in sent() if word.startswith(("exclusive", "reboot"))]
+    lines = (tmp_path / "script").read_text().splitlines()
+    assert "module load cuda" in lines
+    assert [line for line in lines if line.startswith("srun ") and " --mpi=none " in line]
     why = "submitit could not send the jobs: sbatch: error: invalid partition specified: gpu"
     assert (result.code, result.err.splitlines()[-1]) == (1, why)  # before it what sbatch said
     assert f"  seed=0: not run: {why}" in result.out.splitlines()
@@ -60,7 +72,9 @@ def test_words_for_sbatch(
     [
         ("hydra.launcher.sbatch.partion=gpu", "hydra.launcher.sbatch.partion=gpu: no such key. "
          "Did you mean hydra.launcher.sbatch.partition?"),
-        ("hydra.launcher.sbatch={partion: gpu}", "hydra.launcher.sbatch.partion: no such key"),
+        ("hydra.launcher.sbatch={partion: gpu}", "hydra.launcher.sbatch.partion: no such key. "
+         "Did you mean hydra.launcher.sbatch.partition?"),
+        ("training={lrr: 0.1}", "training.lrr: no such key. Did you mean training.lr?"),
         ("hydra.launcher.timeout=3", "hydra.launcher.timeout=3: no such key. "
          "Did you mean hydra.launcher.timeout_min?"),
     ],
@@ -75,7 +89,9 @@ def test_a_misspelt_word_is_refused(
 ROOM = "expected a whole number of at least 1, or -1 for as many as there is room for"
 ALL = "expected a whole number of at least 1, or null for all runs at once"
 ONE, NONE = (f"expected a whole number of at least {least}" for least in (1, 0))
-LOCAL, SUBMITIT = "hydra/launcher=local", "hydra/launcher=submitit_local"
+GPUS = "expected a whole number of at least 0, or one with a kind, a100:2, or null"
+LOCAL, SUBMITIT, SLURM = (f"hydra/launcher={name}" for name in ("local", "submitit_local", "slurm"))
+SBATCH_KEY = "hydra.launcher.sbatch"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +109,22 @@ LOCAL, SUBMITIT = "hydra/launcher=local", "hydra/launcher=submitit_local"
         (SUBMITIT, "hydra.launcher.signal_delay_s=null", NONE),
         (SUBMITIT, "hydra.launcher.max_num_timeout=-3", NONE),
         (SUBMITIT, "hydra.launcher.cluster=lokal", "expected slurm or local"),
+        (SLURM, f"{SBATCH_KEY}.cpus_per_task=two", f"{ONE}, or null"),
+        (SLURM, f"{SBATCH_KEY}.cpus_per_task=0", f"{ONE}, or null"),
+        (SLURM, f"{SBATCH_KEY}.mem_gb=lots", "expected a number above 0, or null"),
+        (SLURM, f"{SBATCH_KEY}.mem_gb=0", "expected a number above 0, or null"),
+        (SLURM, f"{SBATCH_KEY}.mem_per_cpu=lots", "expected an amount of memory, as 4G, or null"),
+        (SLURM, f"{SBATCH_KEY}.gpus_per_node=-1", GPUS),
+        (SLURM, f"{SBATCH_KEY}.gpus_per_node=two", GPUS),
+        (SLURM, f"{SBATCH_KEY}.partition=true", "expected a text, as gpu, or null"),
+        (SLURM, f"{SBATCH_KEY}.nodelist=[n1, n2]", "expected a text, as 'n1,n2', or null"),
+        (SLURM, f"{SBATCH_KEY}.exclusive=1", "expected true, false or a text, as user, or null"),
+        (SLURM, f"{SBATCH_KEY}.setup=module",
+         "expected a list of texts, as ['module load cuda'], or null"),
+        (SLURM, f"{SBATCH_KEY}.additional_parameters={{reservation: [a]}}",
+         "expected words with their values, as {reservation: week}"),
+        ("hydra/launcher=ray", "hydra.launcher.resources={big: two}",
+         "expected names with numbers, as {big: 1}"),
         ("hydra/launcher=ray", "hydra.launcher.num_gpus=-1", "expected a number of at least 0"),
         ("hydra/launcher=basic", "hydra.sweeper.max_batch_size=0", ALL),
         ("hydra/launcher=basic", "hydra.sweeper.max_batch_size=-1", ALL),
@@ -116,6 +148,41 @@ def test_a_value_that_refers_to_another_key_is_judged_with_its_value(
     assert run(*many).problems == [f"hydra.launcher.n_jobs=null: {ROOM}"]
     assert not [*(tmp_path / "runs").rglob("run.json")]
     assert run(*many, "threads=1", "plan=true").code == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("partition=gpu", "partition: use hydra.launcher.sbatch.partition"),
+        ("cpus-per-task=2", "cpus-per-task: use hydra.launcher.sbatch.cpus_per_task"),
+        ("time=10", "time: use hydra.launcher.timeout_min"),
+        ("job_name=mine", "job_name: the launcher says it itself"),
+    ],
+)
+def test_words_that_the_launcher_says_have_no_second_place(
+    word: str, said: str, run: Callable[..., Any], settings: Callable[..., list[str]]
+) -> None:
+    """The second would be taken by SLURM, and not by what waits for the job."""
+    place = f"{SBATCH_KEY}.additional_parameters"
+    result = run(*SWEEP, SLURM, f"{place}.{word}", *settings())
+    assert (result.code, result.problems) == (2, [f"{place}.{said}"])
+
+
+def test_words_in_a_file_of_ones_own_are_checked(
+    run: Callable[..., Any], settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine" / "hydra" / "launcher"
+    folder.mkdir(parents=True)
+    (folder / "lab.yaml").write_text(
+        "defaults: [slurm, _self_]\nsbatch: {partition: gpu, acount: lab}\n"
+    )
+    own = ("hydra/launcher=lab", f"hydra.searchpath=[file://{tmp_path / 'mine'}]")
+    result = run(*SWEEP, *own, *settings())
+    assert (result.code, result.problems) == (
+        2,
+        [f"{SBATCH_KEY}.acount: no such key. Did you mean account? Words that are not there go to "
+         f"{SBATCH_KEY}.additional_parameters"],
+    )  # fmt: skip
 
 
 def test_sections_of_the_users_own_need_no_plus() -> None:

@@ -115,15 +115,15 @@ def test_arguments() -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("knd=tanh", "knd='tanh': no such key. Did you mean kind?"),
+        ("knd=tanh", "knd=tanh: no such key. Did you mean kind?"),
         ("act=nanl", "act=nanl: choose from reference, hard, nan, nah, nah_mean, nani, nanil, "
                      "nanis, penalized_tanh, all. Did you mean nanil?"),
         ("act=no.such", "act=no.such: variant 'no.such' cannot be imported"),
         ("kind=tahn", "Did you mean tanh?"),
-        ("c=-1", "c=-1.0: expected a number (at least 0)"),
-        ("alpha=big", "alpha='big': expected a number"),
+        ("c=-1", "c=-1: expected a number (at least 0)"),
+        ("alpha=big", "alpha=big: expected a number"),
         ("p=inf", "p=inf: expected a number"),
-        ("clip_output=yes", "clip_output='yes': expected true or false"),
+        ("clip_output=yes", "clip_output=yes: expected true or false"),
         ("nah", "nah: expected key=value"),
     ],
 )  # fmt: skip

@@ -37,6 +37,7 @@ class Sweep:
         with self.path.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=folder, stdout=output, stderr=output, env=environment,
+                start_new_session=True,
                 # A shell's background job, which may have started these tests, ignores Ctrl-C.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )  # fmt: skip
@@ -129,13 +130,16 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     assert (record["status"], record["cost"]["sessions"]) == ("complete", 2)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_that_is_stopped_writes_checkpoints(
     signum: signal.Signals, start: Callable[..., Sweep], tmp_path: Path
 ) -> None:
     sweep = start(*ENDLESS)
     worker = sweep.worker(tmp_path / "runs")
-    sweep.process.send_signal(signum)
+    if signum == signal.SIGTERM:
+        sweep.process.send_signal(signum)
+    else:  # by a terminal, to all processes that it has
+        os.killpg(sweep.process.pid, signum)
     code, said = sweep.end()
     assert (code, "the same command goes on" in said) == (128 + signum, True), said
     wait_for(lambda: gone(worker), 60)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,106 +222,6 @@ def test_values_in_the_sweepers_own_key(tiny: Run, records: Records) -> None:
     assert sorted(records()) == ["reference 0", "reference 1"]
 
 
-def test_optuna_is_told_the_selection_metric(tiny: Run, tmp_path: Path) -> None:
-    """The best of three rates, one of which diverges; and the direction is the task's."""
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    words = ("-m", "act=reference", "hydra/sweeper=optuna", "training.lr=choice(0.01,1.0,1e38)")
-    result = tiny(*words, "hydra.sweeper.direction=maximize")
-    assert result.problems == [
-        "hydra.sweeper.direction=maximize: a run gives its sweeper valid_ppl, so use "
-        "hydra.sweeper.direction=minimize"
-    ]
-    result = tiny(*words, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1",
-                  "hydra.sweeper.sampler.seed=1")  # fmt: skip
-    assert result.code == 1, (result.out, result.err)
-    values = {}
-    for entry in sweep_list(tmp_path):
-        (rate,) = [word for word in entry["overrides"] if word.startswith("training.lr=")]
-        if entry["metrics"]:
-            values[rate] = entry["metrics"]["valid_ppl"]
-    assert len(values) == 2  # and one that diverges
-    best = min(values, key=lambda rate: values[rate])
-    text = (tmp_path / "runs" / ".hydra" / "optimization_results.yaml").read_text()
-    assert f"best_value: {values[best]}" in text
-    assert f"training.lr: {best.partition('=')[2]}" in text
-
-
-@pytest.mark.slow
-def test_a_killed_worker_costs_one_run(
-    settings: Callable[..., list[str]], records: Records, tmp_path: Path
-) -> None:
-    """SIGKILL to one, SIGTERM to another: the third is done, and no process is left."""
-    endless = ["training.epochs=100000", "checkpoint.every_steps=50"]
-    rest = [word for word in settings() if not word.startswith("training.epochs")]
-    words = ["-m", "task=ptb", "act=reference", "seed=0,1", "hydra/launcher=local",
-             "hydra.launcher.n_jobs=2", *rest, *endless]  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, stdout=subprocess.PIPE,
-        text=True,
-    ) as sweep:  # fmt: skip
-        while len([*(tmp_path / "runs").rglob("last.pt")]) < 2:
-            assert sweep.poll() is None
-            time.sleep(0.05)
-        children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGKILL)
-        os.kill(int(children[1]), signal.SIGTERM)
-        said, _ = sweep.communicate(timeout=100)
-    assert sweep.returncode == 1
-    assert "killed by SIGKILL, see " in said and "SIGTERM: checkpoint written" in said
-    assert said.count("0 of 2 runs complete, 2 interrupted") == 1
-
-
-def test_submitit_on_this_machine(
-    settings: Callable[..., list[str]], records: Records, tmp_path: Path
-) -> None:
-    """USR2 puts a job back and it ends with the bits of a whole run; SIGTERM ends one job."""
-    pytest.importorskip("submitit")
-    rest = [word for word in settings() if not word.startswith("training.epochs")]
-    words = ["-m", "task=ptb", "act=nah", "seed=0,1", "hydra/launcher=submitit_local",
-             "hydra.launcher.array_parallelism=2", *rest, "training.epochs=60",
-             "checkpoint.every_steps=5"]  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, stdout=subprocess.PIPE,
-        text=True,
-    ) as sweep:  # fmt: skip
-        pids = {}
-        while len(pids) < 2:
-            assert sweep.poll() is None
-            for path in (tmp_path / "runs").rglob("last.pt"):
-                lock = (path.parent / "lock").read_text().split()
-                pids[path.parent.name.split("-s")[-1][0]] = int(lock[0]) if lock else 0
-            time.sleep(0.02)
-        os.kill(pids["0"], signal.SIGUSR2)
-        os.kill(pids["1"], signal.SIGTERM)
-        said, _ = sweep.communicate(timeout=200)
-    found = records()
-    assert (found["nah 0"]["status"], found["nah 0"]["cost"]["sessions"]) == ("complete", 2), said
-    assert (found["nah 1"]["status"], found["nah 1"]["reason"]) == ("interrupted", "SIGTERM")
-    assert sweep.returncode == 1 and "1 of 2 runs complete, 1 interrupted" in said
-
-
-@pytest.mark.parametrize("launcher", ["local", pytest.param("basic", marks=pytest.mark.slow)])
-def test_the_list_of_a_stopped_sweep_says_what_became_of_its_runs(
-    launcher: str, settings: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    """One run at work, one that waits."""
-    rest = [word for word in settings() if not word.startswith("training.epochs")]
-    words = ["-m", "task=ptb", "act=reference", "seed=0,1", f"hydra/launcher={launcher}", *rest,
-             "training.epochs=100000", "checkpoint.every_steps=50"]  # fmt: skip
-    words += ["hydra.launcher.n_jobs=1"] if launcher == "local" else []
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
-    ) as sweep:  # fmt: skip
-        while not [*(tmp_path / "runs").rglob("last.pt")]:
-            assert sweep.poll() is None
-            time.sleep(0.05)
-        sweep.send_signal(signal.SIGTERM)
-        assert sweep.wait(timeout=60) == 128 + signal.SIGTERM
-    stopped, waiting = sweep_list(tmp_path)
-    assert (stopped["status"], waiting["status"]) == ("interrupted", "not run")
-    assert stopped["reason"].startswith("SIGTERM") and waiting["reason"] is None
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_same_bits_as_one(
     tiny: Run, settings: Callable[..., list[str]], records: Records, tmp_path: Path
@@ -339,26 +238,6 @@ def test_two_processes_give_the_same_bits_as_one(
     serial = outcomes(records())
     assert outcomes(records("parallel")) == serial
     assert serial["nan_normal 0"] != serial["nan_normal 1"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_stop_with_the_command_that_started_them(
-    signum: signal.Signals, settings: Callable[..., list[str]], records: Records, tmp_path: Path
-) -> None:
-    words = ["-m", "task=ptb", "seed=0,1,2,3", "hydra/launcher=local", "hydra.launcher.n_jobs=2"]
-    endless = ["training.epochs=100000", "training.max_steps=null"]
-    command = [sys.executable, str(ROOT / "run.py"), *words, *settings(), *endless]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as sweep:
-        while len([*(tmp_path / "runs").rglob("last.pt")]) < 2:
-            assert sweep.poll() is None
-            time.sleep(0.05)
-        sweep.send_signal(signum)
-        # Ends when the last process that holds the pipe has ended, so the workers are gone, too.
-        sweep.communicate(timeout=60)
-    found = [record for record in records().values() if record["status"] == "interrupted"]
-    assert [record["reason"] for record in found] == ["SIGTERM", "SIGTERM"]
-    assert len(records()) == 2  # the two that waited were not begun
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(

@@ -30,7 +30,7 @@ from noisyexp.cli.command import VERBS
 from noisyexp.cli.compose import check
 from noisyexp.cli.help import key_texts
 from noisyexp.cli.named_sweeps import expand_sweeps
-from noisyexp.cli.run import spell_nan
+from noisyexp.nan_names import spell_nan
 from noisyexp.records.record_files import load_records
 from noisyexp.report.pilot import TITLES, pilot_page
 from noisyexp.tasks import find_task

@@ -190,7 +190,7 @@ def test_a_second_call_changes_the_variant_and_keeps_weights_and_p() -> None:
     model = Net()
     replace_activations(model, "nah", c=0.3)
     source = NoiseSource(5)
-    sites = attach_noise(model, source)
+    paths = attach_noise(model, source)
     before = dict(model.named_parameters())
     seen: list[Any] = []
     unit: Any = model.lstm.units["l0"]["g"]
@@ -208,7 +208,7 @@ def test_a_second_call_changes_the_variant_and_keeps_weights_and_p() -> None:
     assert list(after) == list(before) and all(after[k] is before[k] for k in after)
     units = list(activations(model))
     assert {(u.variant, u.alpha, u.c) for u in units} == {("nan", 1.15, 2.0)}
-    assert [u.site for u in units] == sites and all(u.noise_source is source for u in units)
+    assert [u.path for u in units] == paths and all(u.noise_source is source for u in units)
     model(torch.randn(3, 2, 4)).sum().backward()
     assert len(seen) == 3  # the hook of the unit: once a step
     # Without p and back: other units have none, and later ones a new one.
@@ -219,7 +219,7 @@ def test_a_second_call_changes_the_variant_and_keeps_weights_and_p() -> None:
     x = torch.randn(3, 2, 6)
     assert torch.equal(model.lstm(x)[0], plain(x)[0])
     replace_activations(model, "nah")
-    assert len(noise_parameters(model)) == len(sites)
+    assert len(noise_parameters(model)) == len(paths)
 
 
 def test_a_change_of_settings_alone_reaches_noisy_layers() -> None:

@@ -16,7 +16,7 @@ from noisyexp.cli.runs import main as list_runs
 from noisyexp.errors import NoisyexpError, RecordError
 from noisyexp.experiments import frame, means
 from noisyexp.report.averages import average
-from noisyexp.report.page import make_page
+from noisyexp.report.html_report import make_html
 from tests.record_fixtures import CONFIG, RecordMaker
 
 SEEDS = 4
@@ -120,7 +120,7 @@ def test_lists_are_in_the_order_of_settings_and_seeds(
 
 
 def test_a_page_has_one_word_for_each_kind_of_time(folder: Path) -> None:
-    text = make_page(average([folder]))
+    text = make_html(average([folder]))
     heads = {head for head in ("wall time [min]", "training time [ms/step]") if head in text}
     assert len(heads) == 2 and ">time [" not in text
     hours = 4 * sum(60 + seed for seed in range(SEEDS)) / 3600

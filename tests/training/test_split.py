@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from noisyexp.activations import derive_seed
 from noisyexp.activations.share import Share, SharedSource, at_work, coins, dropout
@@ -19,6 +21,7 @@ from noisyexp.cli.compose import check
 from noisyexp.errors import ConfigError
 from noisyexp.tasks import find_task, task_names
 from noisyexp.training import RunSpec, execute
+from noisyexp.training.processes import join
 from noisyexp.training.run import build_trainer
 from noisyexp.training.split import check_split
 
@@ -26,16 +29,22 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMON = ("scale=smoke", "threads=1", "progress=off", "device=cpu")
 # Noise so large, or weights, that units saturate and draws matter.
 TASKS = {
-    "ptb": ["task=ptb", "data=generated", "act=nah", "task.hidden_size=6", "task.batch_size=5",
+    "ptb": ["task=ptb", "data=generated", "act=nah", "task.hidden_size=6", "task.batch_size=6",
             "task.steps=4", "task.init_range=1.0", "task.dropout=0.3", "task.vocab_size=40",
             "task.train_tokens=1000", "task.max_tokens=200", "training.lr=0.5"],
-    "lte": ["task=lte", "act=nah", "task.hidden_size=8", "task.columns=5", "task.target_length=2",
+    "lte": ["task=lte", "act=nah", "task.hidden_size=8", "task.columns=6", "task.target_length=2",
             "task.steps=20", "task.init_range=0.5", "training.lr=0.3"],
     "nmt": ["task=nmt", "data=generated", "act=nah", "task.init_std=0.5", "task.max_length=14"],
     "captioning": ["task=captioning", "data=generated", "act=nah", "act.c=3", "training.lr=0.01"],
     "ntm_recall": ["task=ntm_recall", "act=nah", "task.epoch_steps=60", "task.counts=episode",
                    "training.lr=0.01"],
 }  # fmt: skip
+
+
+PASSES = {"captioning": 4}
+"""Passes of a batch, else two."""
+UNEVEN = ("captioning", "nmt")
+"""Tasks with batches that cannot be divided into equal passes, beside full ones."""
 
 
 def losses(spec: RunSpec, steps: int) -> list[float]:
@@ -61,14 +70,23 @@ def specs(name: str, passes: int) -> RunSpec:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_passes_add_up_to_the_batch(name: str) -> None:
-    """Two passes of unequal size; captions and sentences have batches of other sizes, too."""
+def test_passes_add_up_to_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions and sentences of a length are not always a full batch: their passes are unequal."""
     torch.set_num_threads(1)
     steps = 50 if name in ("ptb", "lte") else 12
-    whole, two = losses(specs(name, 1), steps), losses(specs(name, 2), steps)
-    assert two == pytest.approx(whole, rel=1e-5)
+    totals, take = set[int](), Share.take
+
+    def noting_take(self: Share, total: int) -> slice:
+        totals.add(total)
+        return take(self, total)
+
+    monkeypatch.setattr(Share, "take", noting_take)
+    passes = PASSES.get(name, 2)
+    whole, divided = losses(specs(name, 1), steps), losses(specs(name, passes), steps)
+    assert any(total % passes for total in totals) == (name in UNEVEN), totals
+    assert divided == pytest.approx(whole, rel=1e-5)
     assert whole[-1] != pytest.approx(whole[0], rel=1e-3)  # it did learn, and differ
-    assert specs(name, 1).digest == specs(name, 2).digest
+    assert specs(name, 1).digest == specs(name, passes).digest
 
 
 def test_rows_of_a_share() -> None:
@@ -118,12 +136,72 @@ def test_what_cannot_be_divided_says_so() -> None:
         if task.why_whole() is None:
             divided.add(name)
             check_split(task, 2)
-            with pytest.raises(ConfigError, match="cannot be divided by 100000"):
-                check_split(task, 100000)
+            for count in (100000, task.full_batch - 1):  # too many, and with a remainder
+                with pytest.raises(ConfigError, match=f"cannot be divided by {count} "):
+                    check_split(task, count)
         else:
             with pytest.raises(ConfigError, match=f"{name}: its batch cannot be divided; use one"):
                 check_split(task, 2)
     assert divided == {*TASKS, "europarl_lm"}
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_starts() -> None:
+    """The numbers that would do are said."""
+    words = [*TASKS["ptb"], *COMMON]
+    assert check([*words, "training.accumulate=3"])
+    for count in (4, 12):
+        with pytest.raises(ConfigError) as caught:
+            check([*words, f"training.accumulate={count}"])
+        assert caught.value.problems == [
+            f"ptb: a batch of 6 rows cannot be divided by {count} (processes times "
+            "training.accumulate); its divisors are 1, 2, 3, 6"
+        ]
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """As if torchrun had started this process, on a machine with GPUs; what torch is told."""
+    told: dict[str, Any] = {"gpus": 2}
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1",
+                        "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: told["gpus"] > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: told["gpus"])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: told.update(index=index))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: told["index"])
+    monkeypatch.setattr(dist, "init_process_group", lambda name, **_: told.update(backend=name))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    return told
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_each_process_has_the_gpu_of_its_number(device: str, second_of_two: dict[str, Any]) -> None:
+    """nccl, where there are GPUs; gloo for processors."""
+    processes = join(device)
+    assert (processes.rank, processes.size) == (1, 2)
+    assert (second_of_two["backend"], second_of_two["index"]) == ("nccl", 1)
+    assert processes.place(torch.device("cuda")) == torch.device("cuda", 1)
+    del second_of_two["index"]
+    join("cpu")
+    assert second_of_two["backend"] == "gloo" and "index" not in second_of_two
+    assert processes.place(torch.device("cpu")) == torch.device("cpu")
+    second_of_two["gpus"] = 0
+    join("auto")
+    assert second_of_two["backend"] == "gloo" and "index" not in second_of_two
+
+
+def test_fewer_gpus_than_processes_are_a_line(second_of_two: dict[str, Any]) -> None:
+    words = [*TASKS["ptb"], *COMMON[:-1]]
+    check([*words, "device=cuda"])
+    second_of_two["gpus"] = 1
+    for device in ("cuda", "auto"):
+        with pytest.raises(ConfigError) as caught:
+            check([*words, f"device={device}"])
+        assert caught.value.problems == [
+            f"device={device}: each process needs a GPU of its own, and torchrun started 2 here "
+            "where torch sees 1; use --nproc_per_node=1, or device=cpu"
+        ]
+    check([*words, "device=cpu"])
 
 
 def logged(root: Path) -> list[float]:
@@ -139,7 +217,7 @@ def torchrun(words: list[str], count: int = 2) -> subprocess.Popen[str]:
                "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
     return subprocess.Popen(
         [sys.executable, *started, str(ROOT / "run.py"), *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -204,3 +282,21 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     found = logged(tmp_path)
     assert 5 <= done < len(found)
     assert found[:50] == pytest.approx(losses(spec, 50), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_torchrun_writes_a_checkpoint(tmp_path: Path) -> None:
+    """To all processes of the terminal; torchrun hands it on to its own, which it has set apart."""
+    words = [*TASKS["ptb"], *COMMON, f"run_root={tmp_path}", "checkpoint.every_steps=5",
+             "training.epochs=100000", "training.evaluate_every=100"]  # fmt: skip
+    two = torchrun(words)
+    deadline = time.monotonic() + 200
+    while not [*tmp_path.rglob("last.pt")]:
+        assert two.poll() is None and time.monotonic() < deadline, two.communicate()[0]
+        time.sleep(0.02)
+    os.killpg(two.pid, signal.SIGINT)
+    said, _ = two.communicate(timeout=200)
+    (path,) = tmp_path.rglob("run.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["reason"]) == ("interrupted", "SIGINT"), said
+    assert [*tmp_path.rglob("last.pt")]

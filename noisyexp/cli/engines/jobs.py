@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from noisyexp.cli.attempt import attempt
+from noisyexp.cli.attempt import Ended, attempt
 from noisyexp.cli.compose import cross_checks
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError
 from noisyexp.fileio import read_json, write_json
@@ -41,6 +41,7 @@ class Job:
         files: folder of the sweep, which its engine's machines see too.
         engine_id: what the engine calls it.
         message: why it has no result, if it says so itself or the engine does.
+        holder: the process of somebody else that works at the run, if it was refused for that.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Job:
     files: Path
     engine_id: str | None = None
     message: str | None = None
+    holder: str | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +79,8 @@ class Job:
     def read_end(self) -> None:
         """Take over what the run said at its end."""
         try:
-            self.message = read_json(self.path("end.json"))["message"] or self.message
+            end = read_json(self.path("end.json"))
+            self.message, self.holder = end["message"] or self.message, end["holder"]
         except (OSError, ValueError, KeyError, TypeError):
             return
 
@@ -140,15 +143,15 @@ def work(file: Path) -> int:
 
     0 finished, 1 failed or diverged, 2 refused, 75 put me back into the queue, 143 SIGTERM.
     """
-    message: str | None
     try:
-        code, message = attempt(spec_of(read_json(file)))
+        end = attempt(spec_of(read_json(file)))
     except Interrupted as stop:
-        code, message = stop.exit_code, f"{stop}: checkpoint written"
+        end = Ended(stop.exit_code, f"{stop}: checkpoint written")
     except KeyboardInterrupt:
-        code, message = 128 + signal.SIGINT, "SIGINT: stopped at once"
+        end = Ended(128 + signal.SIGINT, "SIGINT: stopped at once")
     except NoisyexpError as error:
-        code, message = error.exit_code, str(error)
-        print(message, file=sys.stderr, flush=True)
-    write_json(file.with_suffix(".end.json"), {"exit": code, "message": message})
-    return code
+        end = Ended(error.exit_code, str(error))
+        print(end.reason, file=sys.stderr, flush=True)
+    said = {"exit": end.code, "message": end.reason, "holder": end.holder}
+    write_json(file.with_suffix(".end.json"), said)
+    return end.code

@@ -19,13 +19,14 @@ from omegaconf import DictConfig, open_dict
 
 from noisyexp.cli.compose import spec_from_config
 from noisyexp.cli.engines.jobs import Job, RunFailedError, objective
-from noisyexp.cli.engines.sweep import Sweep, current, last_record, reason_of, say, short
+from noisyexp.cli.engines.sweep import Sweep, current, ending, last_record, say, standing
 from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.outcome import run_line
 from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.records.run_record import FINISHED
 from noisyexp.tasks import find_task
-from noisyexp.training.run import Outcome
-from noisyexp.training.signals import Interrupted
+from noisyexp.training.run import Outcome, reason_of
+from noisyexp.training.signals import HANG_UP, Interrupted
 
 
 class EngineLauncher(Launcher):
@@ -39,6 +40,7 @@ class EngineLauncher(Launcher):
     ) -> None:
         """Called by Hydra."""
         self.context, self.config = hydra_context, config
+        current().given.clear()
 
     @abstractmethod
     def run(self, jobs: Sequence[Job]) -> Generator[Job, None, None]:
@@ -95,11 +97,11 @@ class EngineLauncher(Launcher):
                     del left[job.number]
                     job.read_end()
                     if not self.in_process:  # there the run has printed its line itself
-                        say(ending(job, len(todo), len(left)))
+                        say(f"{len(todo) - len(left)}/{len(todo)} {line_of(job)}")
                     sweep.write()
-            except NoisyexpError as error:  # the engine does not take them
+            except (NoisyexpError, OSError) as error:  # the engine does not take them
                 for job in left.values():
-                    job.message = job.message or str(error)
+                    job.message = job.message or reason_of(error)
                 raise
             except (KeyboardInterrupt, Interrupted):
                 say(self.leaving(list(left.values())))
@@ -120,11 +122,14 @@ class EngineLauncher(Launcher):
         return spec
 
     def _announce(self, sweep: Sweep, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
-        done = len(jobs) - len(todo)
-        before = f", {done} finished before" if done else ""
+        count = len({job.spec.folder for job in jobs})
+        text = "1 run" if count == 1 else f"{count} runs"
+        if len(jobs) > count:
+            text += f" ({len(jobs)} were asked for; those that are the same are done once)"
+        if done := count - len(todo):
+            text += f", {done} finished before"
         if len(jobs) > 1 or todo:
-            runs = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs"
-            say(f"{runs}{before}{self.where()}")
+            say(f"{text}{self.where()}")
 
     def _result(self, job: Job) -> JobReturn:
         """As Hydra's sweepers take it: the objective, or an error when asked for."""
@@ -142,26 +147,25 @@ class EngineLauncher(Launcher):
             result.return_value = float("nan")
         else:
             result.status = JobStatus.FAILED
-            reason = reason_of(job, last_record(job)) or "no record was written"
+            reason = standing(job, last_record(job))[1] or "no record was written"
             result.return_value = RunFailedError(f"{job.name}: {reason}")
         return result
 
 
-def ending(job: Job, total: int, left: int) -> str:
+def line_of(job: Job) -> str:
     """The line of a run that has ended."""
     record = last_record(job)
-    if record is not None and record["status"] in ("complete", "diverged"):
-        text = run_line(Outcome(job.spec.folder, record, skipped=False))
-    else:
-        status = record["status"] if record else "not run"
-        reason = reason_of(job, record) or "no record was written"
-        text = f"{job.name}: {status}: {short(reason)}"
-    return f"{total - left}/{total} {text}"
+    if record is not None and record["status"] in FINISHED:
+        return run_line(Outcome(job.spec.folder, record, skipped=False))
+    return f"{job.name}: {ending(job, record)}"
 
 
 @contextlib.contextmanager
 def terminated_by_signal() -> Iterator[None]:
-    """SIGTERM becomes `Interrupted`, so that what was started is ended, too."""
+    """SIGTERM and SIGHUP become `Interrupted`, so that what was started is ended, too.
+
+    One that is ignored stays so: nohup ignores SIGHUP.
+    """
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
@@ -169,8 +173,10 @@ def terminated_by_signal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    heeded = [n for n in (signal.SIGTERM, *HANG_UP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, leave) for signum in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -26,7 +26,7 @@ class SerialLauncher(EngineLauncher):
     def run(self, jobs: Sequence[Job]) -> Generator[Job, None, None]:
         """See `EngineLauncher`; a signal ends the run at work and with it the sweep."""
         for job in jobs:
-            _, job.message = attempt(job.spec)
+            _, job.message, job.holder = attempt(job.spec)
             yield job
 
 

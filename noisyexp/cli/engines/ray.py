@@ -20,7 +20,7 @@ from noisyexp.cli.engines.jobs import Job, threads_of
 from noisyexp.cli.engines.launcher import EngineLauncher
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CHECKOUT
-from noisyexp.training.signals import Interrupted
+from noisyexp.training.signals import HANG_UP, Interrupted
 
 LOOK_EVERY = 1.0
 """Seconds that are waited for a task before signals are looked at."""
@@ -79,7 +79,9 @@ class RayLauncher(EngineLauncher):
             raise NoisyexpError(f"no Ray at {where}: {why(error, self.address)}") from error
         if threading.current_thread() is threading.main_thread():
             # In place of Ray's own. It is only noted: Ray cannot bear an error while it waits.
-            signal.signal(signal.SIGTERM, lambda signum, _: self.signals.append(signum))
+            for signum in (signal.SIGTERM, *HANG_UP):
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    signal.signal(signum, lambda signum, _: self.signals.append(signum))
 
     def run(self, jobs: Sequence[Job]) -> Generator[Job, None, None]:
         """See `EngineLauncher`."""

@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import replace
 
 from noisyexp.cli.engines.jobs import Job
-from noisyexp.cli.engines.sweep import Sweep, last_record, reason_of, short
+from noisyexp.cli.engines.sweep import COMPLETE, Sweep, ending, last_record, standing
 from noisyexp.cli.outcome import show
 from noisyexp.errors import RecordError
+from noisyexp.nan_names import as_typed
 from noisyexp.records.run_record import FINISHED
 from noisyexp.report.averages import average
 from noisyexp.report.group_table import to_text
@@ -31,11 +32,11 @@ def sweep_report(sweep: Sweep) -> tuple[str, int]:
     lines, counts = [], Counter[str]()
     for job in jobs:
         own = " ".join(part for part in job.spec.command if part not in shared)
-        own = own.replace("nan_normal", "nan") or _short(job.spec.names)
+        own = as_typed(own or _short(job.spec.names))
         status, text = _ending(job)
         counts[status] += 1
         lines.append(f"  {own}: {text}")
-    failed = len(jobs) - counts.pop("complete", 0)
+    failed = len(jobs) - counts.pop(COMPLETE, 0)
     head = f"{len(jobs) - failed} of {len(jobs)} runs complete"
     head += "".join(f", {count} {status}" for status, count in counts.items())
     if any(status not in FINISHED for status in counts):
@@ -62,12 +63,11 @@ def _means(sweep: Sweep) -> list[str]:
 
 def _ending(job: Job) -> tuple[str, str]:
     record = last_record(job)
-    status = str(record["status"]) if record else "not run"
-    if record is not None and status == "complete":
+    status, _ = standing(job, record)
+    if record is not None and status == COMPLETE:
         key = record["selection"]
         return status, f"{key} {show(record['final'][key])}"
-    reason = reason_of(job, record) or "no record was written; it may have been killed"
-    return status, f"{status}: {short(reason)}"
+    return status, ending(job, record)
 
 
 def _short(names: RunNames) -> str:

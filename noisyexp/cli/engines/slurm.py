@@ -13,23 +13,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from omegaconf import ListConfig
 
 from noisyexp.cli.engines.jobs import Job, RunFailedError, threads_of, work
 from noisyexp.cli.engines.launcher import EngineLauncher
 from noisyexp.cli.engines.sweep import current, say
 from noisyexp.cli.workers import tied_to
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.training.signals import REQUEUE, Interrupted, hand_on
+from noisyexp.training.signals import HANG_UP, REQUEUE, Interrupted, hand_on
 
 LOOK_EVERY = 1.0
 """Seconds between looks at files."""
 ASK_EVERY = 15.0
 """Seconds between calls of squeue."""
+TERMINATE_EVERY = 5.0
+"""Seconds between requests to a local job to end."""
 ENDED = (
     "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
     "DEADLINE", "REVOKED",
@@ -56,6 +61,8 @@ class Carried:
             RunFailedError: it has no result; SLURM shows a failed job.
             SystemExit: a signal came; the job was put back into the queue or is to end.
         """
+        if self.sweep is not None:
+            leave_terminal()
         rename_job(self.name)
         with tied_to(self.sweep):
             code = work(self.file)
@@ -71,6 +78,33 @@ class Carried:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+@contextlib.contextmanager
+def out_of_reach() -> Iterator[None]:
+    """What is started within ignores Ctrl-C and the terminal's end, which are the command's.
+
+    They would reach all processes of the terminal, and again what the command then ends. submitit's
+    process, which stands between the two, kills a run one second after a Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, *HANG_UP)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def leave_terminal() -> None:
+    """Be no process of the terminal, since a run takes Ctrl-C; and heed SIGTERM from now on.
+
+    submitit drops SIGTERM, which would be lost until the run takes it.
+    """
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def preemption_signal() -> int:
@@ -128,7 +162,7 @@ class SubmititLauncher(EngineLauncher):
         signal_delay_s: seconds before it at which the run is told.
         max_num_timeout: how often a job may come back after it.
         array_parallelism: jobs at a time.
-        sbatch: further words for sbatch, None for one that is left out.
+        sbatch: further words for sbatch; one that is None or False is left out.
     """
 
     def __init__(
@@ -143,7 +177,7 @@ class SubmititLauncher(EngineLauncher):
         self.cluster, self.array_parallelism = cluster, array_parallelism
         self.timeout_min, self.signal_delay_s = timeout_min, signal_delay_s
         self.max_num_timeout = max_num_timeout
-        self.sbatch = {word: value for word, value in sbatch.items() if value is not None}
+        self.sbatch = _said(sbatch)
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Submitit and SLURM's commands are here, and the time limit leaves room to save."""
@@ -234,7 +268,8 @@ class SubmititLauncher(EngineLauncher):
                 with executor.batch():
                     sent = [executor.submit(one) for one in carried]
             else:
-                sent = [executor.submit(one) for one in carried]
+                with out_of_reach():
+                    sent = [executor.submit(one) for one in carried]
         except Exception as error:
             text = str(error) or type(error).__name__
             said = [line for line in text.splitlines() if line.startswith("sbatch:")] or [text]
@@ -260,6 +295,17 @@ class SubmititLauncher(EngineLauncher):
         return f"{state or 'ended'} as job {sent.job_id}, see {sent.paths.stderr}"
 
 
+def _said(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The words that are said, as plain values; submitit would write --exclusive=False."""
+    plain: dict[str, Any] = {}
+    for word, value in words.items():
+        if isinstance(value, Mapping):
+            plain[word] = _said(value)
+        elif value is not None and value is not False:
+            plain[word] = list(value) if isinstance(value, ListConfig) else value
+    return plain
+
+
 def squeue() -> dict[str, str]:
     """State by job of all jobs of this user that SLURM knows; empty when it does not answer."""
     try:
@@ -274,7 +320,10 @@ def squeue() -> dict[str, str]:
 
 def end_processes(sent: Sequence[Any]) -> None:
     """End local jobs with a checkpoint, and wait for them."""
-    for job in sent:
-        job._process.terminate()  # submitit's own process, which hands it on
-    for job in sent:
-        job._process.wait()
+    left = [job._process for job in sent]  # submitit's own, which hand SIGTERM on
+    while left := [process for process in left if process.poll() is None]:
+        for process in left:
+            process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # Once more after this: one that has not started its run yet has nobody to tell it.
+            left[0].wait(TERMINATE_EVERY)

@@ -17,6 +17,8 @@ from noisyexp.training.run import RunSpec
 
 FOLDER = "sweeps"
 """Below the folder of the runs: one folder a sweep, with `sweep.json`, logs and payloads."""
+COMPLETE, IN_USE, NOT_RUN = "complete", "in use", "not run"
+"""What a run of a sweep can be beside the other words of records: failed, diverged, interrupted."""
 
 
 class Sweep:
@@ -25,7 +27,8 @@ class Sweep:
     Args:
         run_root: folder of the run folders.
         command: arguments of the command line.
-        given: its runs where they are known beforehand, for launchers that are not ours.
+        given: its runs where they are known beforehand, for launchers that are not ours; ours
+            take them out and add what they are told to do.
         unused: keys that the runs of some units are without, see `noisyexp.cli.unused`.
     """
 
@@ -50,9 +53,12 @@ class Sweep:
         return job
 
     def list_jobs(self) -> list[Job]:
-        """The runs of our launchers, or what is known of those of another; each of them once."""
+        """The runs of our launchers, or what is known of those of another; each once.
+
+        Of a run that was asked for more than once the last job knows how it ended.
+        """
         given = [Job(n, spec.command[1:], spec, self.folder) for n, spec in enumerate(self.given)]
-        return list({job.spec.folder: job for job in self.jobs or given}.values())
+        return list({job.spec.folder: job for job in [*given, *self.jobs]}.values())
 
     def write(self) -> str:
         """Write `sweep.json`; returns where it is or why it is not."""
@@ -72,16 +78,16 @@ class Sweep:
 
 def _entry(job: Job) -> dict[str, Any]:
     record = last_record(job)
-    complete = record is not None and record["status"] == "complete"
+    status, reason = standing(job, record)
     return {
         "run": str(job.spec.folder),
         "overrides": job.overrides,
         "names": vars(job.spec.names),
         "config_hash": job.spec.digest,
         "job": job.engine_id,
-        "status": record["status"] if record else "not run",
-        "reason": reason_of(job, record),
-        "metrics": record["final"] if record is not None and complete else None,
+        "status": status,
+        "reason": reason,
+        "metrics": record["final"] if record is not None and status == COMPLETE else None,
     }
 
 
@@ -95,13 +101,27 @@ def last_record(job: Job) -> dict[str, Any] | None:
     return record if own else None
 
 
-def reason_of(job: Job, record: dict[str, Any] | None) -> str | None:
-    """Why a run has no result: what its record says, or else the job itself or its engine."""
-    if record is not None and record["status"] == "complete":
-        return None
-    if record is not None and record["status"] != "interrupted":
-        return str(record["reason"])
-    return job.message or (record or {}).get("reason")
+def standing(job: Job, record: dict[str, Any] | None) -> tuple[str, str | None]:
+    """Status of a run, and why it has no result: None if it has, or if nobody says.
+
+    The record knows, unless it is of an earlier attempt, or of somebody else's who is at work.
+    """
+    if record is not None and record["status"] == COMPLETE:
+        return COMPLETE, None
+    if job.holder is not None:
+        return IN_USE, job.message
+    if record is None:
+        return NOT_RUN, job.message
+    status, reason = str(record["status"]), record["reason"]
+    return status, (job.message or reason) if status == "interrupted" else str(reason)
+
+
+def ending(job: Job, record: dict[str, Any] | None) -> str:
+    """How a run without a result stands, in a line."""
+    status, reason = standing(job, record)
+    if status == IN_USE:
+        return f"{status} by {job.holder}"
+    return f"{status}: {short(reason or 'no record was written; it may have been killed')}"
 
 
 def short(reason: str) -> str:

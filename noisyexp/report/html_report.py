@@ -35,7 +35,7 @@ class Cell:
     link: str = ""
 
 
-def make_page(report: Report) -> str:
+def make_html(report: Report) -> str:
     """The page.
 
     Raises:
@@ -57,7 +57,7 @@ def make_page(report: Report) -> str:
     inline = Resources(mode="inline", components=list(COMPONENTS)).render() if chart else ""
     head, lines = table(report)
     runs = [run_cells(group, run) for group in report.groups for run in group.runs]
-    template = resources.files("noisyexp.report").joinpath("page.html").read_text("utf-8")
+    template = resources.files("noisyexp.report").joinpath("html_report.html").read_text("utf-8")
     text: str = (
         Environment(autoescape=True)
         .from_string(template)
