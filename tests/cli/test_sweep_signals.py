@@ -151,7 +151,8 @@ def test_what_a_terminal_sends_ends_all_runs_with_a_checkpoint(
     assert sweep.returncode == 128 + signum, said
     assert processes_of(str(tmp_path)) == []
     (record,) = records().values()
-    assert (record["status"], 10 <= record["progress"]["step"] < 240) == ("interrupted", True)
+    assert record["status"] == "interrupted"
+    assert 0 < record["progress"]["step"] < record["progress"]["total_steps"]
     (entry,) = sweep_list(tmp_path)
     assert entry["status"] == "interrupted"
     assert entry["reason"].startswith(("SIGTERM", signum.name))
