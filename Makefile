@@ -67,8 +67,10 @@ docs: setup  ## build the documentation site into site/; a broken link is an err
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "read it: $(BIN)/python -m http.server -d site"
 
-bench: setup  ## layers against torch's (time, memory, growth), import time, the trainer's overhead
+bench: setup  ## layers, cells, bf16, compiled code and updates against torch's; the trainer's overhead
 	$(BIN)/python -m benchmarks.layers
+	$(BIN)/python -m benchmarks.bf16
+	$(BIN)/python -m benchmarks.compiled
 	$(BIN)/python -m benchmarks.tasks
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.data

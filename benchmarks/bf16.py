@@ -1,8 +1,9 @@
-"""Check and measure bf16 products and layers on this processor, one thread: `make bench-bf16`.
+"""Check and measure bf16 products and layers on this processor, one thread: part of `make bench`.
 
 First what the processor has, then whether its fast products are right, then times: single products,
 layers against torch's, and what a layer's time goes to. All contestants take turns and medians are
-quoted. About a minute and a half; with an argument, so many rounds.
+quoted. About a minute and a half; with an argument, so many rounds. Writes the times of the layers
+to results/bench/bf16.{json,md}; `make bench-bf16` runs this alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measuring import write_result
+from benchmarks.pages import bf16_page
 from noisyexp import NoisyGRU, NoisyLSTM
 from noisyexp.kernels import build, matmul
 
@@ -39,6 +42,8 @@ LAYERS = [
     (32, 28, 1024, 1, "gru", True), (100, 200, 1000, 1, "gru", False),
 ]  # fmt: skip
 """Batch, steps, hidden, layers, cell, bidirectional."""
+BUDGET = 90.0
+"""Seconds of all layers together."""
 BARS = {0: (15, 10, 7.8), 1: (219, 134, 81), 2: (514, 178, 205), 3: (5.7, 3.3, 4.2),
         4: (510, 305, 140), 5: (3890, 2450, 1110)}  # fmt: skip
 """Milliseconds of torch float32, torch autocast bf16 and a prototype, on the machine of the bar."""
@@ -204,10 +209,13 @@ def one_pass(layer: nn.Module, x: Tensor, d_output: Tensor, half: bool) -> None:
     output.backward(d_output.to(output.dtype))
 
 
-def layers_table(rounds: int, budget: float) -> None:
+def layers_table(rounds: int, budget: float) -> list[dict[str, Any]]:
     """Milliseconds of forward and backward; each size gets its share of `budget` seconds."""
+    rows: list[dict[str, Any]] = []
     print("layer forward + backward: milliseconds, ratio to torch float32 [the bar's ratio]")
-    for index, (batch, steps, hidden, layers, cell, both) in enumerate(LAYERS):
+    # Without instructions torch's autocast takes minutes for the large ones.
+    sizes = LAYERS if matmul.form() is not None else LAYERS[:4]
+    for index, (batch, steps, hidden, layers, cell, both) in enumerate(sizes):
         x = torch.randn(steps, batch, hidden, requires_grad=True)
         d_output = torch.randn(steps, batch, hidden * (2 if both else 1))
         own: Any = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
@@ -217,10 +225,10 @@ def layers_table(rounds: int, budget: float) -> None:
         soft = noisy(hidden, hidden, layers, bidirectional=both, variant="reference")
         calls: dict[str, Callable[[], Any]] = {
             "torch": functools.partial(one_pass, plain, x, d_output, False),
-            "torch autocast": functools.partial(one_pass, plain, x, d_output, True),
-            "nah": functools.partial(one_pass, nah, x, d_output, False),
-            "nah bf16": functools.partial(one_pass, nah, x, d_output, True),
-            "reference bf16": functools.partial(one_pass, soft, x, d_output, True),
+            "torch, autocast": functools.partial(one_pass, plain, x, d_output, True),
+            "NAH": functools.partial(one_pass, nah, x, d_output, False),
+            "NAH, autocast": functools.partial(one_pass, nah, x, d_output, True),
+            "reference, autocast": functools.partial(one_pass, soft, x, d_output, True),
         }
         began = time.perf_counter()
         for call in calls.values():
@@ -235,6 +243,10 @@ def layers_table(rounds: int, budget: float) -> None:
             f"[autocast {bar[1] / bar[0]:.2f}, ours {bar[2] / bar[0]:.2f}] {turns} rounds",
             flush=True,
         )
+        row = {"batch": batch, "steps": steps, "hidden": hidden, "layers": layers, "cell": cell}
+        row |= {"bidirectional": both, "rounds": turns}
+        rows.append(row | {"ms": {name: 1e3 * t for name, t in times.items()}})
+    return rows
 
 
 def parts_table() -> None:
@@ -302,9 +314,10 @@ def main() -> int:
     products_table(names, rounds)
     if "tiles" in names:
         prefetch_table(rounds)
-    layers_table(rounds, 30.0)
+    layers = layers_table(rounds, BUDGET)
     if matmul.form() is not None:
         parts_table()
+    write_result("bf16", bf16_page, form=matmul.form(), right=good, layers=layers)
     return 0 if good else 1
 
 

@@ -65,7 +65,9 @@ class FolderLostError(NoisyexpError):
 
 
 class RecordError(NoisyexpError):
-    """A run record or a table row cannot be used as asked."""
+    """A record, a row or a file that was named is not there, or cannot be used as asked."""
+
+    exit_code = 2
 
 
 class DivergedError(NoisyexpError):

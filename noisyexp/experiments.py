@@ -1,13 +1,13 @@
-"""Experiments from Python: run one, load a finished one, measure it, read any records.
+"""Experiments from Python: run one, load a finished one, measure it, read and average any records.
 
-from noisyexp.experiments import evaluate, load, records, run
+from noisyexp.experiments import evaluate, load, means, records, run
 
 Every error that is the user's is a `noisyexp.errors.NoisyexpError` with one clear message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,9 @@ from torch import nn
 from noisyexp.cli.run import read_words
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.kernels.precision import operand_dtype
-from noisyexp.report.run_set import find_runs
+from noisyexp.report.averages import average
+from noisyexp.report.group_table import flat
+from noisyexp.report.run_set import Conditions, find_runs
 from noisyexp.tasks.base import Wanted
 from noisyexp.training.device import chosen_device
 from noisyexp.training.load import LoadedRun, load_run
@@ -27,7 +29,11 @@ from noisyexp.training.trainer import PRECISIONS
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Finished", "LoadedRun", "evaluate", "frame", "load", "records", "run", "sample"]
+__all__ = [
+    "Finished", "LoadedRun", "evaluate", "frame", "load", "means", "records", "run", "sample",
+]  # fmt: skip
+
+Paths = str | Path | Iterable[str | Path]
 
 
 class Finished(NamedTuple):
@@ -88,7 +94,7 @@ def evaluate(loaded: LoadedRun, device: str = "auto") -> dict[str, float]:
 
     Args:
         loaded: from `load`. A task of one's own data in `loaded.task` is measured as well.
-        device: "auto", "cpu" or "cuda"; the model is moved there.
+        device: one of `noisyexp.training.device.DEVICES`; the model is moved there.
     """
     place = torch.device(chosen_device(device))
     model = loaded.model.to(place).eval()
@@ -116,17 +122,17 @@ def sample(loaded: LoadedRun, prompt: str, temperature: float = 0.8, samples: in
         return loaded.task.write(loaded.model, device, Wanted(prompt, temperature, samples))
 
 
-def records(paths: str | Path | Iterable[str | Path] = "runs") -> list[dict[str, Any]]:
+def records(paths: Paths = "runs") -> list[dict[str, Any]]:
     """Runs below folders and in record files as plain rows: names, settings, cost and results.
 
-    Keys are those of `noisyexp report`: "task", "act", "seed", "training.lr", "test_ppl", ... Files
-    that are no records are left out.
+    Keys are those of `noisyexp report`: "task", "act", "seed", "training.lr", "test_ppl", ...
+    "cost.wall_s" is wall time, "cost.train_s" training time (seconds, see the metric glossary).
+    Files that are no records are left out.
 
     Raises:
         RecordError: a path does not exist, or there is no run in any of them.
     """
-    several = [paths] if isinstance(paths, str | Path) else list(paths)
-    found, _ = find_runs([Path(path) for path in several])
+    found, _ = find_runs(_several(paths))
     return [
         {
             **one.settings,
@@ -139,14 +145,55 @@ def records(paths: str | Path | Iterable[str | Path] = "runs") -> list[dict[str,
     ]
 
 
-def frame(paths: str | Path | Iterable[str | Path] = "runs") -> pandas.DataFrame:
-    """The rows of `records` as a pandas.DataFrame.
+def means(
+    paths: Paths = "runs",
+    *,
+    by: Sequence[str] | None = None,
+    where: Conditions | None = None,
+    metrics: Sequence[str] = (),
+    baseline: Conditions | None = None,
+) -> list[dict[str, Any]]:
+    """Means over seeds as plain rows: a group a row, those of `noisyexp report ... out=x.csv`.
+
+    A row has the settings in which the groups differ; "runs" and how many of them ended how; the
+    seeds of the mean; and for every metric, here test_ppl, "test_ppl_mean", "test_ppl_low" and
+    "test_ppl_high" (95 % interval, None for one seed). Where there is a baseline, also the paired
+    difference to it over the seeds that both have, "test_ppl_difference_mean", ..._low, ..._high
+    and ..._seeds (how many), and "test_ppl_verdict".
+
+    Args:
+        paths: folders of runs, run folders and record files.
+        by: keys that tell groups apart, ["act", "act.c"]; None takes the settings that differ.
+        where: only runs that have these values: {"task": "ptb"}, or "task=ptb,act.c=0.5".
+        metrics: names; none takes what selects and what is tested.
+        baseline: what the group has that others are compared with, in the form of `where`; None
+            takes the reference units.
+
+    Raises:
+        RecordError: no run fits, a key or metric that no run has, a baseline of several groups.
+    """
+    report = average(_several(paths), by=by, where=where, metrics=metrics, baseline=baseline)
+    return flat(report)
+
+
+def frame(source: Paths | Iterable[Mapping[str, Any]] = "runs") -> pandas.DataFrame:
+    """Rows as a pandas.DataFrame.
+
+    Args:
+        source: rows, of `records` or `means`; or paths, of which it takes the `records`.
 
     Raises:
         NoisyexpError: pandas is not installed.
+        RecordError: see `records`.
     """
     try:
         import pandas
     except ImportError as error:
         raise NoisyexpError("frame needs pandas: run pip install pandas") from error
-    return pandas.DataFrame(records(paths))
+    given: list[Any] = [source] if isinstance(source, str | Path) else list(source)
+    rows = all(isinstance(one, Mapping) for one in given)
+    return pandas.DataFrame(given if rows else records(given))
+
+
+def _several(paths: Paths) -> list[Path]:
+    return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]

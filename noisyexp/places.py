@@ -33,6 +33,15 @@ def configs_of(root: Path) -> Path:
     return own if own.is_dir() else CONFIG_DIR
 
 
+DATA_VARIABLE = "NOISYEXP_DATA"
+"""Environment variable: the folder of the data sets."""
+
+
+def data_folder() -> Path:
+    """$NOISYEXP_DATA, else `data` in the current folder; a variable that is empty is not set."""
+    return Path(os.environ.get(DATA_VARIABLE) or "data").expanduser()
+
+
 CACHE_VARIABLE = "NOISYEXP_CACHE"
 """Environment variable: the folder of compiled kernels, features and vocabularies."""
 

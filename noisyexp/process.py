@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -32,57 +33,76 @@ def settle() -> None:
 
 
 class _Output(io.FileIO):
-    """An output that takes everything when the system does not: what is written to it is lost."""
+    """An output that takes everything when the system does not: what is written to it is lost.
 
-    lost: Set[int] = frozenset()
+    Nothing that prints, the interpreter at its end included, meets the error; `lost_output` tells.
+    """
+
+    error: OSError | None = None
+    forgiven: Set[int] = NOBODY_READS
 
     def write(self, data: Any) -> int:
         """Write `data`; returns how many bytes were taken."""
         try:
-            return super().write(data)
+            while (count := super().write(data)) is None:  # set to not wait, and full for now
+                select.select([], [self], [])
+            return count
         except OSError as error:
-            if error.errno not in self.lost:
-                raise
+            self.error = self.error or error
             return len(memoryview(data).cast("B"))
 
 
-def settle_output(lossy: bool = False) -> None:
-    """Make printing safe: no reader, a full log or an old encoding must not end the work.
+def settle_output() -> None:
+    """Make printing safe: no reader, a full disk or an old encoding must not end the work.
 
     A character that the encoding lacks is written as an escape, and so are the bytes of a file's
-    name that could not be decoded. Where nobody reads any more, output is dropped. Streams that
-    are not those of the system, as in tests, stay as they are.
-
-    Args:
-        lossy: standard output only tells of the work, so that a full disk there is no failure
-            either. It never is for standard error.
+    name that could not be decoded. What cannot be written is dropped; whether that is a failure is
+    asked at the end, see `lost_output`. Streams that are not those of the system, as in tests,
+    stay as they are.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed before the start: the next file would get its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
             continue
-        buffer = getattr(stream, "buffer", None)
-        raw = getattr(buffer, "raw", buffer)
-        if type(stream) is not io.TextIOWrapper or not isinstance(raw, io.FileIO):
+        raw = _raw(stream)
+        if raw is None or isinstance(raw, _Output):
             continue
-        lost = LOST if lossy or name == "stderr" else NOBODY_READS
-        if isinstance(raw, _Output):
-            raw.lost = lost
-            continue
-        output = _Output(raw.fileno(), "w", closefd=False)
-        output.lost = lost
         setattr(
             sys,
             name,
             io.TextIOWrapper(
-                io.BufferedWriter(output),
+                io.BufferedWriter(_Output(raw.fileno(), "w", closefd=False)),
                 encoding=stream.encoding,
                 errors="backslashreplace",
                 line_buffering=stream.line_buffering or name == "stderr",
                 write_through=stream.write_through,
             ),
         )
+
+
+def only_tells() -> None:
+    """From now on standard output only tells of the work: a full disk there is no failure."""
+    raw = _raw(sys.stdout)
+    if isinstance(raw, _Output):
+        raw.forgiven = LOST
+
+
+def lost_output() -> OSError | None:
+    """Why a part of what was printed as the result never came out; None if all of it did."""
+    raw = _raw(sys.stdout)
+    if not isinstance(raw, _Output):
+        return None
+    sys.stdout.flush()
+    return None if raw.error is None or raw.error.errno in raw.forgiven else raw.error
+
+
+def _raw(stream: Any) -> io.FileIO | None:
+    """The file below a stream of the system; None of a stream of somebody's own."""
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    of_the_system = type(stream) is io.TextIOWrapper and isinstance(raw, io.FileIO)
+    return raw if of_the_system else None
 
 
 def is_alive(process: int) -> bool:

@@ -48,6 +48,11 @@ def shown(value: Any, length: int = 100) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a whole number of thousands of digits
         text = f"a {type(value).__name__} that is too long to print"
+    return cut(text, length)
+
+
+def cut(text: str, length: int = 100) -> str:
+    """The beginning of a text that is long."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
@@ -61,6 +66,34 @@ def closest(word: str, names: Iterable[str]) -> str:
         tails = {name.rsplit(".", 1)[-1]: name for name in reversed(names)}
         match = [tails[t] for t in difflib.get_close_matches(tail, tails, n=1, cutoff=0.75)]
     return f" Did you mean {match[0]}?" if match else ""
+
+
+def echo_typed(
+    problems: Iterable[str], words: Iterable[str], values: Mapping[str, Any]
+) -> list[str]:
+    """The problems with each value as a person typed it: 1e-3 and not 0.001, true and not True.
+
+    Args:
+        problems: lines, "key=value: ...".
+        words: of the command line, key=value.
+        values: what was made of them, sections within sections.
+    """
+    found = list(problems)
+    for word in words:
+        key, equals, text = word.partition("=")
+        key = key.lstrip("+")
+        if not equals:
+            continue
+        value: Any = values
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        made = [value, float(value)] if type(value) is int and abs(value) < 2**63 else [value]
+        for start in (f"{key}={shown(one)}: " for one in made):
+            found = [
+                f"{key}={cut(text)}: {line.removeprefix(start)}" if line.startswith(start) else line
+                for line in found
+            ]
+    return found
 
 
 def build(cls: type[Section], values: Any, path: str, problems: list[str]) -> Section | None:
@@ -110,7 +143,7 @@ def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, path, problems)
-    plain = typing.get_origin(hint) or hint
+    plain, given = typing.get_origin(hint) or hint, value
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**63 else math.inf
     wrong_type = plain is not Any and (
@@ -122,15 +155,15 @@ def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems
         wrong_type = kind is not Any and any(type(item) not in kinds for item in value)
     choices = limits.get("choices")
     if wrong_type or (value == "" and choices is None) or not _printable(value):
-        problems.append(f"{path}={shown(value)}: expected {describe(hint, limits)}")
+        problems.append(f"{path}={shown(given)}: expected {describe(hint, limits)}")
         return None
     if choices is not None and value not in choices:
         allowed = ", ".join(str(choice) for choice in choices)
         hint_text = closest(str(value), [str(choice) for choice in choices])
-        problems.append(f"{path}={shown(value)}: choose from {allowed}.{hint_text}")
+        problems.append(f"{path}={shown(given)}: choose from {allowed}.{hint_text}")
     elif isinstance(value, int | float) and not isinstance(value, bool) and _outside(value, limits):
         most = "" if _fits(value) else ", and no larger than the machine's numbers"
-        problems.append(f"{path}={shown(value)}: expected {describe(plain, limits)}{most}")
+        problems.append(f"{path}={shown(given)}: expected {describe(plain, limits)}{most}")
     return value
 
 

@@ -33,6 +33,16 @@ MODULES = {
     ),
 }  # fmt: skip
 """Modules by their page of the reference."""
+TIME = """\
+| term | in `run.json` and `records` | meaning |
+| --- | --- | --- |
+| wall time | `cost.wall_s`, seconds | from begin to end of every process that worked at the run: \
+data, updates, evaluations, checkpoints. In reports, lists and plans; hours in the tables of \
+the paper. |
+| training time | `cost.train_s`, seconds | the part of it inside the updates |
+| training time an update | `cost.s_per_step`, seconds | training time by the number of updates: \
+ms/step in reports, s/step in the tables of the paper |"""
+"""The terms for time, one each, that headings of tables and pages use."""
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
 
 
@@ -158,7 +168,8 @@ def metrics_page() -> str:
 
     parts = [
         "# Metrics\n\nWhat the tasks report, as `noisyexp report metric=...` takes it. The metric "
-        "that selects decides which weights are best; it is of validation data."
+        "that selects decides which weights are best; it is of validation data.",
+        f"## Time\n\n{TIME}",
     ]
     for name in task_names():
         task = find_task(name)

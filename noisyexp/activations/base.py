@@ -81,10 +81,11 @@ class Activation(nn.Module):
     alpha_and_c: Tensor | None
     """alpha and c, (2,) float64 on the CPU: the same numbers for graphs. None while one of them is
     a tensor, which may want a gradient."""
-    site: str
+    path: str
+    """Module path, by which a `NoiseSource` knows the unit; "" before `attach_noise`."""
     noise_source: NoiseSource | None
     p_shape: PShape = "unit"
-    _p_seen: bool = False
+    _p_checked: bool = False
     backend: str
     """"auto", or "eager" to compute as written, without the compiled kernels."""
 
@@ -122,7 +123,7 @@ class Activation(nn.Module):
         self.clip_output = check_flag("clip_output", clip_output)
         self.code_compat = check_flag("code_compat", code_compat)
         self.p_shape = p_shape
-        self.site = ""
+        self.path = ""
         self.noise_source = None
         self.backend = "auto"
         if self.has_p:
@@ -137,19 +138,18 @@ class Activation(nn.Module):
         if self.p is not None:
             with torch.no_grad():
                 self.p.uniform_(-1.0, 1.0, generator=generator)
-            self._p_seen, Activation._warned = False, False
-            self.__dict__.pop("_site", None)  # so that the kernels' first call is one again
+            self._p_checked, Activation._warned = False, False
 
-    def look_at_p(self) -> None:
+    def warn_of_dead_p(self) -> None:
         """At the unit's first call in training: warn once if p is 0 and will stay 0.
 
         Not where numbers cannot be read: in `torch.compile`, on the meta device, in `torch.func`.
         """
-        if torch.compiler.is_compiling() or self._p_seen:
+        if torch.compiler.is_compiling() or self._p_checked:
             return
         p = self.p
         if p is not None and self.dies_at_zero and p.requires_grad and p.numel() and not p.is_meta:
-            if p.is_cuda and torch.cuda.is_current_stream_capturing():
+            if dispatch.capturing(p.device):
                 return
             try:
                 dead = not p.detach().any()
@@ -158,22 +158,22 @@ class Activation(nn.Module):
             if dead and not Activation._warned:
                 Activation._warned = True
                 warnings.warn(
-                    f"p of {self.site or 'a ' + self.variant + ' unit'} is 0: it has no noise and "
+                    f"p of {self.path or 'a ' + self.variant + ' unit'} is 0: it has no noise and "
                     "no gradient, and stays so. An initialisation of all parameters may have set "
                     "it: call noisyexp.reset_noise_parameters(model) after it.",
                     stacklevel=2,
                 )
-        self._p_seen = True
+        self._p_checked = True
 
     def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
         """The draw xi of `shape` for one call; None in evaluation and for units without noise."""
         if self.training:
-            self.look_at_p()
+            self.warn_of_dead_p()
         if not (self.training and self.has_noise):
             return None
         if self.noise_source is None:
             return draw_fresh(shape, device)
-        return self.noise_source.normal(self.site, shape, device)
+        return self.noise_source.normal(self.path, shape, device)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

@@ -1,7 +1,7 @@
 """Units by the compiled kernels: value and derivatives in one pass, noise made where it is used.
 
-What a kernel needs to know of a unit is its `Site`. Backward asks for the draws again instead of
-keeping them, so a unit holds nothing for backward but its input.
+What a kernel needs to know of a unit is in `kernels.bindings.Activation`. Backward asks for the
+draws again instead of keeping them, so a unit holds nothing for backward but its input.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def used_p(unit: Activation) -> Tensor | None:
 
 
 def describe(unit: Activation) -> tuple[int, ...]:
-    """The unit's equation in whole numbers, for `site`: all that a graph is made for."""
+    """The unit's equation in whole numbers: all that a graph is made for."""
     sigmoid = unit.kind.name == "sigmoid"
     flags = (int(unit.clip_output), int(unit.leaks), int(unit.code_compat))
     return (int(sigmoid), *_form(unit), *flags)
@@ -72,9 +72,9 @@ WORDS = 6
 """Whole numbers that `describe` gives."""
 
 
-def new_site(described: tuple[int, ...], alpha: float, c: float) -> K.Site:
+def filled_activation(described: tuple[int, ...], alpha: float, c: float) -> K.Activation:
     """The unit as the kernels take it, without draws and without p."""
-    return K.Site.from_buffer_copy(_filled(described, alpha, c))
+    return K.Activation.from_buffer_copy(_filled(described, alpha, c))
 
 
 @functools.lru_cache(maxsize=64)
@@ -84,7 +84,7 @@ def _filled(described: tuple[int, ...], alpha: float, c: float) -> bytes:
     kind = F.SIGMOID if sigmoid else F.TANH
     # The code's NAN pushes to the same side for every alpha.
     one_side = of_code and multiplier == K.MULTIPLIER_NORMAL
-    site = K.Site(
+    activation = K.Activation(
         form=form,
         multiplier=multiplier,
         clip=clip,
@@ -98,10 +98,10 @@ def _filled(described: tuple[int, ...], alpha: float, c: float) -> bytes:
         side=1.0 if alpha > 1.0 and not one_side else -1.0,
         mean=F.HALF_NORMAL_MEAN_CODE if of_code else F.HALF_NORMAL_MEAN,
     )
-    return bytes(site)
+    return bytes(activation)
 
 
-def make_site(unit: Activation, noise: Draws | None) -> K.Site:
+def kernel_activation(unit: Activation, noise: Draws | None) -> K.Activation:
     """The unit as the kernels take it, without the pointer to p (see `point_to_p`).
 
     Args:
@@ -109,26 +109,26 @@ def make_site(unit: Activation, noise: Draws | None) -> K.Site:
         noise: the key of the draws, or where a GPU reads it; the draws themselves (contiguous, of
             x's dtype, kept alive by the caller); or None where the unit draws nothing.
     """
-    if unit.training and not unit._p_seen:
-        unit.look_at_p()
-    site = new_site(describe(unit), unit.alpha, unit.c)
+    if unit.training and not unit._p_checked:
+        unit.warn_of_dead_p()
+    activation = filled_activation(describe(unit), unit.alpha, unit.c)
     if isinstance(noise, DrawKey):
-        site.key = noise.struct()
+        activation.key = noise.struct()
     elif isinstance(noise, DeviceKey):
-        site.key_from = noise.words.data_ptr()
-        site.words = noise.words  # as long as the structure
+        activation.key_from = noise.words.data_ptr()
+        activation.words = noise.words  # as long as the structure
     elif noise is not None:
-        site.given = noise.data_ptr()
-    return site
+        activation.given = noise.data_ptr()
+    return activation
 
 
-def point_to_p(site: K.Site, p: Tensor | None, p_grad: Tensor | None = None) -> None:
+def point_to_p(activation: K.Activation, p: Tensor | None, p_grad: Tensor | None = None) -> None:
     """Tell the kernel where p and the sum of its gradient are."""
     if p is None:
-        site.p = site.p_grad = None
+        activation.p = activation.p_grad = None
         return
-    site.p, site.p_stride = p.data_ptr(), 0 if p.numel() == 1 else p.stride(0)
-    site.p_grad = None if p_grad is None else p_grad.data_ptr()
+    activation.p, activation.p_stride = p.data_ptr(), 0 if p.numel() == 1 else p.stride(0)
+    activation.p_grad = None if p_grad is None else p_grad.data_ptr()
 
 
 def draw_for(
@@ -167,35 +167,40 @@ def _draw(unit: Activation, shape: tuple[int, ...], like: Tensor) -> Draws:
         if source is None:
             keys = replayed_keys(1, like)
             return DrawKey(int(fresh_keys(1))) if keys is None else keys[0]
-        return source.draw_key(unit.site)
-    draws = source.normal(unit.site, shape, like.device)  # a source of its own kind
+        return source.draw_key(unit.path)
+    draws = source.normal(unit.path, shape, like.device)  # a source of its own kind
     return draws.to(like).expand(shape).contiguous()
 
 
-def map_unit(x: Tensor, p: Tensor | None, site: K.Site) -> Tensor:
+def map_unit(x: Tensor, p: Tensor | None, activation: K.Activation) -> Tensor:
     """phi(x), x contiguous."""
     value = torch.empty_like(x)
-    point_to_p(site, p)
+    point_to_p(activation, p)
     run = backend_of(x).function("unit_map", x)
-    run(site, _size(x), x.data_ptr(), value.data_ptr(), None, None)
+    run(activation, _size(x), x.data_ptr(), value.data_ptr(), None, None)
     return value
 
 
 def map_unit_back(
-    d_value: Tensor, x: Tensor, p: Tensor | None, site: K.Site, kept: Tensor | None = None
+    d_value: Tensor,
+    x: Tensor,
+    p: Tensor | None,
+    activation: K.Activation,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and p, all contiguous; that of x is written over `kept` of forward."""
     size, backend = _size(x), backend_of(x)
-    site = K.Site.from_buffer_copy(site)  # another thread may be in this graph's backward, too
+    # Another thread may be in this graph's backward, too.
+    activation = K.Activation.from_buffer_copy(activation)
     sums = None if p is None else x.new_zeros(backend.sums_for_p(size.threads), size.units)
-    point_to_p(site, p, sums)
+    point_to_p(activation, p, sums)
     if kept is None:
         d_x = torch.empty_like(x)
         name, arrays = "unit_map", addresses(x, None, d_value, d_x)
     else:
         d_x = kept
         name, arrays = "unit_back_kept", addresses(x, kept, d_value, kept)
-    backend.function(name, x)(site, size, *arrays)
+    backend.function(name, x)(activation, size, *arrays)
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
 
@@ -209,16 +214,21 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, p: Tensor | None, site: K.Site, given: Tensor | None, keeps: bool
+        ctx: Any,
+        x: Tensor,
+        p: Tensor | None,
+        activation: K.Activation,
+        given: Tensor | None,
+        keeps: bool,
     ) -> Tensor:
         # What is kept may be written over once, by whichever backward takes the right to it.
-        ctx.site, ctx.right = site, [keeps]
+        ctx.activation, ctx.right = activation, [keeps]
         if not keeps:
             ctx.save_for_backward(x, p, given, None)
-            return map_unit(x, p, site)
-        point_to_p(site, p)
+            return map_unit(x, p, activation)
+        point_to_p(activation, p)
         value, kept = torch.empty_like(x), torch.empty_like(x)
-        backend_of(x).function("unit_keep", x)(site, _size(x), *addresses(x, value, kept))
+        backend_of(x).function("unit_keep", x)(activation, _size(x), *addresses(x, value, kept))
         ctx.save_for_backward(x, p, given, kept)
         return value
 
@@ -227,12 +237,12 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
         x, p, given, kept = saved
         if given is not None:
-            ctx.site.given = given.data_ptr()
+            ctx.activation.given = given.data_ptr()
         try:
             kept = kept if ctx.right.pop() else None
         except IndexError:
             kept = None
-        return *map_unit_back(d_value.contiguous(), x, p, ctx.site, kept), None, None, None
+        return *map_unit_back(d_value.contiguous(), x, p, ctx.activation, kept), None, None, None
 
 
 def addresses(*tensors: Tensor | None) -> list[int | None]:
@@ -253,6 +263,7 @@ def can_fuse(unit: Activation, x: Tensor, noise: Tensor | None = None) -> int:
         and not unit.by_torch
         and is_fusible(unit)
         and x.numel() > 0
+        and dispatch.has("unit_map", x.device)
         and fits(unit, x.shape[-1] if x.dim() else 1)
         and (noise is None or (noise.device == x.device and not noise.requires_grad))
     ):
@@ -269,11 +280,11 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
         (draws,) = draw_for([unit], tuple(x.shape), x)
     given = draws if isinstance(draws, Tensor) else None
     p = used_p(unit)
-    site, x = make_site(unit, draws), x.contiguous()
+    activation, x = kernel_activation(unit, draws), x.contiguous()
     if not (torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))):
-        return map_unit(x, p, site)
+        return map_unit(x, p, activation)
     # Without a draw backward costs little; and a clip is not in what is kept.
-    drawn = isinstance(draws, DrawKey) and not site.clip
+    drawn = isinstance(draws, DrawKey) and not activation.clip
     keeps = drawn and x.numel() <= KEPT_NUMBERS and "unit_keep" in backend_of(x).KERNELS
-    value: Tensor = _Unit.apply(x, p, site, given, keeps)  # type: ignore[no-untyped-call]
+    value: Tensor = _Unit.apply(x, p, activation, given, keeps)  # type: ignore[no-untyped-call]
     return value

@@ -20,19 +20,20 @@ class KeyTable:
 
     Args:
         device: where the kernels read the keys.
+        pinned: whether copies from pinned memory go on while the processor does; others wait until
+            the device has done all before them.
 
     Attributes:
-        calls: site and call of each row that was given away, in this order.
+        calls: path of the unit and call of each row that was given away, in this order.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, pinned: bool) -> None:
         self.calls: list[tuple[str, int]] = []
         self._words = torch.zeros(SIZE, _WORDS, dtype=torch.int32, device=device)
-        pinned = device.type == "cuda"  # else a copy waits until the GPU has done all before it
         self._host = torch.zeros(SIZE, _WORDS, dtype=torch.int32, pin_memory=pinned)
         self._numbers = (c_uint32 * self._host.numel()).from_address(self._host.data_ptr())
 
-    def place(self, site: str, call: int) -> DeviceKey:
+    def place(self, path: str, call: int) -> DeviceKey:
         """The next row, which `send` fills.
 
         Raises:
@@ -40,7 +41,7 @@ class KeyTable:
         """
         if len(self.calls) == SIZE:
             raise RuntimeError(f"units are called more than {SIZE} times in one captured pass")
-        self.calls.append((site, call))
+        self.calls.append((path, call))
         return DeviceKey(self._words[len(self.calls) - 1])
 
     def send(self, keys: Iterable[DrawKey]) -> None:

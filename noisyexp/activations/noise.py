@@ -1,8 +1,8 @@
-"""Noise as a function of (seed, step, site), never of how many draws happened before.
+"""Noise as a function of (seed, step, module path), never of how many draws happened before.
 
 A run attaches one `NoiseSource` to all noisy units of its model. Resuming at step k then gives the
 draws that an uninterrupted run has at step k, and two variants see the same numbers at the same
-site. A unit without a source draws from torch's own generator, as `torch.nn.Dropout` does.
+path. A unit without a source draws from torch's own generator, as `torch.nn.Dropout` does.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def refuse_frozen() -> None:
             "a unit draws noise while torch.jit.trace is at work, and every call of the trace "
             "would have the same: trace in evaluation mode, or use torch.export, which draws anew"
         )
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
+    if dispatch.capturing():
         raise RuntimeError(
             "a unit draws noise while a CUDA graph is captured, and every replay would have the "
             "same: capture in evaluation mode, or with compiled kernels and without a NoiseSource "
@@ -87,7 +87,7 @@ def replayed_keys(count: int, like: Tensor) -> list[DeviceKey] | None:
 
     None where no graph is being captured.
     """
-    if not like.is_cuda or not torch.cuda.is_current_stream_capturing():
+    if not dispatch.capturing(like.device):
         return None
     words = torch.randint(-(2**31), 2**31, (count, 3), dtype=torch.int32, device=like.device)
     return [DeviceKey(row) for row in words.unbind(0)]
@@ -107,7 +107,7 @@ _numbers = itertools.count()
 
 
 class NoiseSource:
-    """Standard normal draws keyed by (seed, step, site, call within the step).
+    """Standard normal draws keyed by (seed, step, module path, call within the step).
 
     A forward pass that is computed again during backward has the draws of the first one, if it is
     `torch.utils.checkpoint` with use_reentrant=False that computes it, not nested in another;
@@ -141,7 +141,7 @@ class NoiseSource:
         self._enter()
 
     def set_step(self, step: int) -> None:
-        """Move to `step`; the calls of every site count from 0 again."""
+        """Move to `step`; the calls of every unit count from 0 again."""
         self.step = step
         self._calls.clear()
 
@@ -162,8 +162,8 @@ class NoiseSource:
         """Fill `table` with the keys that the calls of its rows have in the step of now."""
         table.send(DrawKey(derive_seed(self.seed, self.step, s), call) for s, call in table.calls)
 
-    def draw_key(self, site: str) -> DrawKey | DeviceKey:
-        """What names the draws of the next call of `site` in this step.
+    def draw_key(self, path: str) -> DrawKey | DeviceKey:
+        """What names the draws of the next call of unit `path` in this step.
 
         Raises:
             RuntimeError: called during a backward pass, where the draws would not be those of the
@@ -172,17 +172,17 @@ class NoiseSource:
         """
         if self._table is None:
             refuse_frozen()
-        return self._replay.key(site, self._next_key)
+        return self._replay.key(path, self._next_key)
 
-    def _next_key(self, site: str) -> DrawKey | DeviceKey:
-        call = self._calls.get(site, 0)
-        self._calls[site] = call + 1
+    def _next_key(self, path: str) -> DrawKey | DeviceKey:
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
         if self._table is not None:
-            return self._table.place(site, call)
-        return DrawKey(derive_seed(self.seed, self.step, site), call)
+            return self._table.place(path, call)
+        return DrawKey(derive_seed(self.seed, self.step, path), call)
 
-    def _known_key(self, site: str) -> DrawKey:
-        key = self.draw_key(site)
+    def _known_key(self, path: str) -> DrawKey:
+        key = self.draw_key(path)
         if isinstance(key, DeviceKey):
             raise RuntimeError(
                 "only the compiled kernels draw noise in a captured update: not units of "
@@ -190,7 +190,7 @@ class NoiseSource:
             )
         return key
 
-    def key_tensor(self, site: str) -> Tensor:
+    def key_tensor(self, path: str) -> Tensor:
         """`draw_key` as a graph has it: key and call, (2,) int64, anew at every run of the graph.
 
         Raises:
@@ -199,18 +199,18 @@ class NoiseSource:
         """
         refuse_frozen()
         _refuse_other_rows()
-        key: Tensor = torch.ops.noisyexp.source_key(self._ticket, site)
+        key: Tensor = torch.ops.noisyexp.source_key(self._ticket, path)
         return key
 
-    def normal(self, site: str, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Float32 N(0, 1) draws of `shape` for the next call of `site` in this step.
+    def normal(self, path: str, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Float32 N(0, 1) draws of `shape` for the next call of unit `path` in this step.
 
         See `noisyexp.kernels.normal` for how far they are the same on other machines.
         """
         if dispatch.recorded():
-            drawn: Tensor = torch.ops.noisyexp.normal(self.key_tensor(site), shape, device)
+            drawn: Tensor = torch.ops.noisyexp.normal(self.key_tensor(path), shape, device)
             return drawn
-        return normal(self._known_key(site), shape, device)
+        return normal(self._known_key(path), shape, device)
 
 
 _OF_PROCESS = ("_ticket", "_replay", "_table")
@@ -230,19 +230,19 @@ def _refuse_other_rows() -> None:
             )
 
 
-def _source_key(ticket: Tensor, site: str) -> Tensor:
+def _source_key(ticket: Tensor, path: str) -> Tensor:
     source = _sources.get(int(ticket))
     if source is None:
         raise RuntimeError(
             "the NoiseSource of this graph is gone: keep it alive, or make the graph again"
         )
-    key = source._known_key(site)
+    key = source._known_key(path)
     return torch.tensor([key.key, key.call], device="cpu")
 
 
-def _source_key_fake(ticket: Tensor, site: str) -> Tensor:
+def _source_key_fake(ticket: Tensor, path: str) -> Tensor:
     return ticket.new_empty(2)
 
 
 # It says that it changes the ticket: two calls are neither one call nor in another order.
-define("source_key", "(Tensor(a!) ticket, str site) -> Tensor", _source_key, _source_key_fake)
+define("source_key", "(Tensor(a!) ticket, str path) -> Tensor", _source_key, _source_key_fake)

@@ -95,41 +95,41 @@ def keys_of(units: Sequence[Activation]) -> Tensor:
             key = fresh_keys(1)
             rows.append(torch.cat([key, torch.zeros_like(key)]))
         else:
-            rows.append(unit.noise_source.key_tensor(unit.site))
+            rows.append(unit.noise_source.key_tensor(unit.path))
     return torch.stack(rows)
 
 
 def decode(
     encoded: Encoded,
-) -> tuple[list[K.Site], list[Tensor | None], list[Tensor | None]]:
-    """Sites for the kernels, p of each, and draws of each where they are given.
+) -> tuple[list[K.Activation], list[Tensor | None], list[Tensor | None]]:
+    """Activations for the kernels, p of each, and draws of each where they are given.
 
-    The sites point to the draws; p is for the pass to point to.
+    The activations point to the draws; p is for the pass to point to.
     """
-    sites: list[K.Site] = []
+    activations: list[K.Activation] = []
     ps, given = iter(encoded.ps), iter(encoded.given)
     keys = iter([] if encoded.keys is None else encoded.keys.tolist())
     all_ps: list[Tensor | None] = []
     all_given: list[Tensor | None] = []
     for index, values in enumerate(encoded.settings):
         words = tuple(encoded.units[index * _WORDS : (index + 1) * _WORDS])
-        site = fused.new_site(words[: fused.WORDS], *values.tolist())
+        activation = fused.filled_activation(words[: fused.WORDS], *values.tolist())
         uses_p, source = words[fused.WORDS :]
         all_ps.append(next(ps) if uses_p else None)
         all_given.append(next(given).contiguous() if source == _GIVEN else None)
         if source == _KEYED:
             key = next(keys)
-            site.key = DrawKey(*(key if isinstance(key, list) else [key])).struct()
+            activation.key = DrawKey(*(key if isinstance(key, list) else [key])).struct()
         draws = all_given[-1]
         if draws is not None:
-            site.given = draws.data_ptr()
-        sites.append(site)
-    return sites, all_ps, all_given
+            activation.given = draws.data_ptr()
+        activations.append(activation)
+    return activations, all_ps, all_given
 
 
 def _unit(x: Tensor, *units: Any) -> Tensor:
-    (site,), (p,), _given = decode(Encoded(*units))
-    return fused.map_unit(x.contiguous(), p, site)
+    (activation,), (p,), _given = decode(Encoded(*units))
+    return fused.map_unit(x.contiguous(), p, activation)
 
 
 def _unit_fake(x: Tensor, *units: Any) -> Tensor:
@@ -137,8 +137,8 @@ def _unit_fake(x: Tensor, *units: Any) -> Tensor:
 
 
 def _unit_back(d_value: Tensor, x: Tensor, *units: Any) -> tuple[Tensor, Tensor]:
-    (site,), (p,), _given = decode(Encoded(*units))
-    d_x, d_p = fused.map_unit_back(d_value.contiguous(), x.contiguous(), p, site)
+    (activation,), (p,), _given = decode(Encoded(*units))
+    d_x, d_p = fused.map_unit_back(d_value.contiguous(), x.contiguous(), p, activation)
     return d_x, x.new_empty(0) if d_p is None else d_p
 
 

@@ -50,8 +50,8 @@ class Replay:
         # Of each checkpoint: the backward pass that computes it again, and how far it is.
         self._again: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
 
-    def key(self, site: str, fresh: Callable[[str], Key]) -> Key:
-        """The key of this call of `site`: a fresh one, or that of the first time.
+    def key(self, path: str, fresh: Callable[[str], Key]) -> Key:
+        """The key of this call of unit `path`: a fresh one, or that of the first time.
 
         Raises:
             RuntimeError: computed again where the first time cannot be found.
@@ -59,19 +59,19 @@ class Replay:
         frame, again = running_checkpoint()
         task = torch._C._current_graph_task_id()
         if not again and task == -1:
-            key = fresh(site)
+            key = fresh(path)
             if frame is not None:
-                self._kept.setdefault(frame, []).append((site, key))
+                self._kept.setdefault(frame, []).append((path, key))
             return key
         if again:
             known = self._kept.get(frame, [])
             last, position = self._again.get(frame, (task, 0))
             position = position if last == task else 0
-            if position < len(known) and known[position][0] == site:
+            if position < len(known) and known[position][0] == path:
                 self._again[frame] = (task, position + 1)
                 return known[position][1]
         raise RuntimeError(
-            f"{site or 'a unit'} is computed again during backward, which a NoiseSource can give "
+            f"{path or 'a unit'} is computed again during backward, which a NoiseSource can give "
             "the same noise only for torch.utils.checkpoint with use_reentrant=False, not nested "
             "and not within a compiled graph: use that, or detach the source with "
             "attach_noise(module, None), then torch's generator gives the noise"

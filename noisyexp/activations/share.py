@@ -115,7 +115,7 @@ class SharedSource(NoiseSource):
 
     share: Share | None = None
 
-    def normal(self, site: str, shape: Sequence[int], device: torch.device) -> Tensor:
+    def normal(self, path: str, shape: Sequence[int], device: torch.device) -> Tensor:
         """See `NoiseSource.normal`.
 
         Raises:
@@ -123,16 +123,16 @@ class SharedSource(NoiseSource):
         """
         share = self.share
         if share is None:
-            return super().normal(site, shape, device)
-        dim = 0 if site in share.rows_first else len(shape) - 2
-        total, which = share.places.get(site, (share.total, None))
+            return super().normal(path, shape, device)
+        dim = 0 if path in share.rows_first else len(shape) - 2
+        total, which = share.places.get(path, (share.total, None))
         rows = share.stop - share.start if which is None else len(which)
         if shape[dim] != rows:
             raise RuntimeError(
-                f"{site} draws for {shape[dim]} rows and not for the {rows} of its share"
+                f"{path} draws for {shape[dim]} rows and not for the {rows} of its share"
             )
         whole = [total if k == dim else size for k, size in enumerate(shape)]
-        drawn = super().normal(site, whole, device)
+        drawn = super().normal(path, whole, device)
         if which is None:
             return share.narrow(drawn, dim)
         return drawn.index_select(dim, which.to(drawn.device))

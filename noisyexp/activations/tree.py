@@ -84,11 +84,11 @@ def attach_noise(model: nn.Module, source: NoiseSource | None) -> list[str]:
         source: the draws of a run, or None for torch's own generator.
 
     Returns:
-        The sites, in module order.
+        The paths, in module order.
     """
-    sites = []
+    paths = []
     for path, module in model.named_modules():
         if isinstance(module, Activation):
-            module.site, module.noise_source = path, source
-            sites.append(path)
-    return sites
+            module.path, module.noise_source = path, source
+            paths.append(path)
+    return paths

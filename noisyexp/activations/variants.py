@@ -127,10 +127,10 @@ class NANIL(_InputNoise):
     dies_at_zero = True
     kernel_forms = ((K.FORM_INPUT_LEARNED, K.MULTIPLIER_NORMAL), _QUIET)
 
-    def look_at_p(self) -> None:
+    def warn_of_dead_p(self) -> None:
         """As all; the code's formula has noise at p = 0."""
         if not self.code_compat:
-            super().look_at_p()
+            super().warn_of_dead_p()
 
     def noisy(self, x: Tensor, xi: Tensor) -> Tensor:
         """Eq 9 in Eq 14."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from noisyexp.errors import ConfigError
-from noisyexp.schema import build, closest
+from noisyexp.schema import build, closest, echo_typed
 
 Section = TypeVar("Section")
 
 
-def read_pairs(
+def read_arguments(
     cls: type[Section],
     arguments: Sequence[str],
     defaults: Mapping[str, Any],
@@ -36,13 +36,15 @@ def read_pairs(
         SystemExit: the line asked for help, which has been printed.
     """
     if {"-h", "--help"} & set(arguments):
-        print("\n".join([about.strip(), "", "Arguments", *help_lines(cls, defaults)]).strip())
+        print(
+            "\n".join([about.strip(), "", "Arguments", *help_lines(cls, defaults, words)]).strip()
+        )
         raise SystemExit(0)
     problems: list[str] = []
     given = read_values(cls, arguments, problems, words)
     section = build(cls, {**defaults, **given}, "", problems)
     if section is None or problems:
-        raise ConfigError(problems)
+        raise ConfigError(echo_typed(problems, arguments, given))
     return section
 
 
@@ -53,13 +55,25 @@ def split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], lis
     return mine, [a for a in arguments if a not in mine]
 
 
-def help_lines(cls: type, defaults: Mapping[str, Any]) -> list[str]:
-    """A line a key: meaning, and default if that is a value."""
+def help_lines(cls: type, defaults: Mapping[str, Any], words: str = "") -> list[str]:
+    """A line a key: meaning, the values to choose from, and its default or that it is needed.
+
+    Args:
+        cls: as in `read_arguments`.
+        defaults: as there.
+        words: as there.
+    """
     lines = []
     for field in dataclasses.fields(cls):
-        default = defaults.get(field.name)
-        ending = "" if default in (None, "", []) else f" (default {_typed(default)})"
-        lines.append(f"  {field.name:12s} {field.metadata['help']}{ending}")
+        default, choices = defaults.get(field.name), field.metadata["choices"]
+        notes = [", ".join(map(str, choices))] if choices else []
+        if field.name not in defaults:
+            notes.append("needed")
+        elif default not in (None, "", []):
+            notes.append(f"default {_typed(default)}")
+        ending = f" ({'; '.join(notes)})" if notes else ""
+        name = f"{field.name} ..." if field.name == words else f"{field.name}="
+        lines.append(f"  {name:13s} {field.metadata['help']}{ending}")
     return lines
 
 
@@ -74,10 +88,10 @@ def read_values(
     """The values of a command line as the types of their keys, not yet checked.
 
     Args:
-        cls: as in `read_pairs`.
+        cls: as in `read_arguments`.
         arguments: each is key=value, or a word.
         problems: a line is appended for each argument that is not, and for each second one.
-        words: as in `read_pairs`.
+        words: as in `read_arguments`.
     """
     given: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
@@ -87,6 +101,8 @@ def read_values(
             given.setdefault(words, []).append(argument)
         elif not equals:
             problems.append(f"{argument}: expected key=value.{closest(key, hints)}")
+        elif words and key == words:
+            problems.append(f"{argument}: leave out {key}=, the words stand alone")
         elif key in given:
             problems.append(f"{argument}: {key} is given twice")
         else:

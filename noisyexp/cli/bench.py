@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from noisyexp import places
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.schema import closest, option
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
 
     def run() -> int:
-        given = read_pairs(Arguments, arguments, {"names": []}, about=about(), words="names")
+        given = read_arguments(Arguments, arguments, {"names": []}, about=about(), words="names")
         return measure(given.names)
 
     return exit_code_of(run)

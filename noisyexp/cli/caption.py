@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from noisyexp.cli.arguments import read_pairs
-from noisyexp.cli.verb import check_task, exit_code_of, place_of
-from noisyexp.errors import DataError, NoisyexpError, RecordError
+from noisyexp.cli.arguments import read_arguments
+from noisyexp.cli.verb import check_outputs, check_task, exit_code_of, place_of
+from noisyexp.errors import ConfigError, NoisyexpError, RecordError
 from noisyexp.fileio import check_regular
 from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.schema import option
@@ -34,11 +34,13 @@ DEFAULTS: Mapping[str, object] = {"run": None, "beam": 5, "picture": None, "weig
 class Arguments:
     """Of the command line."""
 
-    run: str | None = option("folder of a run of task=captioning")
+    run: str | None = option("folder of a run of task=captioning; or give weights= alone")
     image: str = option("picture to caption")
-    beam: int = option("hypotheses", low=1)
+    beam: int = option("hypotheses that the search keeps", low=1)
     picture: str | None = option("where to draw what each word looked at")
-    weights: str | None = option("last or best (default) of the run; or a name in results/weights")
+    weights: str | None = option(
+        "last or best of the run (default best), or without run= a name in results/weights"
+    )
 
 
 def caption(
@@ -63,6 +65,21 @@ def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
         raise NoisyexpError(f"picture={path} cannot be written: {error}") from error
 
 
+def _check_picture(path: Path, image: Path) -> None:
+    """Refuse what `draw` could not write, or would write onto the image.
+
+    Raises:
+        ConfigError: see above.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if not path.name or (path.suffix and path.suffix[1:].lower() not in known):
+        raise ConfigError([f"picture={path}: the name must end in one of {', '.join(known)}"])
+    written = path if path.suffix else path.with_name(f"{path.name}.png")
+    check_outputs([("picture", written)], [("image", image)])
+
+
 def describe(given: Arguments) -> None:
     """Print the caption of a picture, and draw its attention on request.
 
@@ -70,11 +87,13 @@ def describe(given: Arguments) -> None:
         NoisyexpError: the picture cannot be read, or the run cannot caption it.
     """
     place, image = place_of(given.run, given.weights), Path(given.image)
+    if given.picture is not None:
+        _check_picture(Path(given.picture), image)
     try:
         check_regular(image)
         pixels = prepare_image(image.read_bytes(), upright=True)
     except (OSError, ValueError) as error:
-        raise DataError(f"{image} cannot be read as a picture: {error}") from error
+        raise RecordError(f"{image} cannot be read as a picture: {error}") from error
     if given.run:
         check_task(Path(place), "captioning")
     run = load_run(place, given.weights or "best", only_words=True)
@@ -94,5 +113,5 @@ def describe(given: Arguments) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     return exit_code_of(
-        lambda: describe(read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
+        lambda: describe(read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
     )

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from noisyexp import __version__
 from noisyexp.cli.completion import complete
 from noisyexp.cli.verb import say_missing
-from noisyexp.process import settle, settle_output
+from noisyexp.process import settle
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,6 @@ VERBS = {
     "bench": Verb("noisyexp.cli.bench", "measure layers, tasks, ... beside torch's, in a checkout"),
 }
 
-TELL_ONLY = [VERBS[name] for name in ("run", "reproduce", "queue")]
-"""Verbs whose results are files: what they print may be lost."""
-
 EXAMPLES = """\
 \b
 Examples
@@ -57,8 +54,18 @@ Examples
   noisyexp table 2
   noisyexp inspect act=nah
 
+\b
 `noisyexp <verb> --help` says what a verb takes. In a checkout `python run.py` is `noisyexp run`.
+Exit status: 0 done, 1 failed or found a difference, 2 refused what was typed; a run has more.
 """
+
+
+class Verbs(click.Group):
+    """Verbs in the order of `VERBS`: what most people want comes first."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Their names."""
+        return list(self.commands)
 
 
 class Words(click.Command):
@@ -87,17 +94,17 @@ class Words(click.Command):
 def run_verb(verb: Verb, words: Sequence[str]) -> int:
     """Import the verb's module and hand it its words; returns its exit code."""
     settle()
-    settle_output(verb in TELL_ONLY)
     try:
-        module = importlib.import_module(verb.module)
-    except ModuleNotFoundError as error:
+        code: int = importlib.import_module(verb.module).main(list(words))
+    except ModuleNotFoundError as error:  # some are imported when they are needed, to draw for one
         return say_missing(error)
-    code: int = module.main(list(words))
     return code
 
 
 @click.group(
     "noisyexp",
+    cls=Verbs,
+    subcommand_metavar="VERB [key=value ...]",
     help="Noisy Activation Functions (Gulcehre et al., 2016): experiments and results.",
     epilog=EXAMPLES,
     commands={name: Words(name, verb) for name, verb in VERBS.items()},
@@ -110,7 +117,6 @@ def command() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code: 2 for a word that is no verb."""
-    settle_output()
     try:
         code = command.main(list(arguments), prog_name="noisyexp", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -119,4 +125,6 @@ def main(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except click.Abort:  # what click makes of Ctrl-C
+        raise KeyboardInterrupt from None
     return int(code or 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from noisyexp.nan_names import as_typed
 from noisyexp.places import CONFIG_DIR
 
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment", "sweep")
@@ -36,7 +37,7 @@ def _run_words(word: str) -> list[str]:
         return []
     # The last of several values is the one that is being typed.
     done, comma, last = value.rpartition(",")
-    found = ("nan" if name == "nan_normal" else name for name in _files(key))
+    found = map(as_typed, _files(key))
     return [f"{key}={done}{comma}{name}" for name in found if name.startswith(last)]
 
 

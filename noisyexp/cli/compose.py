@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from noisyexp.activations import find_variant
+from noisyexp.cli.config_files import read_config_files
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
 from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.overrides import given_twice, is_free, parse
@@ -33,13 +34,15 @@ from noisyexp.cli.sweep_space import (
     readable,
     values_of,
 )
+from noisyexp.cli.unused import Unused, leave_out, own_settings
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.places import CONFIG_DIR
-from noisyexp.schema import build, closest, shown
+from noisyexp.places import CONFIG_DIR, DATA_VARIABLE
+from noisyexp.report.run_set import OWN
+from noisyexp.schema import build, closest, echo_typed, shown
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import graphs
 from noisyexp.training.config import RunConfig
-from noisyexp.training.device import chosen_device
+from noisyexp.training.device import KINDS, chosen_device
 from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
 from noisyexp.training.processes import gpu_problem, torchrun_size
@@ -57,6 +60,9 @@ NOT_COMPOSED = (
 def hydra_session(config_dir: Path = CONFIG_DIR) -> Iterator[ConfigLoader]:
     """Hydra set up on `config_dir` for `compose`; gives its loader of groups."""
     GlobalHydra.instance().clear()
+    read_config_files()
+    if not os.environ.get(DATA_VARIABLE):  # as unset, which Hydra's oc.env does not know
+        os.environ.pop(DATA_VARIABLE, None)
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         yield GlobalHydra.instance().config_loader()
 
@@ -70,12 +76,15 @@ def compose_config(overrides: list[str]) -> dict[str, Any]:
     return dict(check([*overrides])[0].plain)
 
 
-def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
+def check(
+    overrides: list[str], *, once: bool = False, unused: Unused | None = None
+) -> list[RunSpec]:
     """All runs that `overrides` ask for: one, or the product of a sweep.
 
     Args:
         overrides: of the command line.
         once: whether a key that is given twice is a mistake; else the last one counts.
+        unused: filled with the keys that some units of a sweep are without, see `unused`.
 
     Raises:
         ConfigError: with every mistake of every run.
@@ -95,7 +104,10 @@ def check(overrides: list[str], *, once: bool = False) -> list[RunSpec]:
         except (*NOT_COMPOSED, ValueError) as error:  # a search path that leads nowhere
             raise ConfigError([*problems, _first_line(error)]) from error
         specs = []
-        for job in jobs_of(parsed, sweeper, problems):
+        jobs = jobs_of(parsed, sweeper, problems)
+        if len(jobs) > 1 and sweeper.ours:
+            jobs = leave_out(jobs, Unused() if unused is None else unused)
+        for job in jobs:
             spec = _check_job(job, groups, problems)
             specs += [] if spec is None else [spec]
         if specs and not problems:
@@ -114,6 +126,15 @@ def spec_from_config(
     except OmegaConfBaseException as error:
         problems.append(_first_line(error))
         return None
+    found: list[str] = []
+    spec = _spec(plain, choices, command, found)
+    problems += echo_typed(found, command, plain)
+    return spec
+
+
+def _spec(
+    plain: Any, choices: Mapping[str, Any], command: list[str], problems: list[str]
+) -> RunSpec | None:
     found: list[str] = []
     _expand_homes(plain, found)
     run = build(RunConfig, plain, "", found)
@@ -215,15 +236,15 @@ def _task_section(values: Any, problems: list[str]) -> Any:
 
 def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     """Problems that need more than one section, or the machine."""
-    import torch
-
-    if run.device == "cuda" and local and not torch.cuda.is_available():
-        yield "device='cuda': torch sees no CUDA device here; use device=cpu or device=auto"
+    kind = KINDS[chosen_device(run.device)]
+    if local and not kind.available():
+        missing = f"torch sees no {run.device.upper()} device here"
+        yield f"device={run.device}: {missing}; use device=cpu or device=auto"
     cores = os.cpu_count() or 1
     if run.threads is not None and run.threads > cores and local:
         yield f"threads={run.threads}: this machine has {cores}"
-    if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()) and local:
-        yield "precision='fp16': needs a CUDA device; use bf16 or fp32"
+    if run.precision == "fp16" and local and not kind.has_fp16:
+        yield "precision=fp16: needs a CUDA device; use bf16 or fp32"
     for extra, wanted in (
         ("wandb", run.logger.wandb != "off"),
         ("tensorboard", run.logger.tensorboard),
@@ -233,17 +254,16 @@ def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
     unit = find_variant(run.act.variant)
     if run.anneal.schedule != "none" and not (unit.has_noise or unit.has_p):
         yield (
-            f"anneal.schedule={run.anneal.schedule!r}: act.variant={run.act.variant!r} has no "
-            "noise to anneal; use anneal.schedule=none"
+            f"anneal.schedule={run.anneal.schedule}: {run.act.variant} units have no noise to "
+            "anneal; use anneal.schedule=none"
         )
     if run.anneal.schedule != "none" and run.anneal.floor > run.anneal.start:
         yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"
 
 
 def _graph_checks(run: RunConfig, task: type[Task], local: bool) -> Iterator[str]:
-    import torch
-
-    if run.device == "cpu" or (local and not torch.cuda.is_available()):
+    # What "auto" is elsewhere is not known here.
+    if (local or run.device != "auto") and not KINDS[chosen_device(run.device)].captures:
         yield f"{graphs.KEY}: {graphs.NEEDS_GPU}"
     reason = graphs.why_not(task, run.precision)
     if reason is not None:
@@ -287,6 +307,9 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
     kept = []
     for override in parsed:
         key = override.key_or_group
+        if key.startswith(OWN) and key not in names:
+            units = [value for o in parsed if o.key_or_group == "act" for value in _values(o)]
+            names += own_settings(groups.searchpath, units)
         known, plus = key in chosen or key in names, override.is_add()
         if known and (plus or (override.is_force_add() and key in chosen)):
             problems.append(f"{override.input_line}: {key} is there already; leave out the +")

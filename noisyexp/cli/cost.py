@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from noisyexp.activations import find_variant
 from noisyexp.places import project_root
 from noisyexp.records.record_files import load_records
 from noisyexp.records.run_record import RunRecord
@@ -57,11 +58,13 @@ class Cost:
         pace: None where nothing is known.
         memory: bytes, about, torch itself left out; 0 where the task does not say its size.
         disk: bytes of its checkpoints while it runs, about.
+        compiled: whether its units have compiled kernels, of which `memory` is made.
     """
 
     pace: Pace | None
     memory: float
     disk: float
+    compiled: bool = True
 
 
 def published(root: Path | None = None) -> list[RunRecord]:
@@ -85,21 +88,30 @@ def cost_of(spec: RunSpec, records: Sequence[RunRecord], calibrate: bool) -> Cos
     if calibrate and (pace is None or not pace.here):
         pace = measure(spec)
     needed = estimate(spec.task_config, spec.config.training, spec.config.data.source)
-    return Cost(pace, needed.total, needed.checkpoints)
+    act = spec.config.act
+    return Cost(pace, needed.total, needed.checkpoints, has_kernels(act.variant))
+
+
+def has_kernels(variant: str) -> bool:
+    """Whether the compiled kernels know a unit; one that is not there has none."""
+    try:
+        return "kernel_forms" in vars(find_variant(variant))
+    except ValueError:
+        return False
 
 
 def pace_of_records(spec: RunSpec, records: Sequence[RunRecord]) -> Pace | None:
-    """The pace of the records that are most like `spec`: of its task and batch, at least.
+    """The pace of the records that are most like `spec`.
 
-    This machine's kind counts most, then the unit, precision and threads; of the records that are
-    equally near it is the median.
+    They are of its task and batch and of its kind of device, and their units are compiled if its
+    own are: a GPU says nothing of a processor, nor kernels of a unit that has none. This machine's
+    kind counts most, then the unit, precision and threads; of the records that are equally near it
+    is the median.
     """
-    task = _sized(spec.plain["task"])
-    alike = [record for record in records if _agree(task, _sized(record.config["task"]))]
-    alike = [r for r in alike if r.data == spec.config.data.source and _paced(r)]
+    machine = describe_machine(torch.device(chosen_device(spec.config.device)))
+    alike = [record for record in records if _comparable(spec, machine["device"], record)]
     if not alike:
         return None
-    machine = describe_machine(torch.device(chosen_device(spec.config.device)))
     threads = spec.config.threads or machine["threads"]
 
     def nearness(record: RunRecord) -> tuple[bool, ...]:
@@ -120,6 +132,16 @@ def pace_of_records(spec: RunSpec, records: Sequence[RunRecord]) -> Pace | None:
         whole=statistics.median(_whole(r) for r in nearest),
         source=_source(one, len(nearest), best),
         here=best[0],
+    )
+
+
+def _comparable(spec: RunSpec, device: str, record: RunRecord) -> bool:
+    return (
+        record.machine["device"] == device
+        and record.data == spec.config.data.source
+        and _paced(record)
+        and _agree(_sized(spec.plain["task"]), _sized(record.config["task"]))
+        and has_kernels(record.config["act"]["variant"]) == has_kernels(spec.config.act.variant)
     )
 
 

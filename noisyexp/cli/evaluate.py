@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.outcome import show
 from noisyexp.cli.verb import exit_code_of, place_of
 from noisyexp.experiments import evaluate, load
 from noisyexp.schema import option
+from noisyexp.training.device import DEVICES
 
 DEFAULTS: Mapping[str, object] = {"run": None, "weights": None, "device": "auto"}
 
@@ -29,7 +30,7 @@ class Arguments:
     weights: str | None = option(
         "last or best of the run, or a name in results/weights; default: those of its result"
     )
-    device: str = option("device", choices=("auto", "cpu", "cuda"))
+    device: str = option("where to measure", choices=DEVICES)
 
 
 def measure(given: Arguments) -> None:
@@ -47,5 +48,5 @@ def measure(given: Arguments) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     return exit_code_of(
-        lambda: measure(read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
+        lambda: measure(read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or ""))
     )

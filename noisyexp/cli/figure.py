@@ -1,4 +1,4 @@
-"""Draw results/figures/ from the committed run records: `make figures`.
+"""Draw the figures of results/figures from the committed run records, as `make figures` does.
 
 Examples:
     noisyexp figure                  # all, and results/figures/README.md
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, seen_from_here
 from noisyexp.errors import ConfigError
 from noisyexp.fileio import atomic_write_text
@@ -41,7 +41,7 @@ def draw(arguments: Sequence[str], root: Path) -> None:
     Raises:
         ConfigError: no such figure.
     """
-    given = read_pairs(Arguments, arguments, {"names": []}, about=__doc__ or "", words="names")
+    given = read_arguments(Arguments, arguments, {"names": []}, about=__doc__ or "", words="names")
     chosen = [f"fig{name}" if name.isdigit() else name for name in given.names]
     names = figure_names(root)
     unknown = [name for name in chosen if name not in names]

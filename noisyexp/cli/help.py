@@ -8,14 +8,17 @@ import shutil
 import textwrap
 import typing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from noisyexp.cli.compose import check, hydra_session
 from noisyexp.cli.config_groups import GROUPS, Groups
 from noisyexp.cli.named_sweeps import sweep_names
 from noisyexp.errors import ConfigError
+from noisyexp.nan_names import as_typed
 from noisyexp.places import CONFIG_DIR
+from noisyexp.records.yaml_file import read_text
 from noisyexp.schema import closest, describe
 
 COMMAND = "noisyexp run"
@@ -42,22 +45,28 @@ A run folder is named by the hash of its resolved configuration: the same comman
 interrupted run and skips a finished one. Ctrl-C writes a checkpoint first.
 """
 
-EXAMPLE = "python run.py task=ptb act=nah scale=smoke data=generated"
+SEARCHPATH = "hydra.searchpath"
+EXAMPLE = "noisyexp run task=ptb act=nah scale=smoke data=generated"
 
 
-def choices_text() -> str:
-    """The groups with the files that can be chosen, each with its first comment."""
+def choices_text(searchpath: Sequence[str] = ()) -> str:
+    """The groups with the files that can be chosen, each with its first comment.
+
+    Args:
+        searchpath: overrides that add folders of one's own.
+    """
     lines = []
+    folders = [CONFIG_DIR, *map(Path, re.findall(r"file://([^,\]'\"]+)", " ".join(searchpath)))]
     with hydra_session() as loader:
-        groups = Groups(loader, [])
+        groups = Groups(loader, list(searchpath))
         for group in GROUPS:
             lines.append(f"{group}=")
             options = groups.options(group)
-            width = max(len(option) for option in options)
-            lines += [f"  {option:<{width}}  {_comment(group, option)}" for option in options]
+            width = max(len(as_typed(option)) for option in options)
+            lines += [f"  {as_typed(o):<{width}}  {_comment(folders, group, o)}" for o in options]
     lines.append("sweep= (with -m)")
-    lines += [f"  {name}  {_comment('sweep', name)}" for name in sweep_names()]
-    return "\n".join(lines).replace("  nan_normal", "  nan       ")
+    lines += [f"  {name}  {_comment(folders, 'sweep', name)}" for name in sweep_names()]
+    return "\n".join(lines)
 
 
 def short_text() -> str:
@@ -70,7 +79,7 @@ def short_text() -> str:
             if any("/" in name for name in names):
                 folders = Counter(name.partition("/")[0] for name in names)
                 names = [f"{folder}/... ({count})" for folder, count in folders.items()]
-            text = "  ".join(names).replace("nan_normal", "nan")
+            text = "  ".join(map(as_typed, names))
             lines += textwrap.wrap(text, 76, initial_indent=f"  {group + '=':<12}",
                                    subsequent_indent=" " * 14)  # fmt: skip
     lines.append(f"  {'sweep=':<12}{'  '.join(sweep_names())}  (with -m)")
@@ -81,15 +90,15 @@ def short_text() -> str:
     return "\n".join([*lines, "", more])
 
 
-def long_text() -> str:
-    """For --help."""
+def long_text(searchpath: Sequence[str] = ()) -> str:
+    """For --help; see `choices_text`."""
     return (
         "Noisy Activation Functions (Gulcehre et al., 2016): run an experiment.\n"
         f"In a checkout `python run.py` is `{COMMAND}`.\n\n"
-        f"Usage: {USAGE}\n\n{OPTIONS}\nChoices\n{_indent(choices_text())}\n\n"
+        f"Usage: {USAGE}\n\n{OPTIONS}\nChoices\n{_indent(choices_text(searchpath))}\n\n"
         f"Examples\n  {EXAMPLE}\n"
-        "  python run.py -m task=ptb act=reference,nan,nah seed=0,1,2 scale=cpu\n"
-        "  python run.py experiment=table2/nah seed=0\n"
+        f"  {COMMAND} -m task=ptb act=reference,nan,nah seed=0,1,2 scale=cpu\n"
+        f"  {COMMAND} experiment=table2/nah seed=0\n"
     )
 
 
@@ -100,7 +109,7 @@ def key_texts(words: Sequence[str]) -> str:
         words: what stands before `--help`: choices such as task=ptb, and keys or their beginnings,
             training or act.tanh.c; without a key all keys of the task's own section.
     """
-    choices = [word for word in words if word.partition("=")[0] in GROUPS]
+    choices = [word for word in words if word.partition("=")[0] in (*GROUPS, SEARCHPATH)]
     keys = [word.partition("=")[0] for word in words if word not in choices and word[:1] != "-"]
     listed = keys_of(choices)
     wanted = keys or ["task"]
@@ -115,7 +124,8 @@ def key_texts(words: Sequence[str]) -> str:
         lines.append(f"{key.name}={key.default}")
         text = f"{key.meaning[:1].upper()}{key.meaning[1:]}: {key.kind}"
         lines += [f"    {line}" for line in textwrap.wrap(text, width - 4)]
-    head = f"Keys of {' '.join(choices) or 'a run'}, each with its default there"
+    named = " ".join(word for word in choices if not word.startswith(SEARCHPATH))
+    head = f"Keys of {named or 'a run'}, each with its default there"
     return f"{head}\n\n" + "\n".join(lines)
 
 
@@ -160,6 +170,8 @@ def _keys(section: type, values: Any, prefix: str) -> Iterator[Key]:
 
 def _typed(value: Any) -> str:
     """A value as a person types it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_typed(one)}" for key, one in value.items()) + "}"
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
@@ -169,10 +181,12 @@ def _indent(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 
-def _comment(group: str, option: str) -> str:
-    """First comment of a file, up to the end of its first sentence."""
+def _comment(folders: Sequence[Path], group: str, option: str) -> str:
+    """First comment of a file in one of the folders, up to the end of its first sentence."""
     words: list[str] = []
-    for line in (CONFIG_DIR / group / f"{option}.yaml").read_text("utf-8").splitlines():
+    paths = [folder / group / f"{option}.yaml" for folder in folders]
+    path = next((path for path in paths if path.is_file()), None)
+    for line in [] if path is None else read_text(path).splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
             words.append(line.lstrip("# "))
         elif line.startswith("#"):

@@ -4,6 +4,7 @@ Examples:
     noisyexp inspect act=nah
     noisyexp inspect act=nan kind=sigmoid c=0.15 alpha=1.1 p=1 code_compat=true
     noisyexp inspect act=all kind=both out=units
+    noisyexp inspect "hydra.searchpath=[file://$PWD/configs]" act=mine act.settings.k=2
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from rich.table import Table
 
 from noisyexp.activations import Activation, variants
 from noisyexp.cli.arguments import help_lines
-from noisyexp.cli.inspect_settings import ALL, Settings, parse
+from noisyexp.cli.inspect_settings import ALL, DEFAULTS, Settings, parse
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import atomic_write_text
 from noisyexp.pictures.unit_equations import describe
 from noisyexp.pictures.unit_pages import Drawing, draw_overview, draw_unit, measure_unit, page
-from noisyexp.pictures.unit_profile import make_unit, measure
+from noisyexp.pictures.unit_profile import PROBE, look_at, make_unit, measure
 
 TABLE_X = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 TABLE_DRAWS = 20_000
@@ -47,9 +48,18 @@ def table(unit: Activation) -> Table:
 
 
 def units(settings: Settings) -> list[Activation]:
-    """The units to look at, kind by kind."""
+    """The units to look at, kind by kind.
+
+    Raises:
+        ConfigError: with every mistake in the words that a run has, too.
+    """
+    if settings.overrides:
+        from noisyexp.cli.compose import check  # all of Hydra, for units of one's own alone
+
+        act = check(settings.overrides)[0].config.act.spec()
+        return [look_at(act(kind, 1, **PROBE), settings.p) for kind in settings.kinds]
     given = dataclasses.asdict(settings)
-    for key in ("act", "kind", "out"):
+    for key in ("act", "kind", "out", "words"):
         del given[key]
     return [make_unit(kind, act, **given) for kind in settings.kinds for act in settings.acts]
 
@@ -71,9 +81,9 @@ def target(settings: Settings) -> Path:
 def run(settings: Settings, console: Console) -> None:
     """Print the tables and write the pictures."""
     path = target(settings)
-    for name in settings.unused():
-        console.print(f"note: {settings.act} does not use {name}")
     chosen = units(settings)
+    for name in settings.unused(type(chosen[0])):
+        console.print(f"note: {settings.act} does not use {name}")
     for unit in chosen:
         console.print(table(unit))
     drawings = [measure_unit(unit) for unit in chosen]
@@ -104,7 +114,7 @@ def save_page(drawings: Sequence[Drawing], kind: str, path: Path) -> list[Path]:
 
 def usage() -> str:
     """The arguments, and the names of the units."""
-    lines = [__doc__ or "", "Arguments", *help_lines(Settings, {})]
+    lines = [__doc__ or "", "Arguments", *help_lines(Settings, DEFAULTS)]
     return "\n".join([*lines, "", f"Units: {', '.join(variants())}"])
 
 

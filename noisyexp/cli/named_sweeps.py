@@ -40,6 +40,9 @@ def expand_sweeps(argv: Sequence[str], folder: Path = FOLDER) -> list[str]:
         if name not in known:
             allowed = ", ".join(known) or "none"
             raise ConfigError([f"{word}: choose from {allowed}.{closest(name, known)}"])
-        overrides = read_yaml(folder / f"{name}.yaml")
+        path = folder / f"{name}.yaml"
+        overrides = read_yaml(path)
+        if not isinstance(overrides, dict):
+            raise ConfigError([f"{path}: expected keys and values, as act.c: 0.01,0.1"])
         words += [f"{key}={value}" for key, value in overrides.items()]
     return words

@@ -7,6 +7,7 @@ from typing import Any
 
 from noisyexp.cli.compose import compose_config
 from noisyexp.errors import NoisyexpError
+from noisyexp.nan_names import as_typed
 from noisyexp.places import CONFIG_DIR
 from noisyexp.records.agreement import disagreements
 from noisyexp.training.progress import format_duration
@@ -24,7 +25,7 @@ def show(value: float | None) -> str:
 def run_line(outcome: Outcome) -> str:
     """One line: what was run, our numbers, the paper's beside them, time and folder."""
     record = outcome.record
-    act = record["act"].replace("nan_normal", "nan")
+    act = as_typed(record["act"])
     name = f"{record['task']} {act} (scale={record['scale']}, seed {record['seed']})"
     if outcome.skipped:
         name += " already finished"

@@ -14,11 +14,12 @@ from hydra.errors import HydraException
 from noisyexp.schema import shown
 
 FREE = (
+    "act.settings",
     "hydra.launcher.resources",
     "hydra.launcher.sbatch.additional_parameters",
     "hydra.sweeper.params",
 )
-"""Sections of Hydra's part whose keys are the user's own."""
+"""Sections whose keys are the user's own, or those of a unit of their own."""
 
 
 def is_free(key: str) -> bool:

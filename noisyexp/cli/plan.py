@@ -19,21 +19,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.arguments import read_arguments, split_arguments
 from noisyexp.cli.cost import Cost, cost_of, published
 from noisyexp.cli.runs import size_text
+from noisyexp.cli.unused import Unused
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError, RunLockedError
 from noisyexp.fileio import read_json
+from noisyexp.nan_names import as_typed
 from noisyexp.records.run_record import RunRecord
 from noisyexp.schema import option
 from noisyexp.training import checkpoint
 from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import locked
+from noisyexp.training.folder import locked_or_read
 from noisyexp.training.progress import format_duration
 from noisyexp.training.run import RunSpec
 
 DONE, RUNNING, RESUME, NEW, OTHER = "done", "in progress", "to resume", "to do", "blocked"
+NAMED = ("task", "act", "experiment", "scale", "seed")
+"""Words that the name of a run has."""
 MOST_LINES = 40
 """Runs that are listed one by one."""
 
@@ -42,7 +46,7 @@ MOST_LINES = 40
 class Arguments:
     """Of the command line, beside the words of the runs."""
 
-    jobs: int = option("runs at a time, for the hours", low=1)
+    jobs: int = option("runs at a time: the time of all of them is given for so many, too", low=1)
     calibrate: bool = option("make ten updates here where no record is of this kind of machine")
 
 
@@ -72,10 +76,12 @@ def state_of(spec: RunSpec) -> State:
         return State(OTHER)
     if (folder / "lock").exists():
         try:
-            with locked(folder):
+            with locked_or_read(folder) as refused:
                 pass
-        except (RunLockedError, OSError):
+        except RunLockedError:
             return State(RUNNING)
+        if refused is not None:
+            return State(OTHER)
     if not any((folder / name).is_file() for name in (checkpoint.LAST, checkpoint.PREVIOUS)):
         return State(NEW)
     try:
@@ -86,16 +92,29 @@ def state_of(spec: RunSpec) -> State:
 
 @dataclass(frozen=True)
 class Item:
-    """One run of a plan."""
+    """One run of a plan.
+
+    Attributes:
+        spec: the run.
+        state: where it stands.
+        cost: of the whole run.
+        settings: words of the command line that tell it from others of its name.
+    """
 
     spec: RunSpec
     state: State
     cost: Cost
+    settings: str = ""
 
     @property
     def starts(self) -> bool:
         """Whether the command would work at it."""
         return self.state.word in (NEW, RESUME)
+
+    @property
+    def arm(self) -> str:
+        """Task and unit."""
+        return as_typed(f"{self.spec.names.task} {self.spec.names.act}")
 
     @property
     def seconds(self) -> float | None:
@@ -107,8 +126,10 @@ class Item:
 
     def __str__(self) -> str:
         names = self.spec.names
-        what = names.experiment or f"{names.task} {names.act.replace('nan_normal', 'nan')}"
-        text = f"  {what} {names.scale} seed {names.seed}: {self.state.word}"
+        what = " ".join(
+            filter(None, [as_typed(names.experiment or self.arm), self.settings, names.scale])
+        )
+        text = f"  {what} seed {names.seed}: {self.state.word}"
         if self.state.step:
             text += f" from update {self.state.step:,}"
         if self.starts and self.seconds is not None:
@@ -128,10 +149,13 @@ def plan(
         calibrate: see `cost_of`.
     """
     items, costs = [], dict[str, Cost]()
-    for spec in {spec.folder: spec for spec in specs}.values():
+    specs = list({spec.folder: spec for spec in specs}.values())
+    shared = set.intersection(*(set(spec.command) for spec in specs)) if specs else set()
+    for spec in specs:
         state = state_of(spec)
         measured = calibrate and state.word in (NEW, RESUME)
-        items.append(Item(spec, state, _cost(spec, records, measured, costs)))
+        own = [w for w in spec.command if w not in shared and w.partition("=")[0] not in NAMED]
+        items.append(Item(spec, state, _cost(spec, records, measured, costs), " ".join(own)))
     lines = [str(item) for item in items]
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"  and {len(lines) - MOST_LINES} more"]
@@ -171,15 +195,17 @@ def _totals(todo: Sequence[Item], jobs: int) -> list[str]:
     known = [item.seconds for item in todo if item.seconds is not None]
     lines = []
     if known:
-        time = f"time: {format_duration(sum(known))} one at a time"
+        time = f"wall time: {format_duration(sum(known))} one at a time"
         if jobs > 1:
             together = max(sum(known) / jobs, max(known))
             time += f", {format_duration(together)} or more with jobs={jobs}"
         lines.append(time)
     if len(known) < len(todo):
-        lines.append(f"time not known for {len(todo) - len(known)} of {len(todo)} runs: no record")
+        lines.append(
+            f"wall time not known for {len(todo) - len(known)} of {len(todo)} runs: no record"
+        )
     paces = {
-        f"  {item.spec.names.task}: {item.cost.pace.per_update:.3g} s an update, at most "
+        f"  {item.arm}: {item.cost.pace.per_update:.3g} s an update, at most "
         f"{item.cost.pace.updates:,} updates; {item.cost.pace.source}": None
         for item in todo
         if item.cost.pace is not None
@@ -187,7 +213,8 @@ def _totals(todo: Sequence[Item], jobs: int) -> list[str]:
     lines += paces
     memory, disk = max(i.cost.memory for i in todo), sum(i.cost.disk for i in todo)
     if memory:
-        lines.append(f"memory: about {size_text(memory)} a run, torch itself left out")
+        how = "about" if all(item.cost.compiled for item in todo) else "at least"
+        lines.append(f"memory: {how} {size_text(memory)} a run, torch itself left out")
         lines.append(f"disk: about {size_text(disk)} while they run")
     return lines
 
@@ -199,10 +226,12 @@ def main(arguments: Sequence[str]) -> int:
     def run() -> None:
         words = [word for word in arguments if word not in MULTIRUN_FLAGS]
         mine, overrides = split_arguments(Arguments, words)
-        given = read_pairs(Arguments, mine, DEFAULTS, about=__doc__ or "")
+        given = read_arguments(Arguments, mine, DEFAULTS, about=__doc__ or "")
         if not overrides:
             raise ConfigError(["no run given, as task=ptb act=nah seed=0,1,2"])
-        specs = read_words(overrides)
+        unused = Unused()
+        specs = read_words(overrides, unused)
+        print("".join(f"{line}\n" for line in unused.lines()), end="")
         print(plan(specs, published(), given.jobs, given.calibrate))
 
     return exit_code_of(run)

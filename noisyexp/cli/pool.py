@@ -14,6 +14,8 @@ from typing import Any
 from noisyexp.cli.compose import check
 from noisyexp.cli.missing import publish_run
 from noisyexp.errors import RecordError, RunLockedError
+from noisyexp.nan_names import as_typed
+from noisyexp.process import only_tells
 from noisyexp.records.row_files import Row
 from noisyexp.training.finished import finished_record
 from noisyexp.training.folder import locked
@@ -33,7 +35,7 @@ class Job:
         return cls((f"experiment={row.experiment}", f"scale={scale}", f"seed={seed}"), row, seed)
 
     def __str__(self) -> str:
-        return " ".join(self.words)
+        return as_typed(" ".join(self.words))
 
 
 class Pool:
@@ -109,6 +111,7 @@ class Pool:
         Returns:
             0 all done, 1 some failed, 130 stopped.
         """
+        only_tells()
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             return self.work(workers)

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
+from noisyexp.nan_names import as_typed
 from noisyexp.places import project_root
 from noisyexp.records.publish import copy_record, impersonal, publish
 from noisyexp.records.record_files import load_record
@@ -80,7 +81,7 @@ def publish_weights(run: Path, root: Path, replace: bool = False) -> Path:
     if not record.complete:
         raise RecordError(f"{run} is a run that is {record.status}; weights are of complete runs")
     found = find_trained(run)
-    row = (record.experiment or record.act).rpartition("/")[2].replace("nan_normal", "nan")
+    row = as_typed((record.experiment or record.act).rpartition("/")[2])
     target = root / FOLDER / record.task / f"{row}{SUFFIX}"
     beside = target.with_suffix(".json")
     kept = impersonal(read_json(run / "run.json"))
@@ -100,7 +101,7 @@ def publish_weights(run: Path, root: Path, replace: bool = False) -> Path:
 def run(arguments: Sequence[str], root: Path) -> None:
     """Publish every run of the command line and print the path of its record."""
     defaults = {"to": ROW, "replace": False}
-    given = read_pairs(Arguments, arguments, defaults, about=__doc__ or "", words="runs")
+    given = read_arguments(Arguments, arguments, defaults, about=__doc__ or "", words="runs")
     results = root / "results"
     for folder in map(Path, given.runs):
         if given.to == ROW:

@@ -1,4 +1,4 @@
-"""Do the runs of results/queue.yaml that have no record, two at a time, and publish their records.
+"""Do the runs that results/queue.yaml lists and that have no record yet, and publish their records.
 
 A run that fails does not stop the others. After a stop of any kind the same command goes on, each
 run from its checkpoint. The list is read again when it has changed.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.arguments import read_arguments, split_arguments
 from noisyexp.cli.missing import missing_runs
 from noisyexp.cli.pool import Job, Pool
 from noisyexp.cli.verb import exit_code_of
@@ -38,6 +38,8 @@ def entries(path: Path) -> list[tuple[list[Row], str, list[int] | None]]:
         keys = set(entry) if isinstance(entry, dict) else set()
         if not {"table", "rows"} <= keys <= {"table", "rows", "scale", "seeds"}:
             raise RecordError(f"{path}: {entry} needs table and rows, and may have scale and seeds")
+        if not (_list_of(str, entry["rows"]) and _list_of(int, entry.get("seeds", []))):
+            raise RecordError(f"{path}: {entry}: expected rows: [nah, nan] and seeds: [0, 1]")
         rows = {
             row.experiment.split("/")[1]: row
             for row in load_rows(CONFIG_DIR / "experiment" / str(entry["table"]))
@@ -50,6 +52,10 @@ def entries(path: Path) -> list[tuple[list[Row], str, list[int] | None]]:
         wanted = [row for name, row in rows.items() if name in entry["rows"]]
         found.append((wanted, str(entry.get("scale", "paper")), entry.get("seeds")))
     return found
+
+
+def _list_of(kind: type, value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
 def to_do(path: Path, root: Path) -> list[Job]:
@@ -102,8 +108,10 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
     def run() -> int:
         mine, overrides = split_arguments(Arguments, arguments)
         defaults = {"file": None, "workers": 2, "list": False}
-        given = read_pairs(Arguments, mine, defaults, about=__doc__ or "")
+        given = read_arguments(Arguments, mine, defaults, about=__doc__ or "")
         path = Path(given.file) if given.file else root / "results" / "queue.yaml"
+        if not path.is_file():
+            raise RecordError(f"{path.absolute()}: no such file; a list of runs is written there")
         if given.list:
             print(*to_do(path, root), sep="\n")
             return 0

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, writing
-from noisyexp.errors import ConfigError, RecordError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.errors import ConfigError
+from noisyexp.fileio import atomic_write_bytes, read_json
+from noisyexp.report.averages import average
 from noisyexp.report.group_table import Report, to_csv, to_json, to_markdown, to_text
-from noisyexp.report.groups import find_baseline, make_groups, metrics_of
-from noisyexp.report.run_set import conditions, find_runs, meets
+from noisyexp.report.run_set import RUN, SWEEP
 from noisyexp.schema import option
 
 WATCH_SECONDS = 30.0
@@ -56,10 +56,10 @@ def _picture(report: Report) -> bytes:
     return draw(report)
 
 
-def _page(report: Report) -> bytes:
-    from noisyexp.report.page import make_page
+def _html(report: Report) -> bytes:
+    from noisyexp.report.html_report import make_html
 
-    return make_page(report).encode("utf-8")
+    return make_html(report).encode("utf-8")
 
 
 WRITERS: dict[str, Callable[[Report], bytes]] = {
@@ -67,7 +67,7 @@ WRITERS: dict[str, Callable[[Report], bytes]] = {
     ".csv": lambda report: to_csv(report).encode("utf-8"),
     ".json": lambda report: to_json(report).encode("utf-8"),
     ".png": _picture,
-    ".html": _page,
+    ".html": _html,
 }
 
 
@@ -82,20 +82,12 @@ def make_report(given: Arguments) -> Report:
     Raises:
         RecordError: no run fits, or a key that no run has.
     """
-    runs, left_out = find_runs([Path(path) for path in given.paths or ["runs"]])
-    if given.where:
-        wanted = conditions(given.where, runs)
-        chosen = [run for run in runs if meets(run, wanted)]
-        if not chosen:
-            raise RecordError(f"where={given.where}: none of {len(runs)} runs has it")
-        runs = chosen
-    baseline = None if given.baseline is None else conditions(given.baseline, runs)
-    groups = make_groups(runs, names(given.by))
-    return Report(
-        groups,
-        metrics_of(groups, names(given.metric) or []),
-        find_baseline(groups, baseline),
-        left_out,
+    return average(
+        [Path(path) for path in given.paths or ["runs"]],
+        by=names(given.by),
+        where=given.where or None,
+        metrics=names(given.metric) or [],
+        baseline=given.baseline,
     )
 
 
@@ -107,11 +99,25 @@ def write(given: Arguments, path: Path) -> None:
     print(f"wrote {path}", flush=True)
 
 
+def _spare_records(path: Path) -> None:
+    """Refuse to write onto the record of a run or the list of a sweep.
+
+    Raises:
+        ConfigError: the file is one.
+    """
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        found = None
+    if path.name in (RUN, SWEEP) or (isinstance(found, dict) and "config_hash" in found):
+        raise ConfigError([f"out={path}: is the record of a run; give another name"])
+
+
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
 
     def run() -> None:
-        given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="paths")
+        given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="paths")
         if given.out is None:
             if given.watch:
                 raise ConfigError(["watch=true: needs out=, the file to write again"])
@@ -121,6 +127,7 @@ def main(arguments: Sequence[str]) -> int:
         if path.suffix not in WRITERS:
             allowed = ", ".join(WRITERS)
             raise ConfigError([f"out={given.out}: the name must end in one of {allowed}"])
+        _spare_records(path)
         write(given, path)
         while given.watch:
             try:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs, split_arguments
+from noisyexp.cli.arguments import read_arguments, split_arguments
 from noisyexp.cli.compose import check
 from noisyexp.cli.cost import published
 from noisyexp.cli.missing import missing_runs, publish_run
@@ -27,10 +27,10 @@ from noisyexp.cli.table import main as make_table
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError
 from noisyexp.places import CONFIG_DIR, project_root
-from noisyexp.process import run_child
+from noisyexp.process import only_tells, run_child
 from noisyexp.records.row_files import load_rows
 from noisyexp.report.sheet import find_sheet, load_sheets
-from noisyexp.schema import option
+from noisyexp.schema import closest, option
 from noisyexp.training.run import RunSpec
 
 DEFAULTS = {"scale": "paper", "seeds": None, "jobs": 1, "plan": False}
@@ -41,8 +41,8 @@ class Arguments:
     """Of the command line."""
 
     tables: list[str] = option("tables or figures, as 2 or fig11")
-    scale: str = option("paper, cpu or smoke")
-    seeds: str | None = option("as 0,1,2; default: those of the row files")
+    scale: str = option("scale of the runs, as paper, cpu or smoke")
+    seeds: str | None = option("seeds, as 0,1,2; default: those of the row files")
     jobs: int = option("runs at a time", low=1)
     plan: bool = option("say what would be done and what it costs, and stop")
 
@@ -76,6 +76,7 @@ def with_seed(spec: RunSpec, seed: int) -> RunSpec:
 
 def one_by_one(jobs: Sequence[Job], overrides: list[str], root: Path) -> tuple[int, list[str]]:
     """Do the runs with their progress in the terminal; exit code and what is not published."""
+    only_tells()
     failed: list[str] = []
     for job in jobs:
         command = [*job.words, *overrides]
@@ -103,20 +104,27 @@ def some_at_a_time(
 def reproduce(arguments: Sequence[str], root: Path) -> int:
     """Run what a table lacks, publish the records, write the table; returns the exit code."""
     mine, overrides = split_arguments(Arguments, arguments)
-    given = read_pairs(Arguments, mine, DEFAULTS, about=__doc__ or "", words="tables")
+    given = read_arguments(Arguments, mine, DEFAULTS, about=__doc__ or "", words="tables")
     try:
         seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
     except ValueError:
         raise ConfigError([f"seeds={given.seeds}: expected whole numbers, as 0,1,2"]) from None
+    scales = sorted(path.stem for path in (CONFIG_DIR / "scale").glob("*.yaml"))
+    if given.scale not in scales:
+        raise ConfigError(
+            [f"scale={given.scale}: choose from {', '.join(scales)}.{closest(given.scale, scales)}"]
+        )
     sheets = load_sheets(CONFIG_DIR.parent)
+    wanted = [(name, find_sheet(sheets, name)) for name in map(folder_name, given.tables)]
     failed: list[str] = []
-    for name in map(folder_name, given.tables):
-        sheet = find_sheet(sheets, name)
+    for name, sheet in wanted:
         rows = load_rows(CONFIG_DIR / "experiment" / sheet.rows)
         todo = [
             Job.of(row, given.scale, seed)
             for row, seed in missing_runs(rows, given.scale, seeds, root)
         ]
+        if overrides and not todo:  # they are wrong or right whether or not a run takes them
+            check([*Job.of(rows[0], given.scale, 0).words, *overrides])
         print(f"{name} at scale {given.scale}: {len(todo)} runs to do", flush=True)
         if todo:
             print(plan(specs_of(todo, overrides), published(root), given.jobs), flush=True)

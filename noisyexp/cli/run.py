@@ -22,14 +22,16 @@ from noisyexp.cli.engines.jobs import RunFailedError, objective
 from noisyexp.cli.engines.plugins import register
 from noisyexp.cli.engines.report import sweep_report
 from noisyexp.cli.engines.sweep import Sweep, begin, complain, say
-from noisyexp.cli.help import key_texts, long_text, short_text
+from noisyexp.cli.help import SEARCHPATH, key_texts, long_text, short_text
 from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.overrides import spell_free
+from noisyexp.cli.unused import Unused
 from noisyexp.cli.workers import announce_sweep, tied_to_sweep
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.fileio import explain, explain_at
+from noisyexp.nan_names import as_typed, spell_nan
 from noisyexp.places import CONFIG_DIR
-from noisyexp.process import settle_output
+from noisyexp.process import only_tells, settle_output
 from noisyexp.training.finished import finished_record
 from noisyexp.training.processes import torchrun_size
 from noisyexp.training.run import RunSpec
@@ -83,9 +85,10 @@ def main(argv: list[str]) -> int:
         argv = [spell(argument) for argument in expand_sweeps(argv)]
         asked = [word for word in argv if not word.startswith("-")]
         if "--help" in argv or "-h" in argv:
-            print(key_texts(asked) if asked else long_text())
+            folders = [word for word in asked if word.startswith(SEARCHPATH)]
+            print(long_text(folders) if asked == folders else key_texts(asked))
             return 0
-    except ConfigError as error:
+    except NoisyexpError as error:  # a word, or a file that it chooses
         print(spoken(error), file=sys.stderr)
         return error.exit_code
     register()
@@ -103,7 +106,8 @@ def main(argv: list[str]) -> int:
             raise ConfigError(
                 [f"{flag}: no such option; see noisyexp run --help" for flag in unknown]
             )
-        specs = check(overrides, once=True)
+        unused = Unused()
+        specs = check(overrides, once=True, unused=unused)
         if multirun and torchrun_size() > 1:
             raise ConfigError(["torchrun does one run with all of its processes: leave out -m"])
         if len(specs) > 1 and not multirun:
@@ -114,8 +118,9 @@ def main(argv: list[str]) -> int:
         if torchrun_size() == 1 or os.environ.get("LOCAL_RANK") == "0":
             print(spoken(error), file=sys.stderr)
         return error.exit_code
+    only_tells()
     try:
-        return _sweep(argv, specs) if multirun else run_one(specs[0])
+        return _sweep(argv, specs, unused) if multirun else run_one(specs[0])
     except Interrupted as stop:
         name = signal.Signals(stop.signum).name
         complain(f"{name}: checkpoint written; the same command goes on from it")
@@ -125,14 +130,19 @@ def main(argv: list[str]) -> int:
         return 128 + signal.SIGINT
 
 
-def read_words(words: Sequence[str]) -> list[RunSpec]:
+def read_words(words: Sequence[str], unused: Unused | None = None) -> list[RunSpec]:
     """The runs of a command line, in the words that a person types.
+
+    Args:
+        words: of the command line.
+        unused: see `check`.
 
     Raises:
         ConfigError: with every mistake.
     """
+    register()
     overrides = [spell(word) for word in expand_sweeps(words)]
-    specs = check(overrides, once=True)
+    specs = check(overrides, once=True, unused=unused)
     _check_start(overrides)
     return specs
 
@@ -167,25 +177,12 @@ def _overrides_among(argv: list[str]) -> list[str]:
 
 def spoken(error: Exception) -> str:
     """The message in the words that a person types, see `spell`."""
-    return str(error).replace("nan_normal", "nan").replace("++hydra.", "hydra.")
+    return re.sub(r"\+\+(hydra|act\.settings)\b", r"\1", as_typed(str(error)))
 
 
 def spell(argument: str) -> str:
     """An argument as Hydra wants it."""
     return spell_free(spell_home(spell_nan(argument)))
-
-
-def spell_nan(argument: str) -> str:
-    """`act=nan` with the name of its file, in sweeps and any case too, and `experiment=table2/nan`.
-
-    Hydra's grammar reads a bare nan as the floating-point number.
-    """
-    key, _, values = argument.partition("=")
-    if key == "experiment":
-        return re.sub(r"(?i)/nan(?=,|$)", "/nan_normal", argument)
-    if key.lstrip("+") != "act":
-        return argument
-    return f"{key}=" + re.sub(r"(?i)(?<![\w.*/-])nan(?![\w.*/-])", "nan_normal", values)
 
 
 def spell_home(argument: str) -> str:
@@ -211,7 +208,7 @@ def run_job(config: DictConfig) -> float:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    settle_output(lossy=True)  # a worker has a standard output of its own
+    settle_output()  # a worker has a standard output of its own
     hydra_config = HydraConfig.get()
     problems: list[str] = []
     command = ["run.py", *hydra_config.overrides.task]
@@ -230,7 +227,7 @@ def run_job(config: DictConfig) -> float:
     return objective(record)
 
 
-def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
+def _sweep(argv: list[str], specs: list[RunSpec], unused: Unused) -> int:
     """All runs by Hydra's launcher; then what became of each, from its record."""
     root = Path(specs[0].config.run_root)
     try:
@@ -239,11 +236,13 @@ def _sweep(argv: list[str], specs: list[RunSpec]) -> int:
         print(f"run_root={root}: {explain(error)}", file=sys.stderr)
         return 1
     announce_sweep()
-    sweep = Sweep(root, argv, specs)
+    sweep = Sweep(root, argv, specs, unused)
+    for line in unused.lines():
+        say(line)
     begin(sweep)
     launched = True
     try:
-        _hydra(argv)
+        _hydra(unused.for_hydra(argv))
     except ConfigError as error:  # refused by its launcher before anything began
         complain(spoken(error))
         return error.exit_code

@@ -8,18 +8,19 @@ Examples:
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import ConfigError, RecordError, RunLockedError
 from noisyexp.report.group_table import number
 from noisyexp.report.groups import differing_keys
-from noisyexp.report.run_set import Run, conditions, find_runs, meets, spoken
+from noisyexp.report.run_set import HINT, RUN, Run, conditions, find_runs, in_order, meets, spoken
 from noisyexp.schema import option
 from noisyexp.training.folder import locked
 
@@ -30,7 +31,9 @@ REMOVE = "rm"
 class Arguments:
     """Of the command line."""
 
-    words: list[str] = option("rm to remove what where= chooses; then folders, default: runs")
+    words: list[str] = option(
+        "folders to look in, default: runs; with rm before them the runs of where= are removed"
+    )
     where: str | None = option("key=value,key=value: only runs that have them")
     yes: bool = option("remove without asking")
 
@@ -39,8 +42,12 @@ DEFAULTS: Mapping[str, object] = {"words": [], "where": None, "yes": False}
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files below `folder`."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of the files below `folder`; a run in progress may take some away meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def size_text(size: float) -> str:
@@ -53,11 +60,11 @@ def size_text(size: float) -> str:
 
 
 def listing(runs: Sequence[Run]) -> str:
-    """A line a run: settings that differ, seed, status, result, time, size, folder."""
+    """A line a run: settings that differ, seed, status, result, wall time, size, folder."""
     keys = differing_keys(runs)
-    rows = [[*keys, "seed", "status", "result", "time", "size", "folder"]]
+    rows = [[*keys, "seed", "status", "result", "wall time", "size", "folder"]]
     total = 0
-    for run in runs:
+    for run in sorted(runs, key=lambda run: in_order(map(run.settings.get, [*keys, "seed"]))):
         record, folder = run.record, run.path.parent
         size = size_of(folder)
         total += size
@@ -110,20 +117,20 @@ def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
 
     def run() -> int:
-        given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="words")
+        given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "", words="words")
         removes = given.words[:1] == [REMOVE]
         paths = [Path(word) for word in given.words[removes:]] or [Path("runs")]
         if removes and not given.where:
             raise ConfigError(["rm: needs where=, as where=status=failed; see noisyexp runs"])
         found, left_out = find_runs(paths)
-        runs = [one for one in found if one.path.name == "run.json"]
+        runs = [one for one in found if one.path.name == RUN]
         if given.where:
             wanted = conditions(given.where, runs)
             runs = [one for one in runs if meets(one, wanted)]
         if not runs:
-            raise RecordError(
-                f"no run folders there{' with ' + given.where if given.where else ''}"
-            )
+            where = ", ".join(str(path.absolute()) for path in paths)
+            with_what = f" with {given.where}" if given.where else ""
+            raise RecordError(f"no run folders{with_what} in {where}, only records: {HINT}")
         if removes:
             return remove(runs, given.yes)
         print("\n".join([listing(runs), *left_out]))

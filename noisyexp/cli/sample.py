@@ -1,7 +1,7 @@
 """Show what a trained model does: text, and a picture beside it where there is something to draw.
 
-Language models print text and, that of words, how saturated its units are; with prompt= they go on
-from your own words. Learning to execute prints programs with true and predicted outputs, recall
+Language models print text, and models of words how saturated their units are; with prompt= they go
+on from your own words. Learning to execute prints programs with true and predicted outputs, recall
 draws the read and write weightings over time, unique_count the confusion matrix.
 
 Examples:
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, place_of, writing
 from noisyexp.pictures.curves import plot_panels
 from noisyexp.schema import option
@@ -36,16 +36,18 @@ DEFAULTS: Mapping[str, object] = {
 class Arguments:
     """Of the command line."""
 
-    run: str | None = option("folder of a run")
-    weights: str | None = option("last (default) or best of the run; or a name in results/weights")
-    prompt: str | None = option("language models: what to go on from")
-    temperature: float = option("of the drawn tokens; 0 takes the likeliest", low=0)
+    run: str | None = option("folder of a run; or give weights= alone")
+    weights: str | None = option(
+        "last or best of the run (default last), or without run= a name in results/weights"
+    )
+    prompt: str | None = option("words to go on from, of a language model")
+    temperature: float = option("of the draw of each word; 0 takes the likeliest", low=0)
     samples: int = option("number of continuations of the prompt", low=1)
 
 
 def show(arguments: Sequence[str]) -> None:
     """Print the samples of a run, and draw their pictures into its folder."""
-    given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "")
+    given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "")
     place = place_of(given.run, given.weights)
     run = load_run(place, given.weights or "last", only_words=given.prompt is not None)
     device = torch.device("cpu")

@@ -23,6 +23,8 @@ from hydra.errors import HydraException
 from noisyexp.schema import shown
 
 MAX_JOBS = 10_000
+OUR_LAUNCHERS = ("hydra_plugins.noisyexp.", "hydra._internal.core_plugins.basic_launcher.")
+"""Packages of launchers; ours takes the place of Hydra's own basic one."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Sweeper:
         lists: it runs every combination (Hydra's basic one); others choose trials as they go.
         params: overrides from `hydra.sweeper.params`.
         directions: what it makes of the objective: "minimize", "maximize".
+        ours: whether a launcher of this package does the runs.
         grid: it takes every combination of listed values (Optuna's grid sampler).
     """
 
     lists: bool = True
     params: list[Override] = field(default_factory=list)
     directions: tuple[str, ...] = ()
+    ours: bool = True
     grid: bool = False
 
 
@@ -69,9 +73,10 @@ def read_sweeper(
     direction = section.get("direction")
     several = direction if type(direction).__name__ == "ListConfig" else [direction]
     names = tuple(_name(one) for one in several if one is not None)
+    ours = str(hydra["launcher"]["_target_"]).startswith(OUR_LAUNCHERS)
     sampler = section.get("sampler") or {}
     grid = "GridSampler" in str(sampler.get("_target_", ""))
-    return Sweeper("BasicSweeper" in str(section["_target_"]), params, names, grid=grid)
+    return Sweeper("BasicSweeper" in str(section["_target_"]), params, names, ours, grid)
 
 
 def _name(direction: Any) -> str:

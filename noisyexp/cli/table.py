@@ -3,11 +3,11 @@
 A figure's series are kept and printed like the rows of a table.
 
 Examples:
-    noisyexp table                    # all that have records
+    noisyexp table                      # all that have records
     noisyexp table 2
     noisyexp table 2 compare=true       # exit 1 if the files on disk differ
-    noisyexp table summary            # the claims of all sheets
-    noisyexp table grid_ptb_char      # the runs that chose sigma
+    noisyexp table summary              # the claims of all sheets
+    noisyexp table grid_ptb_char        # the runs that chose sigma
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import exit_code_of, seen_from_here
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_text
@@ -156,7 +156,7 @@ class Arguments:
 
 def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
     """Write or compare the pages of the chosen tables; returns the exit code."""
-    given = read_pairs(
+    given = read_arguments(
         Arguments, arguments, {"names": [], "compare": False}, about=__doc__ or "", words="names"
     )
     code = 0

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from noisyexp.cli.arguments import read_pairs
-from noisyexp.cli.verb import check_task, exit_code_of, print_text, writing
+from noisyexp.cli.arguments import read_arguments
+from noisyexp.cli.verb import check_outputs, check_task, exit_code_of, print_text, writing
 from noisyexp.data.moses import detokenise, tokenise
 from noisyexp.data.parallel import EOS, UNK
 from noisyexp.errors import RecordError
@@ -44,12 +44,14 @@ class Arguments:
     """Of the command line."""
 
     run: str = option("folder of a run of task=nmt")
-    weights: str = option("of the last update, or of the best validation", choices=WEIGHTS)
-    input: str | None = option("file to read; default standard input")
-    output: str | None = option("file to write; default standard output")
-    beam: int | None = option("hypotheses; default that of the run", low=1, high=100)
+    weights: str = option("those of the last update, or of the best validation", choices=WEIGHTS)
+    input: str | None = option("file of sentences; default standard input")
+    output: str | None = option("file for the translations; default standard output")
+    beam: int | None = option(
+        "hypotheses that the search keeps; default that of the run", low=1, high=100
+    )
     tokens: bool = option("write tokens, not plain text")
-    attention: str | None = option("picture of the first sentence's attention")
+    attention: str | None = option("picture to draw: attention of the first sentence, .png or .svg")
 
 
 def read_lines(path: str | None) -> list[str]:
@@ -108,26 +110,32 @@ def draw(source: Sequence[str], text: str, hypothesis: Hypothesis, path: Path) -
 
 def run(arguments: Sequence[str]) -> None:
     """Translate as the command line says."""
-    given = read_pairs(Arguments, arguments, DEFAULTS, about=__doc__ or "")
+    given = read_arguments(Arguments, arguments, DEFAULTS, about=__doc__ or "")
     check_task(Path(given.run), "nmt")
+    outputs = [] if given.output is None else [("output", Path(given.output))]
     if given.attention is not None:
+        picture = Path(given.attention)
         try:
-            check_picture(Path(given.attention))
+            check_picture(picture)
         except ValueError as error:
             raise RecordError(f"attention: {error}") from error
+        outputs += [("attention", picture.with_suffix(end)) for end in (".png", ".svg")]
+    check_outputs(outputs, [] if given.input is None else [("input", Path(given.input))])
     loaded = load_run(Path(given.run), given.weights)
     assert isinstance(loaded.task, NMT) and isinstance(loaded.model, Translator)
+    lines = None if given.input is None else read_lines(given.input)
     if given.output is not None:
         with writing(f"output={given.output}"):  # before all the work
             Path(given.output).open("ab").close()
-    sources, best = translate(loaded.task, loaded.model, read_lines(given.input), given.beam)
+    lines = read_lines(None) if lines is None else lines
+    sources, best = translate(loaded.task, loaded.model, lines, given.beam)
     texts = [read(hypothesis, loaded.task.corpus.target.vocab) for hypothesis in best]
     shown = texts if given.tokens else [detokenise(text, "fr") for text in texts]
     written = "".join(f"{text}\n" for text in shown)
-    with writing("standard output" if given.output is None else f"output={given.output}"):
-        if given.output is None:
-            print_text(written)
-        else:
+    if given.output is None:
+        print_text(written)
+    else:
+        with writing(f"output={given.output}"):
             Path(given.output).write_text(written, "utf-8")
     warn(loaded.task, best, texts)
     if given.attention is not None and best and best[0].attention is not None:

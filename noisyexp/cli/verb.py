@@ -1,14 +1,25 @@
-"""Shared by the verbs: exit codes, the task of a run folder, files that cannot be written."""
+"""Shared by the verbs: exit codes, the task of a run folder, files that cannot be written.
+
+Every verb ends with one of these exit codes:
+
+- 0: done.
+- 1: the work failed, or found a difference (`table compare=true`, `verify`).
+- 2: refused before the work: a key or a name that does not exist, a value that cannot be, a file
+  that is not there or is not what it has to be. An error class says so by its `exit_code`.
+- 75 and 128 + n of a run: see `noisyexp.cli.run.main`. 130 is Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError
 from noisyexp.fileio import ADVICE, explain, explain_at, read_json
+from noisyexp.nan_names import as_typed
 
 
 def exit_code_of(function: Callable[[], int | None]) -> int:
@@ -20,7 +31,7 @@ def exit_code_of(function: Callable[[], int | None]) -> int:
     try:
         return function() or 0
     except NoisyexpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in ADVICE:
@@ -105,8 +116,34 @@ def check_task(folder: Path, name: str) -> None:
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turn an OSError within into a RecordError: `what` cannot be written."""
+    """Turn an OSError within into one line: `what` cannot be written."""
     try:
         yield
     except OSError as error:
-        raise RecordError(f"{what}: cannot be written ({explain(error)})") from error
+        raise NoisyexpError(f"{what}: cannot be written ({explain(error)})") from error
+
+
+def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Sequence[tuple[str, Path]]) -> None:
+    """Refuse to write onto a file that is read, or twice onto one, by whatever name; links too.
+
+    Args:
+        outputs: key and path of every file that is to be written.
+        inputs: the same of every file that is read.
+
+    Raises:
+        ConfigError: an output is one of the inputs, or another output.
+    """
+    problems = []
+    for place, (key, path) in enumerate(outputs):
+        for other, taken in (*inputs, *outputs[:place]):
+            if other != key and _same_file(path, taken):
+                problems.append(f"{key}={path}: is the file of {other}=; give another name")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # not both of them are there
+        return os.path.realpath(one) == os.path.realpath(other)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from noisyexp.cli.arguments import read_pairs
+from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.compose import check
 from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import NoisyexpError, RecordError
@@ -200,7 +200,7 @@ class Arguments:
     """Of the command line."""
 
     records: list[str] = option("results/records/<table>/<run>.json")
-    epochs: int = option("how many to train", low=1)
+    epochs: int = option("epochs to train", low=1)
     tolerance: float | None = option(
         f"largest relative difference (default: 0 on the same machine, else {TOLERANCE:g})", low=0
     )
@@ -209,7 +209,7 @@ class Arguments:
 def verify_all(arguments: Sequence[str]) -> int:
     """Verify every record of the command line; returns the worst of the exit codes."""
     defaults = {"epochs": 1, "tolerance": None}
-    given = read_pairs(Arguments, arguments, defaults, about=__doc__ or "", words="records")
+    given = read_arguments(Arguments, arguments, defaults, about=__doc__ or "", words="records")
     code = 0
     for path in given.records:
         try:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 import tempfile
 import urllib.request
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from noisyexp.errors import DataError
 from noisyexp.fileio import explain, sha256_file
@@ -102,7 +104,7 @@ def resolve(
         raise DataError(f"{target}: cannot be read ({explain(error)})") from error
     else:
         if found != (found[0] if file.size is None else file.size, file.sha256):
-            raise DataError(_wrong_file(file, target, *found))
+            raise DataError(wrong_file(file, target, *found))
         return target
     if is_offline() if offline is None else offline:
         raise DataError(f"{target}: the file is missing and downloads are off.\n{_advice(file)}")
@@ -225,7 +227,8 @@ def _identity(file: RemoteFile) -> str:
     return f"{size}{' '.join(file.checksum)}"
 
 
-def _wrong_file(file: RemoteFile, target: Path, size: int, sha256: str) -> str:
+def wrong_file(file: RemoteFile, target: Path, size: int, sha256: str) -> str:
+    """What is said of a file at `target` of another size or sum; of a packed one, unpacked."""
     short = file.size is not None and size < file.size
     kind = "is cut short" if short else "is not the file that is needed"
     return (
@@ -245,3 +248,16 @@ def _advice(file: RemoteFile) -> str:
         f"If you have it elsewhere, set the environment variable NOISYEXP_DATA to the folder that "
         f"contains {file.name}. Downloads are off while {' or '.join(_OFFLINE_VARIABLES)} is 1."
     )
+
+
+def hub_rows(name: str, **which: str) -> Any:
+    """Rows of a data set of the Hugging Face Hub; `which`: split, revision.
+
+    Raises:
+        OSError: the Hub cannot be reached.
+    """
+    # The library would try for half a minute, and print a line at each try.
+    socket.getaddrinfo("huggingface.co", 443)
+    import datasets  # takes seconds to import, and only the second mirror needs it
+
+    return datasets.load_dataset(name, **which)

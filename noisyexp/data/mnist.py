@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import socket
 import struct
 import urllib.request
 import zlib
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyexp.data.download import RemoteFile, Source, resolve
+from noisyexp.data.download import RemoteFile, Source, hub_rows, resolve, wrong_file
 from noisyexp.errors import DataError
 from noisyexp.fileio import check_regular, explain
 
@@ -65,11 +64,7 @@ def hub_bytes(split: str, column: str) -> bytes:
     The Hub has rows of a picture ("image") and a number ("label") in the order of the originals:
     their bytes are put one after the other, behind the header that they had.
     """
-    # The library would try for half a minute, and print a line at each try.
-    socket.getaddrinfo("huggingface.co", 443)
-    import datasets  # takes seconds to import, and only the second mirror needs it
-
-    values = datasets.load_dataset(HUB_ID, split=split)[column]
+    values = hub_rows(HUB_ID, split=split)[column]
     sizes = (len(values),) if column == "label" else (len(values), SIDE, SIDE)
     header = struct.pack(f">HBB{len(sizes)}I", 0, _UBYTE, len(sizes), *sizes)
     if column == "label":
@@ -160,9 +155,6 @@ def _content(file: RemoteFile, root: Path, offline: bool | None) -> bytes:
         raise DataError(f"{packed}: cannot be unpacked ({error}). {advice}") from error
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != file.sha256:
-        raise DataError(
-            f"{packed}: this file is not the one that is needed. {advice}\n"
-            f"  expected {file.size:,} bytes when unpacked, SHA-256 {file.sha256}\n"
-            f"  found    {len(content):,} bytes when unpacked, SHA-256 {sha256}"
-        )
+        wrong = wrong_file(file, packed, len(content), sha256)
+        raise DataError(f"{wrong}\nSizes and sums are those of the unpacked content.")
     return content

@@ -19,15 +19,23 @@ class Backend(Protocol):
     Attributes:
         KERNELS: names of the kernels that it has, without the suffix of the dtype. Callers do
             without those that are not among them.
+        NEAR: numbers that are worked on together at least, where there are as many: what a cache
+            holds, or fills a GPU.
+        QUEUED: whether work is put in a queue, so that reading a number waits for all before it.
     """
 
     KERNELS: frozenset[str]
+    NEAR: int
+    QUEUED: bool
 
     def runs(self, index: int | None) -> bool:
         """Whether kernels can be had now on the device of this index, None for the current one.
 
         Where not, it says why once a process, but for the switch.
         """
+
+    def capturing(self) -> bool:
+        """Whether what is called now is not run but kept, to be replayed often (a CUDA graph)."""
 
     def function(self, name: str, like: Tensor) -> Callable[..., Any]:
         """The kernel `name`, one of KERNELS, for tensors as this one, float32 or float64."""

@@ -8,17 +8,20 @@ FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED = r
 FORM_INPUT_LEARNED_CODE, FORM_SOFT = 5, 6
 MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN = range(3)
 CHUNKS, ROWS = 16, 4
-MAX_SITES = 5
+MAX_ACTIVATIONS = 5
+CELLS = ("lstm", "gru")
+"""The recurrent cells that have kernels, `<cell>_<way>`."""
+WAYS = ("forward", "backward")
 
 
 class NoiseKey(Structure):
-    """`noise_key` of structs.h: where a site's draws come from."""
+    """`noise_key` of structs.h: where a unit's draws come from."""
 
     _fields_ = [("key0", c_uint32), ("key1", c_uint32), ("call", c_uint32)]
 
 
-class Site(Structure):
-    """`site` of structs.h: one unit's equation, settings and draws."""
+class Activation(Structure):
+    """`activation` of structs.h: one unit's equation, settings and draws."""
 
     _fields_ = [
         *((name, c_int32) for name in ("form", "multiplier", "clip")),
@@ -40,7 +43,7 @@ class Layer(Structure):
         ("batch", c_int64),
         ("hidden", c_int64),
         *((name, c_int32) for name in ("threads", "sums_apart")),
-        ("sites", Site * MAX_SITES),
+        ("activations", Activation * MAX_ACTIVATIONS),
         *((name, c_void_p) for name in ("mask", "h_start", "c_start", "bias")),
         *((name, c_void_p) for name in ("gates", "cells", "output", "recurrent", "d_output")),
         *((name, c_void_p) for name in ("d_gates", "d_recurrent", "d_h", "d_c", "d_carry")),
@@ -110,7 +113,7 @@ class Score(Structure):
     """`score` of structs.h: scores of attention and, for backward, where their gradients go."""
 
     _fields_ = [
-        ("unit", Site),
+        ("unit", Activation),
         ("size", Shape),
         ("adds", c_int32),
         ("key_strides", c_int64 * 2),

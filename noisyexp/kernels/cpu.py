@@ -11,30 +11,34 @@ import torch
 
 from noisyexp.kernels.backend import notice, switched_off
 from noisyexp.kernels.bindings import (
+    CELLS,
     CHUNKS,
+    WAYS,
+    Activation,
     Layer,
     NoiseKey,
     Score,
     Shape,
     SingleStep,
-    Site,
     StepLoop,
 )
 from noisyexp.kernels.build import BuildError, build
 
-_WAYS = ("forward", "backward")
-_STEPS = tuple(f"{cell}_{way}" for cell in ("lstm", "gru") for way in _WAYS)
+_STEPS = tuple(f"{cell}_{way}" for cell in CELLS for way in WAYS)
 _UNITS = {"unit_map": 4, "unit_keep": 3, "unit_back_kept": 4}
 """With the arrays that they take."""
 
 KERNELS: frozenset[str] = frozenset(
     (
         *_STEPS, *_UNITS, "normal_fill", "cross_entropy", "update", "bf16_multiply",
-        *(f"{what}_{way}" for what in ("score", "memory") for way in _WAYS),
-        *(f"{way}_pass" for way in _WAYS),
-        *(f"single_{way}" for way in _WAYS),
+        *(f"{what}_{way}" for what in ("score", "memory") for way in WAYS),
+        *(f"{way}_pass" for way in WAYS),
+        *(f"single_{way}" for way in WAYS),
     )
 )  # fmt: skip
+
+NEAR = 2**20
+QUEUED = False
 
 _state: dict[str, Any] = {}
 
@@ -44,12 +48,12 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     arguments: dict[str, list[Any]] = {
         **{name: [POINTER(Layer), c_int64, c_int64] for name in _STEPS},
         **{
-            name: [POINTER(Site), POINTER(Shape), *[c_void_p] * arrays]
+            name: [POINTER(Activation), POINTER(Shape), *[c_void_p] * arrays]
             for name, arrays in _UNITS.items()
         },
-        **{f"{way}_pass": [POINTER(Layer), POINTER(StepLoop)] for way in _WAYS},
-        **{f"single_{way}": [POINTER(Layer), POINTER(SingleStep)] for way in _WAYS},
-        **{f"score_{way}": [POINTER(Score)] for way in _WAYS},
+        **{f"{way}_pass": [POINTER(Layer), POINTER(StepLoop)] for way in WAYS},
+        **{f"single_{way}": [POINTER(Layer), POINTER(SingleStep)] for way in WAYS},
+        **{f"score_{way}": [POINTER(Score)] for way in WAYS},
         "cross_entropy": [POINTER(Shape), *[c_void_p] * 3, c_double, *[c_void_p] * 3],
     }
     for name, types in arguments.items():
@@ -60,7 +64,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.philox_block.argtypes = [POINTER(NoiseKey), POINTER(c_uint32), POINTER(c_uint32)]
     sizes = (c_int64 * 6)()
     library.struct_sizes(sizes)
-    declared = [ctypes.sizeof(kind) for kind in (Site, Layer, Shape, Score, StepLoop, SingleStep)]
+    declared = [
+        ctypes.sizeof(kind) for kind in (Activation, Layer, Shape, Score, StepLoop, SingleStep)
+    ]
     if list(sizes) != declared:
         raise BuildError(f"structures have sizes {list(sizes)} in C and {declared} in Python")
     return library
@@ -93,6 +99,11 @@ def library() -> ctypes.CDLL | None:
 def runs(index: int | None) -> bool:
     """As `Backend` says; there is one processor, whatever the index."""
     return library() is not None
+
+
+def capturing() -> bool:
+    """As `Backend` says."""
+    return False
 
 
 def function(name: str, like: torch.Tensor) -> Any:

@@ -20,15 +20,19 @@ from typing import Any
 import torch
 
 from noisyexp.kernels.backend import notice, switched_off
+from noisyexp.kernels.bindings import CELLS, WAYS
 from noisyexp.kernels.build import SOURCES, BuildError
 from noisyexp.places import cache_folder
 
 KERNELS: frozenset[str] = frozenset(
     (
-        "lstm_forward", "lstm_backward", "gru_forward", "gru_backward", "unit_map", "normal_fill",
-        "cross_entropy_back", "forward_all", "backward_all",
+        "unit_map", "normal_fill", "cross_entropy_back",
+        *(f"{cell}_{way}{steps}" for cell in CELLS for way in WAYS for steps in ("", "_all")),
     )
 )  # fmt: skip
+
+NEAR = 2**24
+QUEUED = True
 
 BLOCK = 64
 """Threads of a block: few, so that the thousands of a recurrent step lie on many processors."""
@@ -206,6 +210,12 @@ def runs(index: int | None) -> bool:
     if reason is not None:
         notice(reason)
     return reason is None
+
+
+def capturing() -> bool:
+    """As `Backend` says."""
+    # Asking a CUDA that nothing has used yet would start it.
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 class Launch:

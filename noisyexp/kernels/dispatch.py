@@ -45,6 +45,29 @@ def runs(kernel: str, device: torch.device) -> bool:
     return backend is not None and kernel in backend.KERNELS and backend.runs(device.index)
 
 
+def capturing(device: torch.device | None = None) -> bool:
+    """Whether what is called now, there or on any device, is kept to be replayed: a CUDA graph."""
+    if device is not None:
+        backend = BACKENDS.get(device.type)
+        return backend is not None and backend.capturing()
+    return any(backend.capturing() for backend in BACKENDS.values())
+
+
+def queued(device: torch.device) -> bool:
+    """Whether reading a number there waits for all that was called before.
+
+    So it is taken to be on devices without a backend.
+    """
+    backend = BACKENDS.get(device.type)
+    return backend is None or backend.QUEUED
+
+
+def numbers_near(device: torch.device) -> int:
+    """`NEAR` of a backend; as on the largest for devices that have none."""
+    backend = BACKENDS.get(device.type)
+    return max(each.NEAR for each in BACKENDS.values()) if backend is None else backend.NEAR
+
+
 def transformed() -> bool:
     """Whether a transform of `torch.func` (vmap, grad, ...) or forward-mode AD is at work."""
     return (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.kernels import cpu
-from noisyexp.kernels.bindings import Layer
+from noisyexp.kernels.bindings import CELLS, WAYS, Layer
 from noisyexp.kernels.build import BuildError
 from noisyexp.kernels.dispatch import has
 
@@ -103,8 +103,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         BuildError: a structure has another size in C.
     """
     declare_products(library)
-    names = [f"{cell}_{way}_bf16" for cell in ("lstm", "gru") for way in ("forward", "backward")]
-    for name in names:
+    for name in (f"{cell}_{way}_bf16" for cell in CELLS for way in WAYS):
         function = getattr(library, name)
         function.argtypes, function.restype = [POINTER(Recurrence)], None
     sizes = (c_int64 * 3)()
@@ -138,7 +137,7 @@ def form() -> str | None:
     Raises:
         ValueError: NOISYEXP_BF16 is something else, or names what this processor does not have.
     """
-    wanted = os.environ.get(SWITCH, "auto")
+    wanted = os.environ.get(SWITCH) or "auto"
     if wanted not in ("auto", "off", *FORMS):
         allowed = ", ".join(("auto", "off", *FORMS))
         raise ValueError(f"{SWITCH}={wanted}: choose from {allowed}")
@@ -334,9 +333,7 @@ def _by_torch(a: Tensor, b: Tensor, start: Tensor | None, dtype: torch.dtype) ->
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """Product (M, N) in float32 of half operands (M, K) and (K, N), by torch."""
-    if a.is_cuda:
-        try:
-            return torch.mm(a, b, out_dtype=torch.float32)
-        except TypeError:  # before torch 2.8: exact as well, without tensor cores
-            pass
-    return torch.mm(a.float(), b.float())
+    try:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    except (TypeError, NotImplementedError):  # before torch 2.8, or not on a GPU: exact as well
+        return torch.mm(a.float(), b.float())

@@ -1,8 +1,8 @@
 """All steps of a layer in one launch on a GPU: how the work is cut, and the launch itself.
 
 Blocks of threads are all on the GPU at once and wait for each other after every step; each keeps
-its part of the recurrent weights in shared memory (`src/persistent.cu`). A plan says how rows of
-the batch and hidden units are cut, so that the weights fit and a step takes the least time by a
+its part of the recurrent weights in shared memory (`src/persistent.cu`). A `Cut` says how rows of
+the batch and hidden units are divided, so that the weights fit and a step takes the least time by a
 rough count.
 """
 
@@ -59,7 +59,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """How a pass is cut; what `persistent` of structs.h says of it, and the threads of a block."""
+    """How a pass is divided: what `persistent` of structs.h says, and the threads of a block."""
 
     groups: int
     slices: int
@@ -181,12 +181,12 @@ def nanoseconds(work: Work, cut: Cut) -> float:
 
 
 def best_cut(work: Work, limits: Limits) -> Cut | None:
-    """The fastest plan; None where the weights do not fit."""
+    """The fastest; None where the weights do not fit."""
     return min(_candidates(work, limits), key=lambda cut: nanoseconds(work, cut), default=None)
 
 
 @functools.lru_cache(maxsize=256)
-def plans(
+def best_cuts(
     gates: int, batch: int, hidden: int, operands: int, limits: Limits
 ) -> dict[bool, tuple[Work, Cut]]:
     """Of the forward and the backward pass; empty where they do not fit or do not pay."""
@@ -197,7 +197,7 @@ def plans(
         if cut is None:
             return {}
         found[backward] = work, cut
-    return found if sum(nanoseconds(*plan) for plan in found.values()) < SLOWEST else {}
+    return found if sum(nanoseconds(*pass_) for pass_ in found.values()) < SLOWEST else {}
 
 
 @functools.cache
@@ -223,7 +223,7 @@ def _attribute(attribute: int, index: int) -> int:
 @functools.cache
 def _kernel(cell: str, backward: bool, operands: int, index: int) -> c_void_p:
     """The kernel, allowed to use all the shared memory that a block can have."""
-    defines = (f"-DLSTM={int(cell == 'lstm')}", f"-DOPERANDS={operands}")
+    defines = (f"-DCELL=CELL_{cell.upper()}", f"-DOPERANDS={operands}")
     name = "backward_all" if backward else "forward_all"
     handle = cuda.handle(name, index, "persistent.cu", defines)
     shared = _attribute(_SHARED, index)
@@ -281,5 +281,5 @@ def _template(work: Work, cut: Cut) -> bytes:
 
 
 def describe(work: Work, cut: Cut) -> K.Persistent:
-    """The structure that a kernel takes, with the plan in it and without addresses."""
+    """The structure that a kernel takes, with the cut in it and without addresses."""
     return K.Persistent.from_buffer_copy(_template(work, cut))

@@ -27,8 +27,8 @@ class DrawKey:
     """Names one array of draws.
 
     Attributes:
-        key: 64 bits, of (seed, step, site).
-        call: number of calls of the site in this step before this one.
+        key: 64 bits, of (seed, step, module path).
+        call: number of calls of that unit in this step before this one.
     """
 
     key: int

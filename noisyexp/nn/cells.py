@@ -70,7 +70,7 @@ class _NoisyCell(NoisyModule):
             operands = None if half is None else operand_dtype(half, x.device)
             return run_step(way, self.kernel, units, x, state, weights, operands)
         shape = (len(x), self.hidden_size)
-        xi = {site: unit.draw_noise(shape, x.device) for site, unit in units.items()}
+        xi = {name: unit.draw_noise(shape, x.device) for name, unit in units.items()}
         projected = shared_linear(x, w_ih, b_ih)
         return self.step_function()(units, projected, state, w_hh, b_hh, xi)
 
@@ -78,11 +78,11 @@ class _NoisyCell(NoisyModule):
 class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
     """`torch.nn.LSTMCell` with noisy units; arguments and units as in `NoisyLSTM`.
 
-    Constructor, call and state-dict names are torch's; p is `units.<site>.p`.
+    Constructor, call and state-dict names are torch's; p is `units.<unit>.p`.
     """
 
     kernel = LSTM
-    sites = LSTM.sites
+    unit_kinds = LSTM.unit_kinds
     cell = staticmethod(LSTM.step)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> Any:
@@ -106,11 +106,11 @@ class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):
 class NoisyGRUCell(_NoisyCell, nn.GRUCell):
     """`torch.nn.GRUCell` with noisy units; arguments and units as in `NoisyGRU`.
 
-    Constructor, call and state-dict names are torch's; p is `units.<site>.p`.
+    Constructor, call and state-dict names are torch's; p is `units.<unit>.p`.
     """
 
     kernel = GRU
-    sites = GRU.sites
+    unit_kinds = GRU.unit_kinds
     cell = staticmethod(GRU.step)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:

@@ -25,12 +25,12 @@ def lstm_cell(
     """One step: c' = f c + i g; h' = o tanh(c').
 
     Args:
-        units: the five units by site: i, f, g, o and c, the tanh of the cell output.
+        units: the five units by name: i, f, g, o and c, the tanh of the cell output.
         x: W_ih x + b_ih of this step, (B, 4 H).
         state: h and c, (B, H) each.
         w_hh: (4 H, H).
         b_hh: (4 H,) or None.
-        xi: draw of each site, (B, H) or None.
+        xi: draw of each unit, (B, H) or None.
 
     Returns:
         h' and c', (B, H) each.
@@ -51,12 +51,12 @@ def gru_cell(
     """One step: n = tanh(W x + b + r (U h + b_h)); h' = (1 - z) n + z h.
 
     Args:
-        units: the three units by site: r, z, n.
+        units: the three units by name: r, z, n.
         x: W_ih x + b_ih of this step, (B, 3 H).
         state: h, (B, H).
         w_hh: (3 H, H).
         b_hh: (3 H,) or None.
-        xi: draw of each site, (B, H) or None.
+        xi: draw of each unit, (B, H) or None.
 
     Returns:
         h', (B, H).
@@ -78,7 +78,7 @@ class Cell:
         name: of the kernels, `<name>_forward` and `<name>_backward`. A backend that does not name
             them leaves the cell to the plain loop.
         step: its equations.
-        sites: kind of each unit, in the order in which the kernels number them.
+        unit_kinds: kind of each unit by its name, in the order in which the kernels number them.
         gates: numbers before a unit that each unit of the layer has, G / H.
         states: tensors of state, (B, H) each.
         adds: whether the recurrent product is added to the input's share. A GRU's is kept apart: n
@@ -90,7 +90,7 @@ class Cell:
 
     name: str
     step: Step
-    sites: Mapping[str, str]
+    unit_kinds: Mapping[str, str]
     gates: int
     states: int
     adds: bool

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import Activation
-from noisyexp.activations.fused import draw_for, fits, is_fusible, make_site, used_p
+from noisyexp.activations.fused import draw_for, fits, is_fusible, kernel_activation, used_p
 from noisyexp.activations.ops import encode
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.nn import single
 from noisyexp.nn.equations import Cell
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
-from noisyexp.nn.products import Forward, Plan, Weights
+from noisyexp.nn.products import Forward, Weights
 from noisyexp.nn.shared import Use, sharing, sum_of_outer_products, sum_of_rounded, use
 
 
@@ -33,7 +34,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        plan: Plan,
+        call: LayerCall,
         x: Tensor,
         h_start: Tensor,
         c_start: Tensor | None,
@@ -43,11 +44,11 @@ class _Recurrence(torch.autograd.Function):
         b_hh: Tensor | None,
         *ps: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        ps = ps[: len(plan.sites)]  # what follows are the tokens of shared weights
-        ctx.products = choose_products(plan, x)
+        ps = ps[: len(call.activations)]  # what follows are the tokens of shared weights
+        ctx.products = choose_products(call, x)
         state = [h_start] if c_start is None else [h_start, c_start]
-        run = forward_pass(ctx.products, plan, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
-        ctx.plan, ctx.spent = plan, False
+        run = forward_pass(ctx.products, call, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
+        ctx.call, ctx.spent = call, False
         ctx.save_for_backward(
             run.flat, run.h_start, run.c_start, w_ih, w_hh, b_ih, b_hh, run.gates, run.cells,
             run.output, *ps, *run.kept,
@@ -62,18 +63,18 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, saved: tuple[Any, ...], *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         flat, h_start, c_start, w_ih, w_hh, b_ih, b_hh, gates, cells, output, *rest = saved
-        plan: Plan = ctx.plan
-        ps, kept = rest[: len(plan.sites)], rest[len(plan.sites) :]
+        call: LayerCall = ctx.call
+        ps, kept = rest[: len(call.activations)], rest[len(call.activations) :]
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
         # The products of a float32 forward stay float32, whatever context backward is called in.
         with torch.autocast(flat.device.type, enabled=False):
             if ctx.spent and not ctx.products.keeps_gates:  # a second backward of a retained graph
-                again = ctx.products.gates_again(plan, flat, h_start, weights, output)
+                again = ctx.products.gates_again(call, flat, h_start, weights, output)
                 # .data: the saved tensor's version must not count this as a change of it.
                 gates.data.copy_(again)
             ctx.spent = True
             run = Forward(
-                plan, flat, h_start, c_start, weights, ps, cells, output, gates, list(kept)
+                call, flat, h_start, c_start, weights, ps, cells, output, gates, list(kept)
             )
             wants = (ctx.needs_input_grad[1], ctx.needs_input_grad[2])
             d_gates = torch.empty_like(gates[0]) if ctx.products.keeps_gates else gates
@@ -120,13 +121,13 @@ def run_fused(
     Args:
         way: what `can_fuse` said, not 0.
         cell: of `equations.CELLS`.
-        units: the cell's units by site, in the order of the cell's `sites`.
+        units: the cell's units by name, in the order of the cell's `unit_kinds`.
         x: (T, B, input), T > 0 and B > 0.
         state: h, and c for an LSTM, (B, H) each.
         mask: (T, B) or (T, B, 1) bool, false past the end of a sequence; None if there is none.
         weights: W_ih, W_hh, b_ih, b_hh of torch's layer.
         reverse: from the last step to the first.
-        operands: see `Plan`; the tensors themselves are float32 then.
+        operands: see `LayerCall`; the tensors themselves are float32 then.
 
     Returns:
         Output (T, B, H) and the final state.
@@ -142,12 +143,12 @@ def run_fused(
     if way == dispatch.OPERATOR:
         encoded = encode(of_cell, drawn, x)
         return recurrence(cell.name, x, state, weights, encoded, bytes_mask, reverse, operands)
-    plan, tokens = _plan(cell, of_cell, drawn, x, weights, operands)
-    plan.mask, plan.reverse = bytes_mask, reverse
-    c_start = state[1] if plan.cell.states == 2 else None
+    call, tokens = _layer_call(cell, of_cell, drawn, x, weights, operands)
+    call.mask, call.reverse = bytes_mask, reverse
+    c_start = state[1] if call.cell.states == 2 else None
     ps = [used_p(unit) for unit in of_cell]
     output, h, c = _Recurrence.apply(  # type: ignore[no-untyped-call]
-        plan, x, state[0], c_start, *weights, *ps, *tokens
+        call, x, state[0], c_start, *weights, *ps, *tokens
     )
     return output, (h,) if c is None else (h, c)
 
@@ -192,18 +193,18 @@ def _single(
         return None
     of_cell = list(units.values())
     drawn = (1, len(x), weights[1].shape[1])
-    plan, tokens = _plan(cell, of_cell, drawn, x, weights, None)
+    call, tokens = _layer_call(cell, of_cell, drawn, x, weights, None)
     ps = [used_p(unit) for unit in of_cell]
-    return single.run(plan, gemm, x, state, all_weights, ps, tokens)
+    return single.run(call, gemm, x, state, all_weights, ps, tokens)
 
 
-def _plan(
+def _layer_call(
     cell: Cell, units: list[Activation], drawn: tuple[int, int, int], x: Tensor,
     weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None], operands: torch.dtype | None,
-) -> tuple[Plan, tuple[Tensor | None, Tensor | None]]:  # fmt: skip
-    """A plan of (T, B, H) `drawn` with the draws of this call, and the tokens of shared weights."""
+) -> tuple[LayerCall, tuple[Tensor | None, Tensor | None]]:  # fmt: skip
+    """The call with draws of shape `drawn`, (T, B, H), and the tokens of shared weights."""
     noise = draw_for(units, drawn, x)
-    sites = [make_site(unit, draws) for unit, draws in zip(units, noise, strict=True)]
+    activations = [kernel_activation(unit, draws) for unit, draws in zip(units, noise, strict=True)]
     given = [draws if isinstance(draws, Tensor) else None for draws in noise]
     # A decoder's step: what is made of its weights may be made for all steps together.
     combine = sum_of_outer_products if operands is None else sum_of_rounded
@@ -211,5 +212,5 @@ def _plan(
     if drawn[0] == 1 and sharing():
         uses = [use(w, combine) for w in weights[:2]]
     (token_ih, shared_ih), (token_hh, shared_hh) = uses
-    plan = Plan(cell, sites, given, None, False, operands, (shared_ih, shared_hh))
-    return plan, (token_ih, token_hh)
+    call = LayerCall(cell, activations, given, None, False, operands, (shared_ih, shared_hh))
+    return call, (token_ih, token_hh)

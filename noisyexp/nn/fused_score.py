@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import Activation
-from noisyexp.activations.fused import draw_for, make_site, point_to_p, used_p
+from noisyexp.activations.fused import draw_for, kernel_activation, point_to_p, used_p
 from noisyexp.activations.ops import UNITS, Encoded, decode, encode, keep, kept, no_gradients
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
@@ -79,48 +79,50 @@ class _Score(torch.autograd.Function):
         q: Tensor,
         v: Tensor,
         p: Tensor | None,
-        site: K.Site,
+        activation: K.Activation,
         given: Tensor | None,
         gradient: _KeyGradient | None,
     ) -> Tensor:
-        ctx.site, ctx.gradient = site, gradient
+        ctx.activation, ctx.gradient = activation, gradient
         ctx.save_for_backward(keys, q, v, p, given)
-        return _scores(site, keys, q, v, p)
+        return _scores(activation, keys, q, v, p)
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_scores: Tensor) -> tuple[Tensor | None, ...]:
         keys, q, v, p, given = saved
         if given is not None:
-            ctx.site.given = given.data_ptr()
+            ctx.activation.given = given.data_ptr()
         d_keys, total, adds = None, None, False
         if ctx.gradient is not None:
             total, adds = ctx.gradient.so_far(keys)
         elif ctx.needs_input_grad[0]:
             total = d_keys = keys.new_empty(keys.shape)
-        found = _scores_back(ctx.site, d_scores, keys, q, v, p, total, adds)
+        found = _scores_back(ctx.activation, d_scores, keys, q, v, p, total, adds)
         return d_keys, None, *found, None, None, None
 
 
-def _scores(site: K.Site, keys: Tensor, q: Tensor, v: Tensor, p: Tensor | None) -> Tensor:
+def _scores(
+    activation: K.Activation, keys: Tensor, q: Tensor, v: Tensor, p: Tensor | None
+) -> Tensor:
     """(B, S); rows and positions of keys may lie apart."""
     scores = keys.new_empty(keys.shape[:2])
-    point_to_p(site, p)
-    call = _call(site, keys, q, v)
+    point_to_p(activation, p)
+    call = _call(activation, keys, q, v)
     call.scores = scores.data_ptr()
     dispatch.backend_of(keys).function("score_forward", keys)(call)
     return scores
 
 
 def _scores_back(
-    site: K.Site, d_scores: Tensor, keys: Tensor, q: Tensor, v: Tensor, p: Tensor | None,
-    d_keys: Tensor | None, adds: bool,
+    activation: K.Activation, d_scores: Tensor, keys: Tensor, q: Tensor, v: Tensor,
+    p: Tensor | None, d_keys: Tensor | None, adds: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Gradients of q, v and p; that of keys is written into `d_keys`, or added to it."""
     d_scores, d_q = d_scores.contiguous(), torch.zeros_like(q)
     sums = keys.new_zeros(2, K.CHUNKS, keys.shape[-1])
-    point_to_p(site, p, None if p is None else sums[1])
-    call = _call(site, keys, q, v)
+    point_to_p(activation, p, None if p is None else sums[1])
+    call = _call(activation, keys, q, v)
     call.adds, call.d_keys = adds, None if d_keys is None else d_keys.data_ptr()
     call.d_scores, call.d_q = d_scores.data_ptr(), d_q.data_ptr()
     call.d_v = sums.data_ptr()
@@ -129,19 +131,19 @@ def _scores_back(
     return d_q, d_v.view_as(v), None if p is None else d_p.sum_to_size(p.shape)
 
 
-def _call(site: K.Site, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
+def _call(activation: K.Activation, keys: Tensor, q: Tensor, v: Tensor) -> K.Score:
     """What both ways have in common."""
     blocks, rows, units = keys.shape
     threads = threads_for(keys.numel(), min(K.CHUNKS, blocks))
-    call = K.Score(unit=site, size=K.Shape(blocks, rows, units, threads))
+    call = K.Score(unit=activation, size=K.Shape(blocks, rows, units, threads))
     call.key_strides[:] = keys.stride()[:2]
     call.keys, call.q, call.v = keys.data_ptr(), q.data_ptr(), v.data_ptr()
     return call
 
 
 def _op(keys: Tensor, q: Tensor, v: Tensor, *units: Any) -> Tensor:
-    (site,), (p,), _given = decode(Encoded(*units))
-    return _scores(site, keys.contiguous(), q.contiguous(), v.contiguous(), p)
+    (activation,), (p,), _given = decode(Encoded(*units))
+    return _scores(activation, keys.contiguous(), q.contiguous(), v.contiguous(), p)
 
 
 def _op_fake(keys: Tensor, q: Tensor, v: Tensor, *units: Any) -> Tensor:
@@ -151,10 +153,10 @@ def _op_fake(keys: Tensor, q: Tensor, v: Tensor, *units: Any) -> Tensor:
 def _op_back(
     d_scores: Tensor, keys: Tensor, q: Tensor, v: Tensor, *units: Any
 ) -> tuple[Tensor, ...]:
-    (site,), (p,), _given = decode(Encoded(*units))
+    (activation,), (p,), _given = decode(Encoded(*units))
     keys, d_keys = keys.contiguous(), keys.new_empty(keys.shape)
     d_q, d_v, d_p = _scores_back(
-        site, d_scores, keys, q.contiguous(), v.contiguous(), p, d_keys, False
+        activation, d_scores, keys, q.contiguous(), v.contiguous(), p, d_keys, False
     )
     # No result may share memory with another: d_v is a row of the sums.
     return d_keys, d_q, d_v.clone(), keys.new_empty(0) if d_p is None else d_p.clone()
@@ -243,7 +245,7 @@ def fused_score(way: int, unit: Activation, q: Tensor, keys: Tensor, v: Tensor) 
         q.contiguous(),
         v.contiguous(),
         used_p(unit),
-        make_site(unit, draws),
+        kernel_activation(unit, draws),
         given,
         gradient,
     )

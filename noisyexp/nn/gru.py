@@ -18,7 +18,7 @@ class NoisyGRU(NoisyRecurrent, nn.GRU):
     """
 
     kernel = GRU
-    sites = GRU.sites
+    unit_kinds = GRU.unit_kinds
     cell = staticmethod(GRU.step)
 
     def _as_tuple(self, hx: Any) -> State:

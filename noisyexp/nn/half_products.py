@@ -10,14 +10,14 @@ from torch import Tensor
 
 from noisyexp.kernels.dispatch import backend_of
 from noisyexp.kernels.matmul import mm
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.products import (
     Backward,
     Forward,
     Gradients,
-    Plan,
     Products,
     Weights,
-    sum_of_biases,
+    forward_layer,
 )
 
 
@@ -35,25 +35,19 @@ class HalfProducts(Products):
         """As an operand."""
         return x.to(self.operands)
 
-    def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
+    def input_share(self, call: LayerCall, flat: Tensor, weights: Weights) -> Tensor:
         """As the base's."""
         share = mm(self.round(flat), self.round(weights.w_ih).t())
-        return share if weights.b_ih is None or plan.cell.adds else share.add_(weights.b_ih)
+        return share if weights.b_ih is None or call.cell.adds else share.add_(weights.b_ih)
 
     def forward_steps(self, run: Forward) -> None:
         """As the base's; the rounded output is kept."""
-        plan, gates, b_hh = run.plan, run.gates, run.weights.b_hh
+        call, gates, b_hh = run.call, run.gates, run.weights.b_hh
         assert gates is not None
-        batch, hidden = run.h_start.shape
-        recurrent = None if plan.cell.adds else gates.new_zeros(batch, gates.shape[-1])
-        bias = sum_of_biases(plan, run.weights)
-        layer = plan.layer(
-            batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
-            recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
-        )  # fmt: skip
-        step = backend_of(gates).function(f"{plan.cell.name}_forward", gates)
+        layer, recurrent, _bias = forward_layer(run)
+        step = backend_of(gates).function(f"{call.cell.name}_forward", gates)
         w_t = self.round(run.weights.w_hh).t()
-        for t, before in plan.order(len(gates)):
+        for t, before in call.order(len(gates)):
             share = mm(self.round(run.h_start if before < 0 else run.output[before]), w_t)
             if recurrent is None:
                 gates[t].add_(share)
@@ -70,33 +64,33 @@ class HalfProducts(Products):
             d_x = mm(d_gates, self.round(run.weights.w_ih)).view(*run.output.shape[:2], -1)
         output, start = run.kept[0].flatten(0, 1), self.round(run.h_start)
         rows = len(start)
-        before = [output[rows:], start] if run.plan.reverse else [start, output[:-rows]]
+        before = [output[rows:], start] if run.call.reverse else [start, output[:-rows]]
         d_ih = mm(d_gates.t(), self.round(run.flat))
         d_hh = mm(d_recurrent.t(), torch.cat(before))
         return Gradients(d_x, d_ih, d_hh, *self.bias_grads(run))
 
     def backward_halves(self, run: Backward) -> tuple[Tensor, Tensor]:
         """All steps back; d_gates and d_recurrent as operands."""
-        plan, w_hh = run.plan, self.round(run.weights.w_hh)
-        step = backend_of(run.output).function(f"{plan.cell.name}_backward", run.output)
-        for t, before in reversed(plan.order(len(run.output))):
+        call, w_hh = run.call, self.round(run.weights.w_hh)
+        step = backend_of(run.output).function(f"{call.cell.name}_backward", run.output)
+        for t, before in reversed(call.order(len(run.output))):
             step(run.layer, t, before)
             if before >= 0 or run.wants_h:
                 torch.add(mm(self.round(run.d_recurrent[t]), w_hh), run.d_carry, out=run.d_h)
         d_gates = self.round(run.d_gates)
-        return d_gates, d_gates if plan.cell.adds else self.round(run.d_recurrent)
+        return d_gates, d_gates if call.cell.adds else self.round(run.d_recurrent)
 
     def gates_again(
-        self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
+        self, call: LayerCall, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
     ) -> Tensor:
         """As the base's."""
         steps, batch, hidden = output.shape
-        gates = self.input_share(plan, flat, weights).view(steps, batch, -1)
+        gates = self.input_share(call, flat, weights).view(steps, batch, -1)
         start = h_start[None]
-        before = torch.cat([output[1:], start] if plan.reverse else [start, output[:-1]])
+        before = torch.cat([output[1:], start] if call.reverse else [start, output[:-1]])
         share = mm(self.round(before.flatten(0, 1)), self.round(weights.w_hh).t())
         share = share.view(steps, batch, -1)
-        if plan.cell.adds:
+        if call.cell.adds:
             return gates.add_(share)
         if weights.b_hh is not None:
             share.add_(weights.b_hh)

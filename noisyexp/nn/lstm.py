@@ -14,7 +14,7 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
     """`torch.nn.LSTM` with every sigmoid and tanh replaced by a unit of the paper.
 
     Constructor, call, state-dict names and shapes are torch's, gate order i, f, g, o. Each unit's
-    p is in the state dict as `units.l<layer>[_reverse].<site>.p`, sites i, f, g, o and c (the tanh
+    p is in the state dict as `units.l<layer>[_reverse].<unit>.p`, units i, f, g, o and c (the tanh
     of the cell output). The state dict of a `torch.nn.LSTM` loads as it is.
 
     Args:
@@ -32,7 +32,7 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
     """
 
     kernel = LSTM
-    sites = LSTM.sites
+    unit_kinds = LSTM.unit_kinds
     cell = staticmethod(LSTM.step)
 
     def _as_tuple(self, hx: Any) -> State:

@@ -35,7 +35,7 @@ def _compiled(step: Step) -> Step:
 class NoisyModule(nn.Module):
     """Mixed in before a recurrent layer or cell of torch: its weights, noisy units."""
 
-    sites: ClassVar[Mapping[str, str]]
+    unit_kinds: ClassVar[Mapping[str, str]]
     """Name of each unit in the cell -> its kind, in the order in which the kernels number them."""
     kernel: ClassVar[Cell]
     """What the compiled kernels run where `cell` is its step."""
@@ -79,7 +79,10 @@ class NoisyModule(nn.Module):
 
     def _make_cell_units(self, extra: Mapping[str, Any]) -> nn.ModuleDict:
         return nn.ModuleDict(
-            {site: self.spec(kind, self.hidden_size, **extra) for site, kind in self.sites.items()}
+            {
+                name: self.spec(kind, self.hidden_size, **extra)
+                for name, kind in self.unit_kinds.items()
+            }
         )
 
     @property

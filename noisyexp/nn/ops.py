@@ -12,11 +12,12 @@ from torch.utils.flop_counter import register_flop_formula
 from noisyexp.activations.ops import UNITS, Encoded, decode, keep, kept, no_gradients
 from noisyexp.kernels.ops import define
 from noisyexp.nn.equations import CELLS
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
-from noisyexp.nn.products import Forward, Plan, Weights
+from noisyexp.nn.products import Forward, Weights
 
 _FIELDS = len(Encoded._fields)
-_CALL = f"{UNITS}, Tensor? mask, str cell, bool reverse, ScalarType? operands"
+_ARGUMENTS = f"{UNITS}, Tensor? mask, str cell, bool reverse, ScalarType? operands"
 
 
 def _weights(given: Sequence[Tensor]) -> Weights:
@@ -25,27 +26,27 @@ def _weights(given: Sequence[Tensor]) -> Weights:
     return Weights(w_ih, w_hh, b_ih, b_hh)
 
 
-def _plan(call: Sequence[Any]) -> tuple[Plan, list[Tensor | None]]:
-    """What the arguments `_CALL` stand for, and p of each site."""
-    sites, ps, given = decode(Encoded(*call[:_FIELDS]))
-    mask, cell, reverse, operands = call[_FIELDS:]
-    return Plan(CELLS[cell], sites, given, mask, reverse, operands), ps
+def _layer_call(arguments: Sequence[Any]) -> tuple[LayerCall, list[Tensor | None]]:
+    """What the arguments `_ARGUMENTS` stand for, and p of each unit."""
+    activations, ps, given = decode(Encoded(*arguments[:_FIELDS]))
+    mask, cell, reverse, operands = arguments[_FIELDS:]
+    return LayerCall(CELLS[cell], activations, given, mask, reverse, operands), ps
 
 
 def _forward(
-    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *call: Any
+    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *arguments: Any
 ) -> tuple[Tensor, ...]:
     """Output (T, B, H), h and c (empty without c) after the last step, and what backward needs."""
-    plan, ps = _plan(call)
+    call, ps = _layer_call(arguments)
     with torch.autocast(x.device.type, enabled=False):
-        run = forward_pass(choose_products(plan, x), plan, x, state, _weights(weights), ps)
+        run = forward_pass(choose_products(call, x), call, x, state, _weights(weights), ps)
     h, *rest = run.final_states()
     assert run.gates is not None
     return run.output, h, rest[0] if rest else x.new_empty(0), run.gates, run.cells
 
 
 def _forward_fake(
-    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *call: Any
+    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *arguments: Any
 ) -> tuple[Tensor, ...]:
     steps, batch = x.shape[:2]
     gates, hidden = weights[1].shape
@@ -60,21 +61,21 @@ def _forward_fake(
 
 def _backward(
     grads: Sequence[Tensor | None], wants: Sequence[bool], x: Tensor, state: Sequence[Tensor],
-    weights: Sequence[Tensor], of_forward: Sequence[Tensor], *call: Any,
+    weights: Sequence[Tensor], of_forward: Sequence[Tensor], *arguments: Any,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of x, state, weights and every p; empty where not asked for.
 
     The gates stay as they are: a graph may still need them.
     """
-    plan, ps = _plan(call)
+    call, ps = _layer_call(arguments)
     output, gates, cells = of_forward
     flat = x.reshape(x.shape[0] * x.shape[1], -1)
     h_start, *rest = (part.contiguous() for part in state)
     run = Forward(
-        plan, flat, h_start, rest[0] if rest else None, _weights(weights), ps, cells.contiguous(),
+        call, flat, h_start, rest[0] if rest else None, _weights(weights), ps, cells.contiguous(),
         output.contiguous(), gates.contiguous(),
     )  # fmt: skip
-    products = choose_products(plan, x)
+    products = choose_products(call, x)
     d_gates = torch.empty_like(gates[0] if products.keeps_gates else gates)
     with torch.autocast(x.device.type, enabled=False):
         (d_x, d_h, d_c, *d_weights), d_ps = backward_pass(
@@ -87,17 +88,17 @@ def _backward(
 
 def _backward_fake(
     grads: Sequence[Tensor | None], wants: Sequence[bool], x: Tensor, state: Sequence[Tensor],
-    weights: Sequence[Tensor], of_forward: Sequence[Tensor], *call: Any,
+    weights: Sequence[Tensor], of_forward: Sequence[Tensor], *arguments: Any,
 ) -> list[Tensor]:  # fmt: skip
-    like = [x, *state, *weights, *call[0]]
+    like = [x, *state, *weights, *arguments[0]]
     asked = [*wants, *([True] * (len(like) - 2))]
     return [x.new_empty(part.shape if want else 0) for part, want in zip(like, asked, strict=True)]
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    x, state, weights, *call = inputs
+    x, state, weights, *arguments = inputs
     values, _, _, gates, cells = output
-    encoded, (mask, *names) = Encoded(*call[:_FIELDS]), call[_FIELDS:]
+    encoded, (mask, *names) = Encoded(*arguments[:_FIELDS]), arguments[_FIELDS:]
     ctx.counts, ctx.names = (len(state), len(weights)), names
     ctx.masked = mask is not None
     masks = [mask] if ctx.masked else []
@@ -131,13 +132,13 @@ def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 define(
     "recurrence_backward",
     "(Tensor?[] grads, bool[] wants, Tensor x, Tensor[] state, Tensor[] weights, "
-    f"Tensor[] of_forward, {_CALL}) -> Tensor[]",
+    f"Tensor[] of_forward, {_ARGUMENTS}) -> Tensor[]",
     _backward,
     _backward_fake,
 )
 define(
     "recurrence",
-    f"(Tensor x, Tensor[] state, Tensor[] weights, {_CALL}) "
+    f"(Tensor x, Tensor[] state, Tensor[] weights, {_ARGUMENTS}) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _forward_fake,
@@ -146,14 +147,14 @@ define(
 )
 
 
-def _operations(x: Any, state: Any, weights: Any, *call: Any, out_shape: Any = None) -> int:
+def _operations(x: Any, state: Any, weights: Any, *arguments: Any, out_shape: Any = None) -> int:
     """Two for every product of two numbers, for `FlopCounterMode`; arguments are shapes."""
     gates, hidden = weights[1]
     return int(2 * x[0] * x[1] * gates * (x[2] + hidden))
 
 
 def _operations_backward(
-    grads: Any, wants: Any, x: Any, state: Any, weights: Any, *call: Any, out_shape: Any = None
+    grads: Any, wants: Any, x: Any, state: Any, weights: Any, *arguments: Any, out_shape: Any = None
 ) -> int:
     return 2 * _operations(x, state, weights)
 

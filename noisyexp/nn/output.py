@@ -25,8 +25,6 @@ from noisyexp.kernels.backend import switched_off
 from noisyexp.kernels.derivatives import first_derivatives
 from noisyexp.kernels.precision import half_dtype, operand_dtype
 
-NEAR = {"cpu": 2**20, "cuda": 2**24}
-"""Logits of a block at least, where there are as many: what a cache holds, or fills a GPU."""
 ROWS = 256
 """Rows of a block at least: every block writes the whole gradient of the weight."""
 
@@ -91,7 +89,7 @@ def linear_cross_entropy(
     if _plain(hidden, weight, bias, targets):
         found = _by_torch(flat, weight, bias, ids, ignore_index, weights, floor)
     else:
-        if ids.device.type == "cpu":  # elsewhere it would wait for the GPU
+        if not dispatch.queued(ids.device):
             _check(ids[kept], len(weight))
         ids = torch.where(kept, ids, -1)
         half = half_dtype(hidden, weight)
@@ -174,7 +172,7 @@ class _Loss(torch.autograd.Function):
             *inputs, ids, weights = saved
             wants = ctx.needs_input_grad[:3]
             gradients = _run(tuple(inputs), ids, weights, ctx.floor, ctx.operands, wants)[1]
-        if d_total.device.type != "cpu" or float(d_total) != 1.0:
+        if dispatch.queued(d_total.device) or float(d_total) != 1.0:
             for gradient in gradients:
                 if gradient is not None:
                     gradient.mul_(d_total)
@@ -225,7 +223,7 @@ class _Blocks:
         self.bias = None if bias is None else bias.to(self.sums)
         (self.size, width), classes = hidden.shape, len(weight)
         # A block as large as the gradient of the weight, and more only where that is small.
-        rows = max(ROWS, width, NEAR.get(hidden.device.type, NEAR["cuda"]) // classes)
+        rows = max(ROWS, width, dispatch.numbers_near(hidden.device) // classes)
         self.rows = math.ceil(self.size / math.ceil(max(self.size, 1) / rows))
         make = hidden.new_empty if self.size else hidden.new_zeros
         self.buffer: Tensor | None = None

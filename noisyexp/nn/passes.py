@@ -14,12 +14,12 @@ from noisyexp.kernels import matmul
 from noisyexp.kernels.dispatch import backend_of
 from noisyexp.nn import persistent
 from noisyexp.nn.half_products import HalfProducts
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.mixed import PackedProducts
 from noisyexp.nn.products import (
     AllGradients,
     Backward,
     Forward,
-    Plan,
     Products,
     Weights,
     gradients_of_p,
@@ -27,34 +27,34 @@ from noisyexp.nn.products import (
 )
 
 
-def choose_products(plan: Plan, x: Tensor) -> Products:
+def choose_products(call: LayerCall, x: Tensor) -> Products:
     """What computes a pass on such an input."""
     kernels = backend_of(x).KERNELS
-    if plan.operands is None:
+    if call.operands is None:
         steps = Products()
     elif "bf16_multiply" in kernels:
         form = matmul.form()
         assert form is not None, "see precision.operand_dtype"
         steps = PackedProducts(form)
     else:
-        steps = HalfProducts(plan.operands)
+        steps = HalfProducts(call.operands)
     # A decoder's step leaves the factors of its weights' gradients to all steps together.
-    if "forward_all" in kernels and not any(plan.shared):
-        return persistent.choose(x, plan.operands or x.dtype, steps)
+    if f"{call.cell.name}_forward_all" in kernels and not any(call.shared):
+        return persistent.choose(x, call.operands or x.dtype, steps)
     return steps
 
 
 def forward_pass(
-    products: Products, plan: Plan, x: Tensor, state: Sequence[Tensor], weights: Weights,
+    products: Products, call: LayerCall, x: Tensor, state: Sequence[Tensor], weights: Weights,
     ps: Sequence[Tensor | None],
 ) -> Forward:  # fmt: skip
     """A forward pass; x: (T, B, I), state: h and what else the cell has, (B, H) each."""
     steps, batch, hidden = x.shape[0], x.shape[1], weights.w_hh.shape[1]
     h_start, *rest = (part.contiguous() for part in state)
     run = Forward(
-        plan, x.reshape(steps * batch, -1), h_start, rest[0] if rest else None, weights, ps,
+        call, x.reshape(steps * batch, -1), h_start, rest[0] if rest else None, weights, ps,
         cells=x.new_empty(steps, batch, hidden),
-        output=products.new_output(plan, x, steps, batch, hidden),
+        output=products.new_output(call, x, steps, batch, hidden),
     )  # fmt: skip
     products.forward(run)
     return run
@@ -84,7 +84,7 @@ def backward_pass(
     found = products.gradients(run, grads, wants, d_gates)
     if found is not None:
         return found
-    plan, weights, gates = run.plan, run.weights, run.gates
+    call, weights, gates = run.call, run.weights, run.gates
     assert gates is not None
     batch, hidden = run.h_start.shape
     d_output, *d_state = grads
@@ -96,19 +96,19 @@ def backward_pass(
         else d.clone(memory_format=torch.contiguous_format)
         for d in d_state
     )
-    d_recurrent = d_gates if plan.cell.adds else torch.empty_like(d_gates)
-    bias = sum_of_biases(plan, weights)  # held here: the structure has its address alone
+    d_recurrent = d_gates if call.cell.adds else torch.empty_like(d_gates)
+    bias = sum_of_biases(call, weights)  # held here: the structure has its address alone
     backend = backend_of(d_gates)
     parts = backend.parts_of_step(batch, batch * hidden * len(run.ps))
     p_sums = carry.new_zeros(len(run.ps), backend.sums_for_p(parts), hidden)
-    layer = plan.layer(
+    layer = call.layer(
         batch, hidden, run.ps, p_sums, gates=gates, cells=run.cells, output=run.output,
         h_start=run.h_start, c_start=run.c_start, d_output=d_output, d_gates=d_gates,
         d_recurrent=d_recurrent, d_h=d_h, d_c=d_c, d_carry=carry,
         bias=bias,
     )  # fmt: skip
     back = Backward(
-        plan, run.flat, run.h_start, weights, run.output, run.kept, layer, d_gates, d_recurrent,
+        call, run.flat, run.h_start, weights, run.output, run.kept, layer, d_gates, d_recurrent,
         d_h, carry, *wants,
     )  # fmt: skip
     d_x, *d_weights = products.backward(back)

@@ -15,12 +15,12 @@ from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import persistent as P
 from noisyexp.kernels.matmul import mm
+from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.products import (
     AllGradients,
     Backward,
     Forward,
     Gradients,
-    Plan,
     Products,
     Weights,
     sum_of_biases,
@@ -56,23 +56,23 @@ class PersistentProducts(Products):
         self.cuts: dict[bool, tuple[P.Work, P.Cut]] = {}  # by whether backward
         self.states: Tensor | None = None
 
-    def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
+    def new_output(self, call: LayerCall, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
         """As the base's. In float32 it has the state before the first step beside it."""
-        if not self._fits(plan, batch, hidden):
-            return self.steps.new_output(plan, x, steps, batch, hidden)
+        if not self._fits(call, batch, hidden):
+            return self.steps.new_output(call, x, steps, batch, hidden)
         self.states = x.new_empty(steps + 1, batch, hidden, dtype=self.operands)
         if self.half:
             return x.new_empty(steps, batch, hidden)
         # Not a view, which could not be changed in place.
         shape = (steps, batch, hidden)
-        first = self.states.storage_offset() + (0 if plan.reverse else batch * hidden)
+        first = self.states.storage_offset() + (0 if call.reverse else batch * hidden)
         strides = (batch * hidden, hidden, 1)
         return x.new_empty(0).set_(self.states.untyped_storage(), first, shape, strides)
 
-    def _fits(self, plan: Plan, batch: int, hidden: int) -> bool:
-        """Whether both passes of such a layer can be planned and pay; it sets `cuts`."""
-        gates = plan.cell.gates
-        self.cuts = P.plans(gates, batch, hidden, P.OPERANDS[self.operands], self.limits)
+    def _fits(self, call: LayerCall, batch: int, hidden: int) -> bool:
+        """Whether both passes of such a layer fit and pay; it sets `cuts`."""
+        gates = call.cell.gates
+        self.cuts = P.best_cuts(gates, batch, hidden, P.OPERANDS[self.operands], self.limits)
         return bool(self.cuts)
 
     def forward(self, run: Forward) -> None:
@@ -80,12 +80,12 @@ class PersistentProducts(Products):
         if not self.cuts:
             return self.steps.forward(run)
         assert self.states is not None
-        plan, states = run.plan, self.states
+        call, states = run.call, self.states
         weights = _contiguous(run.weights)
         run.gates = self._mm(run.flat, weights.w_ih.t()).view(*run.output.shape[:2], -1)
-        run.ends = [torch.empty_like(run.h_start) for _ in range(plan.cell.states)]
+        run.ends = [torch.empty_like(run.h_start) for _ in range(call.cell.states)]
         run.kept, self.states = [states], None
-        steps = self._describe(plan, run.ps, weights, backward=False)
+        steps = self._describe(call, run.ps, weights, backward=False)
         own = steps.own
         own.gates, own.cells = run.gates.data_ptr(), run.cells.data_ptr()
         own.output, own.h_start = run.output.data_ptr(), run.h_start.data_ptr()
@@ -95,13 +95,13 @@ class PersistentProducts(Products):
         if run.c_start is not None:
             own.c_start, steps.end_c = run.c_start.data_ptr(), run.ends[1].data_ptr()
         start, first = states.data_ptr(), states[0].numel() * states.element_size()
-        if plan.reverse:
+        if call.reverse:
             start, first = start + first * (len(states) - 1), 0
         if self.half:
             steps.start_half, steps.output_half = start, states.data_ptr() + first
         else:
             steps.start = start
-        self._launch(plan, steps, run.output, backward=False)
+        self._launch(call, steps, run.output, backward=False)
         return None
 
     def backward(self, run: Backward) -> Gradients:
@@ -116,24 +116,24 @@ class PersistentProducts(Products):
         d_gates: Tensor,
     ) -> AllGradients | None:
         """All gradients, see the base."""
-        if not self._fits(run.plan, *run.h_start.shape):
+        if not self._fits(run.call, *run.h_start.shape):
             return None
-        plan, gates = run.plan, run.gates
+        call, gates = run.call, run.gates
         weights = _contiguous(run.weights)
         assert gates is not None
-        lstm, hidden = plan.cell.adds, run.h_start.shape[1]
-        d_recurrent = d_gates if lstm else torch.empty_like(gates)
+        adds, hidden = call.cell.adds, run.h_start.shape[1]
+        d_recurrent = d_gates if adds else torch.empty_like(gates)
         halves = [
-            torch.empty_like(gates, dtype=self.operands) for _ in range(1 if lstm else 2)
+            torch.empty_like(gates, dtype=self.operands) for _ in range(1 if adds else 2)
         ] if self.half else [d_recurrent, d_gates]  # fmt: skip
         given = [None if grad is None else grad.contiguous() for grad in grads]
         ends = [torch.empty_like(run.h_start) if wants[1] else None]
-        ends.append(torch.empty_like(run.h_start) if lstm else None)
+        ends.append(None if run.c_start is None else torch.empty_like(run.h_start))
         work, cut = self.cuts[True]
-        sites = len(plan.sites)
-        totals = gates.new_empty(sites + 2 * work.gates, hidden)
+        units = len(call.activations)
+        totals = gates.new_empty(units + 2 * work.gates, hidden)
         partial = gates.new_empty(cut.groups, P.MOST_TOTALS, hidden)
-        steps = self._describe(plan, run.ps, weights, backward=True)
+        steps = self._describe(call, run.ps, weights, backward=True)
         own = steps.own
         own.gates, own.cells, own.output = (
             gates.data_ptr(),
@@ -147,7 +147,7 @@ class PersistentProducts(Products):
         steps.partial, steps.totals = partial.data_ptr(), totals.data_ptr()
         if self.half:
             steps.d_recurrent_half, steps.d_gates_half = (_pointer(h) for h in (halves * 2)[:2])
-        self._launch(plan, steps, run.output, backward=True)
+        self._launch(call, steps, run.output, backward=True)
         recurrent, from_input = (half.flatten(0, 1) for half in (halves * 2)[:2])
         d_x = None
         if wants[0]:
@@ -156,50 +156,50 @@ class PersistentProducts(Products):
         found = [d_x, *ends, self._sum(from_input, run.flat), self._sum(recurrent, before)]
         biases: list[Tensor | None] = [None, None]
         if weights.b_ih is not None:
-            biases = [*totals[sites:].view(2, -1).unbind(0)]
-        ps = zip(run.ps, totals[:sites].unbind(0), strict=True)
+            biases = [*totals[units:].view(2, -1).unbind(0)]
+        ps = zip(run.ps, totals[:units].unbind(0), strict=True)
         return [*found, *biases], [
             None if p is None else total if p.shape == total.shape else total.sum_to_size(p.shape)
             for p, total in ps
         ]
 
     def gates_again(
-        self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
+        self, call: LayerCall, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
     ) -> Tensor:
         """As the base's, with all biases."""
-        gates = self.steps.gates_again(plan, flat, h_start, weights, output)
-        fits = self._fits(plan, *h_start.shape)
-        bias = sum_of_biases(plan, weights) if fits else None
+        gates = self.steps.gates_again(call, flat, h_start, weights, output)
+        fits = self._fits(call, *h_start.shape)
+        bias = sum_of_biases(call, weights) if fits else None
         return gates if bias is None else gates.add_(bias)
 
     @staticmethod
     def _states_before(run: Forward) -> Tensor:
         """The states h before every step, (T, B, H); operands where the forward pass kept them."""
         if run.kept:
-            return run.kept[0][1:] if run.plan.reverse else run.kept[0][:-1]
+            return run.kept[0][1:] if run.call.reverse else run.kept[0][:-1]
         start, output = run.h_start[None], run.output
-        return torch.cat([output[1:], start] if run.plan.reverse else [start, output[:-1]])
+        return torch.cat([output[1:], start] if run.call.reverse else [start, output[:-1]])
 
     def _describe(
-        self, plan: Plan, ps: Sequence[Tensor | None], weights: Weights, backward: bool
+        self, call: LayerCall, ps: Sequence[Tensor | None], weights: Weights, backward: bool
     ) -> K.Persistent:
         steps = P.describe(*self.cuts[backward])
-        steps.reverse = plan.reverse
-        sites = steps.own.sites
-        for index, (site, p, given) in enumerate(zip(plan.sites, ps, plan.given, strict=True)):
-            point_to_p(site, p)
-            site.given = _pointer(given)
-            sites[index] = site
-        steps.own.mask, steps.w_hh = _pointer(plan.mask), weights.w_hh.data_ptr()
+        steps.reverse = call.reverse
+        units = zip(call.activations, ps, call.given, strict=True)
+        for index, (activation, p, given) in enumerate(units):
+            point_to_p(activation, p)
+            activation.given = _pointer(given)
+            steps.own.activations[index] = activation
+        steps.own.mask, steps.w_hh = _pointer(call.mask), weights.w_hh.data_ptr()
         return steps
 
-    def _launch(self, plan: Plan, steps: K.Persistent, output: Tensor, backward: bool) -> None:
+    def _launch(self, call: LayerCall, steps: K.Persistent, output: Tensor, backward: bool) -> None:
         work, cut = self.cuts[backward]
         exchange = output.new_empty(cut.exchange_bytes(work) // 4)
         counters = P.counters(cut, output.device)
         steps.steps, steps.exchange = len(output), exchange.data_ptr()
         steps.arrived = counters.data_ptr()
-        P.launch(plan.cell.name, work, cut, steps, output.device.index)
+        P.launch(call.cell.name, work, cut, steps, output.device.index)
 
     def _mm(self, a: Tensor, b: Tensor) -> Tensor:
         return mm(a.to(self.operands), b.to(self.operands)) if self.half else torch.mm(a, b)

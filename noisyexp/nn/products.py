@@ -17,77 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from noisyexp.activations.fused import point_to_p
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.blas import gemm_for
 from noisyexp.kernels.cpu import address
 from noisyexp.kernels.derivatives import batching
 from noisyexp.kernels.dispatch import backend_of
-from noisyexp.nn.equations import Cell
-from noisyexp.nn.shared import Shared
+from noisyexp.nn.layer_call import LayerCall
 
 TRANSPOSE_ROWS = 1500
 """From so many rows on the transposed weight gradient is the faster product, copy included."""
-
-
-@dataclass
-class Plan:
-    """What one call needs besides tensors that take gradients.
-
-    Attributes:
-        cell: of `equations.CELLS`.
-        sites: the cell's units in the order in which the kernels number them.
-        given: draws of each site, where they are given and not made in the kernel.
-        mask: (T, B) uint8, 0 past the end of a sequence; None if all have T steps.
-        reverse: from the last step to the first.
-        operands: what those of products are rounded to, bfloat16 or float16; None for nothing.
-        shared: of one step, where gradients of W_ih and W_hh are left; None for each made at once.
-    """
-
-    cell: Cell
-    sites: list[K.Site]
-    given: Sequence[Tensor | None]
-    mask: Tensor | None
-    reverse: bool
-    operands: torch.dtype | None = None
-    shared: tuple[Shared | None, Shared | None] = (None, None)
-
-    def order(self, steps: int) -> list[tuple[int, int]]:
-        """(step, the step before it or -1) in the order of computation."""
-        if self.reverse:
-            return [(t, t + 1 if t + 1 < steps else -1) for t in reversed(range(steps))]
-        return [(t, t - 1) for t in range(steps)]
-
-    def layer(
-        self,
-        batch: int,
-        hidden: int,
-        ps: Sequence[Tensor | None],
-        p_sums: Tensor | None = None,
-        **arrays: Tensor | None,
-    ) -> K.Layer:
-        """The structure that the kernels take; arrays by name, None for those without.
-
-        `p_sums`, (sites, parts, H), is where the kernels add up the gradients of p.
-        """
-        gates = arrays["gates"]
-        assert gates is not None
-        threads = backend_of(gates).parts_of_step(batch, batch * hidden * len(self.sites))
-        layer = K.Layer(batch, hidden, threads, hidden)
-        sums = None if p_sums is None else p_sums.data_ptr()
-        apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
-        of_layer = layer.sites
-        for index, (site, p) in enumerate(zip(self.sites, ps, strict=True)):
-            point_to_p(site, p)
-            if sums is not None and p is not None:
-                site.p_grad = sums + index * apart
-            of_layer[index] = site
-        for name, array in arrays.items():
-            if array is not None:
-                setattr(layer, name, array.data_ptr())
-        if self.mask is not None:
-            layer.mask = self.mask.data_ptr()
-        return layer
 
 
 class Weights(NamedTuple):
@@ -104,18 +42,18 @@ class Forward:
     """A forward pass: what it reads, and where it writes.
 
     Attributes:
-        plan: see there.
+        call: see there.
         flat: the input (T * B, I).
         h_start, c_start: (B, H); None for a cell without c.
         weights: see there.
-        ps: p of each site, or None.
+        ps: p of each unit, or None.
         cells, output: (T, B, H), to be written.
         gates: (T, B, G) as they go into the units, to be made and written; kept for backward.
         kept: what else a subclass wants to see again in backward.
         ends: the states after the last step, where a subclass has written them apart.
     """
 
-    plan: Plan
+    call: LayerCall
     flat: Tensor
     h_start: Tensor
     c_start: Tensor | None
@@ -130,7 +68,7 @@ class Forward:
     def final_states(self) -> list[Tensor]:
         """After the last step, h and what else the cell has: (B, H) each."""
         if self.ends is None:
-            last = 0 if self.plan.reverse else len(self.output) - 1
+            last = 0 if self.call.reverse else len(self.output) - 1
             states = [self.output] if self.c_start is None else [self.output, self.cells]
             self.ends = [state[last].clone() for state in states]
         return self.ends
@@ -145,7 +83,7 @@ class Backward:
     """A backward pass: what it reads, and where it writes.
 
     Attributes:
-        plan, flat, h_start, weights, output, kept: of the forward pass.
+        call, flat, h_start, weights, output, kept: of the forward pass.
         layer: the structure for the kernels, with all arrays in it.
         d_gates: (T, B, G), gradient at the input's share of the gates, to be written; (B, G) for
             products that keep gates.
@@ -156,7 +94,7 @@ class Backward:
         wants_x, wants_h: whether gradients of input and h_start are asked for.
     """
 
-    plan: Plan
+    call: LayerCall
     flat: Tensor
     h_start: Tensor
     weights: Weights
@@ -174,7 +112,7 @@ class Backward:
 class Gradients(NamedTuple):
     """Of the input (T, B, I) and of `Weights`; None for what is not asked for or not there.
 
-    None also for weights whose gradient is left to `Plan.shared`.
+    None also for weights whose gradient is left to `LayerCall.shared`.
     """
 
     d_x: Tensor | None
@@ -190,7 +128,7 @@ class Products:
     keeps_gates = False
     """Whether backward leaves `gates` alone and wants `d_gates` and `d_recurrent` of one step."""
 
-    def new_output(self, plan: Plan, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
+    def new_output(self, call: LayerCall, x: Tensor, steps: int, batch: int, hidden: int) -> Tensor:
         """Where a forward pass writes its output, (T, B, H)."""
         return x.new_empty(steps, batch, hidden)
 
@@ -206,7 +144,7 @@ class Products:
 
     def forward(self, run: Forward) -> None:
         """Write `gates`, `cells` and `output` (and `kept`) of a forward pass."""
-        run.gates = self.input_share(run.plan, run.flat, run.weights).view(
+        run.gates = self.input_share(run.call, run.flat, run.weights).view(
             *run.output.shape[:2], -1
         )
         self.forward_steps(run)
@@ -215,44 +153,39 @@ class Products:
         """Write `d_gates`, `d_recurrent`, `d_h`; gradients of input and weights."""
         self.backward_steps(run)
         d_x = self.input_grad(run) if run.wants_x else None
-        if any(run.plan.shared) and not batching():
+        if any(run.call.shared) and not batching():
             factors = (run.d_gates[0], run.flat), (run.d_recurrent[0], run.h_start)
-            d_w_ih, d_w_hh = leave(run.plan, factors, sum_of_products)
+            d_w_ih, d_w_hh = leave(run.call, factors, sum_of_products)
         else:
             d_w_ih, d_w_hh = self.weight_grads(run)
         return Gradients(d_x, d_w_ih, d_w_hh, *self.bias_grads(run))
 
-    def input_share(self, plan: Plan, flat: Tensor, weights: Weights) -> Tensor:
+    def input_share(self, call: LayerCall, flat: Tensor, weights: Weights) -> Tensor:
         """The part of all gates that no state enters, (T * B, G).
 
         Without bias where the kernels add the sum of both.
         """
-        if weights.b_ih is None or plan.cell.adds:
+        if weights.b_ih is None or call.cell.adds:
             return torch.mm(flat, weights.w_ih.t())
         return torch.addmm(weights.b_ih, flat, weights.w_ih.t())
 
     def forward_steps(self, run: Forward) -> None:
         """All steps: product with W_hh, then the kernel over gates, noise and state."""
-        plan, gates, w_hh, b_hh = run.plan, run.gates, run.weights.w_hh, run.weights.b_hh
+        call, gates, w_hh, b_hh = run.call, run.gates, run.weights.w_hh, run.weights.b_hh
         assert gates is not None
-        steps, batch, hidden = run.output.shape
-        recurrent = None if plan.cell.adds else gates.new_zeros(batch, gates.shape[-1])
-        bias = sum_of_biases(plan, run.weights)
-        layer = plan.layer(
-            batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
-            recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
-        )  # fmt: skip
+        steps, batch, _ = run.output.shape
+        layer, recurrent, _bias = forward_layer(run)
         w_t = w_hh.t()
-        if steps >= 16 and batch <= 32 and w_hh.numel() <= 2**20:
-            w_t = w_t.contiguous()  # small products are faster then, by more than the copy costs
-        loop = whole_pass(plan, "forward", gates, run.weights)
+        if steps >= 16 and copy_pays(batch, w_hh):
+            w_t = w_t.contiguous()
+        loop = whole_pass(call, "forward", gates, run.weights)
         if loop is not None:
             loop.w_t = None if w_t.stride(0) == 1 else w_t.data_ptr()
             backend_of(gates).function("forward_pass", gates)(layer, loop)
             return
-        step = backend_of(gates).function(f"{plan.cell.name}_forward", gates)
+        step = backend_of(gates).function(f"{call.cell.name}_forward", gates)
         at_gates, at_output = gates.unbind(0), run.output.unbind(0)
-        for t, before in plan.order(steps):
+        for t, before in call.order(steps):
             h = run.h_start if before < 0 else at_output[before]
             if recurrent is None:
                 torch.addmm(at_gates[t], h, w_t, out=at_gates[t])
@@ -264,16 +197,16 @@ class Products:
 
     def backward_steps(self, run: Backward) -> None:
         """All steps back: the kernel, then the product that takes d_recurrent to d_h."""
-        plan, w_hh = run.plan, run.weights.w_hh
-        carries = not plan.cell.adds or plan.mask is not None
-        loop = whole_pass(plan, "backward", run.d_recurrent, run.weights)
+        call, w_hh = run.call, run.weights.w_hh
+        carries = not call.cell.adds or call.mask is not None
+        loop = whole_pass(call, "backward", run.d_recurrent, run.weights)
         if loop is not None:
             loop.carries, loop.to_start = carries, run.wants_h
             backend_of(run.output).function("backward_pass", run.output)(run.layer, loop)
             return
-        step = backend_of(run.output).function(f"{plan.cell.name}_backward", run.output)
+        step = backend_of(run.output).function(f"{call.cell.name}_backward", run.output)
         at_gates = run.d_recurrent.unbind(0)
-        for t, before in reversed(plan.order(len(at_gates))):
+        for t, before in reversed(call.order(len(at_gates))):
             step(run.layer, t, before)
             if before < 0 and not run.wants_h:
                 break
@@ -292,7 +225,7 @@ class Products:
         d, output = run.d_recurrent, run.output
         if len(d) == 1:
             return sum_of_products(run.d_gates[0], run.flat), d[0].t().mm(run.h_start)
-        if run.plan.reverse:
+        if run.call.reverse:
             first, d_rest, h_rest = d[-1], d[:-1], output[1:]
         else:
             first, d_rest, h_rest = d[0], d[1:], output[:-1]
@@ -306,16 +239,16 @@ class Products:
             return None, None
         d_b = run.d_gates.flatten(0, 1).sum(0)
         # One tensor twice would be scaled twice by what works in place on gradients.
-        return d_b, d_b.clone() if run.plan.cell.adds else run.d_recurrent.flatten(0, 1).sum(0)
+        return d_b, d_b.clone() if run.call.cell.adds else run.d_recurrent.flatten(0, 1).sum(0)
 
     def gates_again(
-        self, plan: Plan, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
+        self, call: LayerCall, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
     ) -> Tensor:
         """What forward kept of the gates, from the states before each step: (T, B, G)."""
-        gates = self.input_share(plan, flat, weights).view(*output.shape[:2], -1)
+        gates = self.input_share(call, flat, weights).view(*output.shape[:2], -1)
         start = h_start[None]
-        before = torch.cat([output[1:], start] if plan.reverse else [start, output[:-1]])
-        if plan.cell.adds:
+        before = torch.cat([output[1:], start] if call.reverse else [start, output[:-1]])
+        if call.cell.adds:
             return gates + before @ weights.w_hh.t()
         share = functional.linear(before, weights.w_hh, weights.b_hh)
         hidden = output.shape[-1]
@@ -323,11 +256,11 @@ class Products:
         return gates
 
 
-def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.StepLoop | None:
+def whole_pass(call: LayerCall, way: str, gates: Tensor, weights: Weights) -> K.StepLoop | None:
     """What runs all steps in one call with the products of torch; None where torch has to be asked.
 
     Args:
-        plan: of the pass.
+        call: of the pass.
         way: "forward" or "backward".
         gates: (T, B, G), or a gradient of that shape.
         weights: see there.
@@ -335,26 +268,37 @@ def whole_pass(plan: Plan, way: str, gates: Tensor, weights: Weights) -> K.StepL
     routine = gemm_for(gates) if f"{way}_pass" in backend_of(gates).KERNELS else None
     if routine is None or not weights.w_hh.is_contiguous():
         return None
-    step = address(f"{plan.cell.name}_{way}", gates)
+    step = address(f"{call.cell.name}_{way}", gates)
     steps, _, width = gates.shape
-    loop = K.StepLoop(routine, step, steps, width, plan.reverse, plan.cell.adds)
+    loop = K.StepLoop(routine, step, steps, width, call.reverse, call.cell.adds)
     loop.w = weights.w_hh.data_ptr()
     loop.b_hh = None if weights.b_hh is None else weights.b_hh.data_ptr()
     return loop
 
 
+def copy_pays(batch: int, w_hh: Tensor) -> bool:
+    """Whether products (B, H) with W_hh^T are faster on a copy of it in the order of rows.
+
+    The copy costs what two (several threads) to ten steps gain. One thread has the same bits up to
+    the size that is asked for here, and loses beyond it.
+    """
+    if torch.get_num_threads() > 1:
+        return batch <= 48 and w_hh.numel() <= 2**22
+    return batch <= 32 and w_hh.numel() <= 2**20
+
+
 def leave(
-    plan: Plan, factors: Sequence[tuple[Tensor, Tensor]], multiply: Callable[..., Tensor]
+    call: LayerCall, factors: Sequence[tuple[Tensor, Tensor]], multiply: Callable[..., Tensor]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of W_ih and W_hh of one step, None where the factors are left to `plan.shared`.
+    """Gradients of W_ih and W_hh of one step, None where the factors are left to `call.shared`.
 
     Args:
-        plan: of one step.
+        call: of one step.
         factors: d (B, G) and x (B, inputs) of both.
         multiply: d^T x.
     """
     found: list[Tensor | None] = []
-    for shared, (d, x) in zip(plan.shared, factors, strict=True):
+    for shared, (d, x) in zip(call.shared, factors, strict=True):
         if shared is not None:
             shared.leave(d, x)
         found.append(multiply(d, x) if shared is None else None)
@@ -362,15 +306,32 @@ def leave(
     return d_w_ih, d_w_hh
 
 
-def sum_of_biases(plan: Plan, weights: Weights) -> Tensor | None:
+def sum_of_biases(call: LayerCall, weights: Weights) -> Tensor | None:
     """What the kernels add to the gates, (G,); None where the products add it, or there is none."""
-    if not plan.cell.adds or weights.b_ih is None or weights.b_hh is None:
+    if not call.cell.adds or weights.b_ih is None or weights.b_hh is None:
         return None
     return weights.b_ih + weights.b_hh
 
 
+def forward_layer(run: Forward) -> tuple[K.Layer, Tensor | None, Tensor | None]:
+    """The structure of a forward pass; what it points to and only the caller keeps.
+
+    That is (B, G) for the recurrent product, None where it is added to the gates, and the biases.
+    """
+    call, gates = run.call, run.gates
+    assert gates is not None
+    batch, hidden = run.h_start.shape
+    recurrent = None if call.cell.adds else gates.new_zeros(batch, gates.shape[-1])
+    bias = sum_of_biases(call, run.weights)
+    layer = call.layer(
+        batch, hidden, run.ps, gates=gates, cells=run.cells, output=run.output,
+        recurrent=recurrent, h_start=run.h_start, c_start=run.c_start, bias=bias,
+    )  # fmt: skip
+    return layer, recurrent, bias
+
+
 def gradients_of_p(ps: Sequence[Tensor | None], sums: Tensor) -> list[Tensor | None]:
-    """Of every p, from what the kernels have added up for each unit, (sites, H)."""
+    """Of every p, from what the kernels have added up for each unit, (units of the cell, H)."""
     return [
         None if p is None else total if p.shape == total.shape else total.sum_to_size(p.shape)
         for p, total in zip(ps, sums.unbind(0), strict=True)

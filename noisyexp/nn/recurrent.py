@@ -38,7 +38,7 @@ class NoisyRecurrent(NoisyModule):
     weight_ih_l0: Tensor
 
     def _make_units(self, extra: Mapping[str, Any]) -> nn.ModuleDict:
-        """Units by layer and direction, then by site."""
+        """Units by layer and direction, then by name."""
         return nn.ModuleDict(
             {
                 self._suffix(layer, direction): self._make_cell_units(extra)
@@ -177,8 +177,8 @@ class NoisyRecurrent(NoisyModule):
         # The input's share of every gate, for all steps at once: (T, B, gates * H).
         projected = functional.linear(x, w_ih, b_ih)
         draws = {
-            site: unit.draw_noise((steps, batch, self.hidden_size), x.device)
-            for site, unit in units.items()
+            name: unit.draw_noise((steps, batch, self.hidden_size), x.device)
+            for name, unit in units.items()
         }
         if torch._C._get_tracing_state() is not None:
             raise RuntimeError(
@@ -189,7 +189,7 @@ class NoisyRecurrent(NoisyModule):
         step = self.step_function()
         outputs: list[Tensor] = [x.new_empty(0)] * steps
         for t in reversed(range(steps)) if direction else range(steps):
-            xi = {site: None if draw is None else draw[t] for site, draw in draws.items()}
+            xi = {name: None if draw is None else draw[t] for name, draw in draws.items()}
             new = step(units, projected[t], state, w_hh, b_hh, xi)
             if mask is not None:
                 # Past its end a sequence keeps its state, so the final state is the last valid one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,10 +99,13 @@ def replace_activations(
     before = {id(p) for p in noise_parameters(model)}
     made.commit()
     new = [p for p in noise_parameters(model) if id(p) not in before]
-    return _report(model, done, skipped, bool(new))
+    _warn(model, skipped, bool(new))
+    return Report(done, skipped)
 
 
 _NOT_INCLUDED, _EXCLUDED, _DONE = "not included", "excluded", "it is so already"
+_NAMED = 3
+"""Modules that a warning names."""
 _ASKED_FOR = (_NOT_INCLUDED, _EXCLUDED, _DONE)
 """Reasons to leave a place alone that need no warning."""
 
@@ -132,20 +136,20 @@ def _reason(place: Place, include: Selection, exclude: Selection, output: str | 
     return obstacle(place.module)
 
 
-def _report(
-    model: nn.Module, done: list[Replacement], skipped: list[Skipped], has_new_p: bool
-) -> Report:
-    notes = []
-    silent = [str(entry) for entry in skipped if not entry.asked]
-    if has_new_p:
+def _warn(model: nn.Module, skipped: Sequence[Skipped], has_new_p: bool) -> None:
+    """Say in one warning what nobody asked for; why is in the report, and said there alone."""
+    parts = []
+    left = [f"{entry.path} ({entry.old})" for entry in skipped if not entry.asked]
+    if left:
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        named = ", ".join(left[:_NAMED])
+        parts.append(f"{named}{more} left alone; the report that it returns says why")
+    if has_new_p and (older := _optimizers_of(model)):
+        kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in older}))
         advice = "noisyexp.add_noise_parameters(optimizer, model)"
-        notes.append(f"An optimiser that was made before lacks the new p: {advice}")
-        if older := _optimizers_of(model):
-            kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in older}))
-            silent.append(f"{kinds} was made before and lacks the new p: {advice}")
-    if silent:
-        warnings.warn("replace_activations: " + "; ".join(silent), stacklevel=3)
-    return Report(done, skipped, notes)
+        parts.append(f"{kinds} was made before and lacks the new p: {advice}")
+    if parts:
+        warnings.warn("replace_activations: " + "; ".join(parts), stacklevel=3)
 
 
 def _optimizers_of(model: nn.Module) -> list[torch.optim.Optimizer]:
@@ -233,7 +237,7 @@ class _Made:
                 return False
             if new.p is not None and old.p is not None and new.p.shape == old.p.shape:
                 new.p = old.p
-            new.site, new.noise_source, new.backend = old.site, old.noise_source, old.backend
+            new.path, new.noise_source, new.backend = old.path, old.noise_source, old.backend
             self._new[old] = new
         self._changes.append((place.parent, place.name, old, self._new[old]))
         return True

@@ -51,17 +51,14 @@ class Report(list[Replacement]):
 
     Attributes:
         skipped: modules that have tanh or sigmoid units and were left alone, in module order.
-        notes: what else to know.
     """
 
-    def __init__(
-        self, replaced: Iterable[Replacement], skipped: Iterable[Skipped], notes: Iterable[str]
-    ) -> None:
+    def __init__(self, replaced: Iterable[Replacement], skipped: Iterable[Skipped]) -> None:
         super().__init__(replaced)
-        self.skipped, self.notes = list(skipped), list(notes)
+        self.skipped = list(skipped)
 
     def __str__(self) -> str:
-        """A line for each module, then the notes."""
-        return "\n".join(map(str, [*self, *self.skipped, *self.notes])) or "nothing to replace"
+        """A line for each module."""
+        return "\n".join(map(str, [*self, *self.skipped])) or "nothing to replace"
 
     __repr__ = __str__

@@ -19,7 +19,8 @@ from noisyexp.kernels.blas import gemm_for
 from noisyexp.kernels.cpu import address
 from noisyexp.kernels.derivatives import batching, first_derivatives
 from noisyexp.kernels.dispatch import backend_of
-from noisyexp.nn.products import TRANSPOSE_ROWS, Plan, Weights, gradients_of_p
+from noisyexp.nn.layer_call import LayerCall
+from noisyexp.nn.products import TRANSPOSE_ROWS, Weights, gradients_of_p
 
 
 def product_for(x: Tensor, weights: Weights) -> int | None:
@@ -33,26 +34,26 @@ def product_for(x: Tensor, weights: Weights) -> int | None:
 
 
 def run(
-    plan: Plan, gemm: int, x: Tensor, state: Sequence[Tensor], weights: Weights,
+    call: LayerCall, gemm: int, x: Tensor, state: Sequence[Tensor], weights: Weights,
     ps: Sequence[Tensor | None], tokens: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The states after the step, (B, H) each.
 
     Args:
-        plan: of one step without a mask.
+        call: of one step without a mask.
         gemm: what `product_for` gives.
         x: (B, I).
         state: h and what else the cell has, (B, H) each.
         weights: see there.
-        ps: p of each site, or None.
+        ps: p of each unit, or None.
         tokens: of shared weights, see `shared.use`.
     """
     x, (h, *rest) = x.contiguous(), (part.contiguous() for part in state)
     c = rest[0] if rest else None
     if not torch.is_grad_enabled():
-        return _forward(plan, gemm, x, h, c, weights, ps)[0]
+        return _forward(call, gemm, x, h, c, weights, ps)[0]
     after: tuple[Tensor, ...] = _Step.apply(  # type: ignore[no-untyped-call]
-        plan, gemm, x, h, c, *weights, *ps, *tokens
+        call, gemm, x, h, c, *weights, *ps, *tokens
     )
     return after
 
@@ -62,13 +63,13 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, w_ih: Tensor,
+        ctx: Any, call: LayerCall, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, w_ih: Tensor,
         w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, *ps: Tensor | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        ps = ps[: len(plan.sites)]  # what follows are the tokens of shared weights
+        ps = ps[: len(call.activations)]  # what follows are the tokens of shared weights
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
-        after, kept = _forward(plan, gemm, x, h, c, weights, ps)
-        ctx.plan, ctx.gemm = plan, gemm
+        after, kept = _forward(call, gemm, x, h, c, weights, ps)
+        ctx.call, ctx.gemm = call, gemm
         ctx.save_for_backward(x, h, c, *weights, *kept, *ps)
         ctx.set_materialize_grads(False)
         return after
@@ -81,51 +82,51 @@ class _Step(torch.autograd.Function):
         x, h, c, *rest = saved
         weights, kept, ps = Weights(*rest[:4]), rest[4:6], rest[6:]
         wants = ctx.needs_input_grad[2:7]
-        found, d_ps = _backward(ctx.plan, ctx.gemm, x, h, c, weights, kept, ps, (d_h, d_c), wants)
+        found, d_ps = _backward(ctx.call, ctx.gemm, x, h, c, weights, kept, ps, (d_h, d_c), wants)
         return (None, None, *found, *d_ps, None, None)
 
 
 def _forward(
-    plan: Plan, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
+    call: LayerCall, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
     ps: Sequence[Tensor | None],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor | None]]:  # fmt: skip
     """The states after the step; and gates, (B, G), or (B + 1, G) with biases, and cells."""
-    (batch, hidden), adds = h.shape, plan.cell.adds
-    width, biased = plan.cell.gates * hidden, weights.b_ih is not None
+    (batch, hidden), adds = h.shape, call.cell.adds
+    width, biased = call.cell.gates * hidden, weights.b_ih is not None
     gates = x.new_empty(batch + (adds and biased), width)
     cells, output = x.new_empty(batch, hidden), x.new_empty(batch, hidden)
     recurrent = None if adds else x.new_empty(batch, width)
-    layer = plan.layer(
+    layer = call.layer(
         batch, hidden, ps, gates=gates, cells=cells, output=output, recurrent=recurrent,
         h_start=h, c_start=c,
     )  # fmt: skip
-    call = _call(plan, gemm, "forward", x, weights, gates, layer)
-    backend_of(x).function("single_forward", x)(layer, call)
+    single = _single_step(call, gemm, "forward", x, weights, gates, layer)
+    backend_of(x).function("single_forward", x)(layer, single)
     return ((output,), (gates, cells)) if c is None else ((output, cells), (gates, None))
 
 
-def _call(
-    plan: Plan, gemm: int, way: str, x: Tensor, weights: Weights, gates: Tensor, layer: K.Layer
+def _single_step(
+    call: LayerCall, gemm: int, way: str, x: Tensor, weights: Weights, gates: Tensor, layer: K.Layer
 ) -> K.SingleStep:
     """The structure for the kernels, without gradients; tells the layer where its biases are."""
     width, batch = gates.shape[1], layer.batch
-    step = address(f"{plan.cell.name}_{way}", x)
-    call = K.SingleStep(gemm, step, x.shape[1], width, plan.cell.adds, x.data_ptr())
-    call.w_ih, call.w_hh = weights.w_ih.data_ptr(), weights.w_hh.data_ptr()
+    step = address(f"{call.cell.name}_{way}", x)
+    single = K.SingleStep(gemm, step, x.shape[1], width, call.cell.adds, x.data_ptr())
+    single.w_ih, single.w_hh = weights.w_ih.data_ptr(), weights.w_hh.data_ptr()
     if weights.b_ih is not None and weights.b_hh is not None:
-        call.b_ih, call.b_hh = weights.b_ih.data_ptr(), weights.b_hh.data_ptr()
+        single.b_ih, single.b_hh = weights.b_ih.data_ptr(), weights.b_hh.data_ptr()
     if len(gates) > batch:
-        layer.bias = call.bias = gates.data_ptr() + batch * width * gates.element_size()
-    return call
+        layer.bias = single.bias = gates.data_ptr() + batch * width * gates.element_size()
+    return single
 
 
 def _backward(
-    plan: Plan, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
+    call: LayerCall, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
     kept: Sequence[Tensor | None], ps: Sequence[Tensor | None], grads: Sequence[Tensor | None],
     wants: Sequence[bool],
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:  # fmt: skip
     """Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh and of every p, as asked for in `wants`."""
-    (batch, hidden), adds = h.shape, plan.cell.adds
+    (batch, hidden), adds = h.shape, call.cell.adds
     gates, cells = kept
     assert gates is not None
     d_h, d_c = grads
@@ -138,13 +139,13 @@ def _backward(
     # With rows of one tile no two parts have the same unit.
     parts = 1 if batch <= K.ROWS else K.CHUNKS
     p_sums = x.new_zeros(len(ps), parts, hidden)
-    layer = plan.layer(
+    layer = call.layer(
         batch, hidden, ps, p_sums, gates=gates, cells=cells, h_start=h, c_start=c, d_h=d_h, d_c=d_c,
         d_gates=d_gates, d_recurrent=d_recurrent, d_carry=carry,
     )  # fmt: skip
     layer.sums_apart = 0 if parts == 1 else hidden
-    call = _call(plan, gemm, "backward", x, weights, gates, layer)
-    at_once = [shared is None or batching() for shared in plan.shared]
+    single = _single_step(call, gemm, "backward", x, weights, gates, layer)
+    at_once = [shared is None or batching() for shared in call.shared]
     like = (x, h, weights.w_ih, weights.w_hh)
     asked = (wants[0], wants[1], wants[3] and at_once[0], wants[4] and at_once[1])
     d_x, d_start, d_w_ih, d_w_hh = (
@@ -152,10 +153,10 @@ def _backward(
     )
     for name, array in zip(_GRADIENTS, (d_x, d_start, d_w_ih, d_w_hh), strict=True):
         if array is not None:
-            setattr(call, name, array.data_ptr())
-    backend_of(x).function("single_backward", x)(layer, call)
+            setattr(single, name, array.data_ptr())
+    backend_of(x).function("single_backward", x)(layer, single)
     factors = (d_gates, x), (d_recurrent, h)
-    for shared, now, of_step in zip(plan.shared, at_once, factors, strict=True):
+    for shared, now, of_step in zip(call.shared, at_once, factors, strict=True):
         if shared is not None and not now:
             shared.leave(*of_step)
     d_b_ih = d_b_hh = None

@@ -19,6 +19,7 @@ from noisyexp.pictures.curves import (
     _act_index,
     _styles,
     curve_band,
+    draw_line,
     figure_style,
     legend_label,
     line_name,
@@ -36,7 +37,7 @@ _INSIDE, _OUTSIDE = PALETTE[1], PALETTE[2]
 # --- Figure 5
 
 
-def plot_learning(
+def plot_noise_sides(
     records: Sequence[RunRecord],
     path: Path,
     labels: Mapping[str, str] | None = None,
@@ -75,7 +76,7 @@ def plot_learning(
         for column, (heading, chosen) in enumerate(columns.items()):
             axes[0, column].set_title(heading)
             axes[-1, column].set_xlabel("epoch")
-            _draw_learning(axes[:, column], chosen, labels or {})
+            _draw_noise_side(axes[:, column], chosen, labels or {})
         for row, metric in zip(axes, FIGURE_5, strict=True):
             row[0].set_ylabel(records[0].metrics[metric].title.replace(", ", ",\n"))
             if "nll" in metric:
@@ -96,7 +97,7 @@ def plot_learning(
         return save_figure(figure, path)
 
 
-def _draw_learning(
+def _draw_noise_side(
     axes: Sequence[Any], records: Sequence[RunRecord], labels: Mapping[str, str]
 ) -> None:
     """One column of Figure 5."""
@@ -105,12 +106,9 @@ def _draw_learning(
     for axis, metric in zip(axes, FIGURE_5, strict=True):
         for name, runs in groups.items():
             positions, mean, low, high = curve_band(runs, metric, "epoch")
-            colour, line = styles[name]
-            axis.plot(
-                positions, mean, color=colour, linestyle=line, linewidth=1.4,
-                label=legend_label(name, runs, labels),
-            )  # fmt: skip
-            axis.fill_between(positions, low, high, color=colour, alpha=0.15, linewidth=0)
+            style = styles[name]
+            draw_line(axis, style, positions, mean, legend_label(name, runs, labels), 1.4)
+            axis.fill_between(positions, low, high, color=style.colour, alpha=0.15, linewidth=0)
         axis.grid(True, which="major", linewidth=0.4, alpha=0.5)
 
 
@@ -174,8 +172,10 @@ class LearnedUnits:
         return output_noise_slope(self.x, self.eps, p, F.TANH, alpha=self.alpha, c=self.c)
 
 
-def learned_units(findings: Mapping[str, Any], config: Mapping[str, Any]) -> LearnedUnits:
-    """From the findings and the configuration of a run record.
+def learned_units(
+    findings: Mapping[str, Any], config: Mapping[str, Any], task: str | None = None
+) -> LearnedUnits:
+    """From the findings and the configuration of a run record; `task` is its name in the title.
 
     Raises:
         RecordError: the run has no units with a learned p at the output.
@@ -201,7 +201,7 @@ def learned_units(findings: Mapping[str, Any], config: Mapping[str, Any]) -> Lea
         variant=act["variant"],
         alpha=alpha,
         c=c,
-        title=f"{config['task']['name']}, {act['label']}, scale {config['scale']}, "
+        title=f"{task or config['task']['name']}, {act['label']}, scale {config['scale']}, "
         f"seed {config['seed']}",
         p_before=before,
         p_after=after,
@@ -319,7 +319,10 @@ def plot_p(networks: Iterable[LearnedUnits], path: Path) -> tuple[Path, Path]:
 
 
 def plot_learned_units(
-    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], kind: str, path: Path
+    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    kind: str,
+    path: Path,
+    task: str | None = None,
 ) -> bool:
     """Slopes of NAN's units or values of NAH's at the lowest seed, or p over all networks.
 
@@ -327,12 +330,13 @@ def plot_learned_units(
         runs: findings and configuration of complete runs; those without learned units are skipped.
         kind: "unit_slopes" (Figure 6), "unit_values" (Figure 7) or "p_histograms".
         path: where to write, without or with a suffix.
+        task: its name in the title; default: that of its folder.
 
     Returns:
         Whether some run has such units; without one nothing is drawn.
     """
     chosen = [
-        (int(config["seed"]), learned_units(findings, config))
+        (int(config["seed"]), learned_units(findings, config, task))
         for findings, config in runs
         if findings and config["act"]["variant"] in ("nan", "nah")
     ]

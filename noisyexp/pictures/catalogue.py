@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisyexp.fileio import read_json
-from noisyexp.pictures.analysis_figures import plot_learned_units, plot_learning
+from noisyexp.pictures.analysis_figures import plot_learned_units, plot_noise_sides
 from noisyexp.pictures.chance import chance_levels
 from noisyexp.pictures.curves import line_name, plot_curves
 from noisyexp.pictures.escape import caption_fig2, draw_fig2
@@ -173,9 +173,11 @@ def draw_curves(drawing: Drawing) -> list[Drawn]:
             and (end := by_name[str(record.experiment)].paper.get(sheet.end or "")) is not None
         }
         stem = drawing.stem.with_name(f"{drawing.stem.name}{part}")
+        # A short run at a small scale may begin and end above what is cut off at the paper's.
+        tops = sheet.tops if chosen[0].scale == "paper" else {}
         plot_curves(
             chosen, sheet.metrics, stem, ends, sheet.x, chance_levels(chosen[0]),
-            sheet.every_seed, sheet.tops, drawing.labels, sheet.title,
+            sheet.every_seed, tops, drawing.labels, sheet.title,
         )  # fmt: skip
         drawn.append(Drawn(stem.name, chosen))
     return drawn
@@ -183,14 +185,16 @@ def draw_curves(drawing: Drawing) -> list[Drawn]:
 
 def draw_noise_sides(drawing: Drawing) -> list[Drawn]:
     """Noise at the output beside noise at the input."""
-    plot_learning(drawing.records, drawing.stem, drawing.labels, drawing.sheet.title)
+    plot_noise_sides(drawing.records, drawing.stem, drawing.labels, drawing.sheet.title)
     return drawing.drawn
 
 
 def draw_learned_units(drawing: Drawing) -> list[Drawn]:
     """What the units of trained networks do, or their p."""
     runs = [(record.findings, record.config) for record in drawing.records if record.complete]
-    return drawing.drawn if plot_learned_units(runs, drawing.sheet.kind, drawing.stem) else []
+    sheet = drawing.sheet
+    drawn = plot_learned_units(runs, sheet.kind, drawing.stem, sheet.title)
+    return drawing.drawn if drawn else []
 
 
 Draw = Callable[[Drawing], list[Drawn]]
@@ -247,7 +251,9 @@ def captions_page(pictures: Mapping[str, Sequence[Picture]]) -> str:
         "Drawn by `make figures` from `results/records/`, `results/escape.json` and the units "
         "themselves. Only the text and captions of the paper were at hand, not its images: each "
         "caption says what is inferred. Curves are means over seeds, bands go from the lowest to "
-        "the highest seed.",
+        "the highest seed. Colour and dash name the unit, markers the row; of lines that coincide "
+        "each has its markers at other places, and schedules that are the same are drawn one below "
+        "the other.",
     ]
     for name, drawn in pictures.items():
         if not drawn:

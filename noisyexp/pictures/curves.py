@@ -6,19 +6,23 @@ import contextlib
 import io
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import atomic_write_bytes
-from noisyexp.records.metric import Metric
 from noisyexp.records.run_record import RunRecord
+from noisyexp.report.group_curves import curve_title
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white, and a grey.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#808080")
-LABEL_WIDTH = 40
-"""Letters of a line of a legend in two columns."""
+LABEL_WIDTH = 36
+"""Letters of a line of a legend in two columns, which has to fit below the picture."""
+HARD_SPACE = "\N{NO-BREAK SPACE}"
+LEVEL_WIDTH = 20
+"""Letters of a line of what is written beside a level."""
 LINE_STYLES = (
     "-",
     "--",
@@ -29,7 +33,10 @@ LINE_STYLES = (
     (0, (1, 2)),
     (0, (9, 2, 2, 2)),
 )
-# One colour an activation in every figure of the project, whatever else is drawn beside it.
+# One colour and one dash an activation in every figure of the project, whatever is drawn beside it.
+MARKERS = ("", "o", "s", "^", "v", "X", "P", "<", ">", "*")
+"""Of the lines of a figure in their order: they tell rows of one activation apart, and lines that
+coincide, since each line has its markers at places of its own."""
 ACT_ORDER = ("reference", "hard", "nan_normal", "nah", "nani", "nanil", "nanis", "nah_mean")
 
 
@@ -187,18 +194,19 @@ def _draw(
             _draw_panel(axes, names, bands, styles)
         for k, (label, value) in enumerate(levels.get(metric, {}).items()):
             axes.axhline(value, color="0.45", linewidth=1.0, linestyle=LINE_STYLES[k % 4])
-            axes.annotate(
-                f"{label}, {value:.4g}", (0.0, value), xycoords=("axes fraction", "data"),
-                xytext=(3, 2), textcoords="offset points", fontsize=7, color="0.25",
+            axes.annotate(  # beside the axes: within, curves would cover it
+                textwrap.fill(f"{label}, {value:.4g}", LEVEL_WIDTH), (1.0, value),
+                xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                fontsize=7, color="0.25", va="center", annotation_clip=False,
             )  # fmt: skip
-        info = record.metrics.get(metric, Metric(_WORDS.get(metric, metric), "", "min"))
-        axes.set_ylabel(textwrap.fill(info.title, 36 if axes is every[0] else 18))
+        words = curve_title(metric, record.metrics)
+        axes.set_ylabel(textwrap.fill(words, 36 if axes is every[0] else 18))
         axes.grid(True, linewidth=0.4, alpha=0.5)
         low, top = axes.dataLim.ymin, tops.get(metric, -math.inf)
         if low < top < axes.dataLim.ymax:
             axes.set_ylim(low - 0.05 * (top - low), top)
     _draw_ends(every[0], panels, groups, ends, styles)
-    every[-1].set_xlabel({"epoch": "epoch", "step": "update [steps]"}.get(x, x))
+    every[-1].set_xlabel({"epoch": "epoch", "step": "update"}.get(x, x))
     every[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     kind = "" if record.data == "real" else f", {record.data} data"
     shown = "single runs" if seeds else "mean and range over seeds"
@@ -209,38 +217,47 @@ def _draw(
     return figure
 
 
-_WORDS = {"level": "curriculum level", "c": "c (noise)"}
-"""Axis titles of what the curve holds beside metrics."""
-
-
 def _draw_panel(
-    axes: Any,
-    names: Mapping[str, str],
-    bands: Mapping[str, Band],
-    styles: Mapping[str, tuple[str, Any]],
+    axes: Any, names: Mapping[str, str], bands: Mapping[str, Band], styles: Mapping[str, Style]
 ) -> None:
     """Mean and range of every line that has the metric."""
+    from matplotlib.transforms import ScaledTranslation
+
+    equal = Counter[tuple[float, ...]]()
     for key, (positions, mean, low, high) in bands.items():
-        colour, line = styles[key]
-        axes.plot(
-            positions, mean, label=names[key], linewidth=1.6, color=colour,
-            linestyle=line,
-        )  # fmt: skip
-        axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
+        # A given schedule may be the same for several lines: then one below the other.
+        line = draw_line(axes, styles[key], positions, mean, names[key], 1.6)
+        lower = ScaledTranslation(0, -2.5 / 72 * equal[tuple(mean)], axes.figure.dpi_scale_trans)
+        line.set_transform(line.get_transform() + lower)
+        equal[tuple(mean)] += 1
+        axes.fill_between(positions, low, high, color=styles[key].colour, alpha=0.18, linewidth=0)
 
 
 def _draw_runs(
     axes: Any,
     names: Mapping[str, str],
     runs: Mapping[str, Sequence[Band]],
-    styles: Mapping[str, tuple[str, Any]],
+    styles: Mapping[str, Style],
 ) -> None:
     """Every run as a line of its own, named once a row."""
     for key, bands in runs.items():
-        colour, line = styles[key]
         for index, (positions, values, *_) in enumerate(bands):
             label = names[key] if index == 0 else None
-            axes.plot(positions, values, label=label, linewidth=1.2, color=colour, linestyle=line)
+            draw_line(axes, styles[key], positions, values, label, 1.2)
+
+
+def draw_line(
+    axes: Any, style: Style, x: Sequence[float], y: Sequence[float], label: str | None, width: float
+) -> Any:
+    """One line in its style, with a few markers."""
+    lines = style.lines
+    stride = max(1, min(max(lines, len(x) // 8), len(x) // 3))
+    (line,) = axes.plot(
+        x, y, label=label, linewidth=width, color=style.colour, linestyle=style.dash,
+        marker=style.marker, markevery=(style.place * stride // lines, stride), markersize=4,
+        markerfacecolor="white", markeredgewidth=1.0,
+    )  # fmt: skip
+    return line
 
 
 def legend_label(key: str, runs: Sequence[RunRecord], labels: Mapping[str, str]) -> str:
@@ -250,7 +267,8 @@ def legend_label(key: str, runs: Sequence[RunRecord], labels: Mapping[str, str])
     if finished < len(runs):
         seeds = f"{finished} of {len(runs)} finished"
     if key in labels:
-        return textwrap.fill(f"{labels[key]} ({seeds})", LABEL_WIDTH)
+        # A space that does not break: a line of the legend never begins within the brackets.
+        return textwrap.fill(f"{labels[key]} ({seeds.replace(' ', HARD_SPACE)})", LABEL_WIDTH)
     name = _act_label(runs[0])
     if key not in (runs[0].act, "reference"):
         name += f", row {key}"
@@ -270,7 +288,7 @@ def _draw_ends(
     panels: Mapping[str, Mapping[str, Band]],
     groups: Mapping[str, Sequence[RunRecord]],
     ends: Mapping[str, float],
-    styles: Mapping[str, tuple[str, Any]],
+    styles: Mapping[str, Style],
 ) -> None:
     """The paper's end points at the right end of the first panel."""
     first = next(iter(panels.values()))
@@ -283,7 +301,7 @@ def _draw_ends(
         named.add((label, ends[key]))
         axes.plot(
             [right], [ends[key]], marker="D", markersize=6, linestyle="none", clip_on=False,
-            markerfacecolor="white", markeredgecolor=styles[key][0], label=label,
+            markerfacecolor="white", markeredgecolor=styles[key].colour, label=label,
         )  # fmt: skip
 
 
@@ -296,19 +314,34 @@ def line_name(record: RunRecord) -> str:
     return (record.experiment or record.act).rpartition("/")[2]
 
 
-def _styles(acts: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
-    """Colour by activation and line style by line, from the activation of each line's name."""
+class Style(NamedTuple):
+    """How a line is drawn: colour and dash say which activation, the marker which line it is.
+
+    Attributes:
+        colour, dash, marker: as matplotlib takes them.
+        place: of the line in its figure, from 0.
+        lines: of the figure.
+    """
+
+    colour: str
+    dash: Any
+    marker: str
+    place: int
+    lines: int
+
+
+def _styles(acts: Mapping[str, str]) -> dict[str, Style]:
+    """The styles of a figure's lines, from the activation of each line's name."""
     others = sorted({act for act in acts.values() if act not in ACT_ORDER})
-    places = {act: rank for rank, act in enumerate([*ACT_ORDER, *others])}
-    styles: dict[str, tuple[str, Any]] = {}
-    for name, act in acts.items():
-        colour = PALETTE[places[act] % len(PALETTE)]
-        # The activation's own line, then the next ones for further rows of the same colour.
-        first = places[act] + places[act] // len(PALETTE)
-        taken = [line for other, line in styles.values() if other == colour]
-        lines = [LINE_STYLES[(first + k) % len(LINE_STYLES)] for k in range(len(LINE_STYLES))]
-        styles[name] = colour, next((line for line in lines if line not in taken), lines[0])
-    return styles
+    ranks = {act: rank for rank, act in enumerate([*ACT_ORDER, *others])}
+    size = len(PALETTE)
+    return {
+        name: Style(
+            PALETTE[ranks[act] % size], LINE_STYLES[(ranks[act] + ranks[act] // size) % size],
+            MARKERS[place % len(MARKERS)], place, len(acts),
+        )
+        for place, (name, act) in enumerate(acts.items())
+    }  # fmt: skip
 
 
 def plot_panels(panels: Sequence[tuple[str, Any, str, str]], path: Path) -> tuple[Path, Path]:

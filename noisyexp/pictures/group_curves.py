@@ -7,7 +7,7 @@ from collections import Counter
 
 from noisyexp.errors import RecordError
 from noisyexp.pictures.curves import LINE_STYLES, PALETTE, figure_style
-from noisyexp.report.group_curves import curve_metrics, group_curve
+from noisyexp.report.group_curves import curve_metrics, curve_title, group_curve
 from noisyexp.report.group_table import Report
 
 
@@ -39,7 +39,7 @@ def draw(report: Report) -> bytes:
                 label = f"{group.name} (n={curve.n})"
                 panel.plot(curve.x, curve.mean, color=colour, linestyle=style, label=label)
                 panel.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
-            panel.set_ylabel(report.metrics[metric].title if metric in report.metrics else metric)
+            panel.set_ylabel(curve_title(metric, report.metrics))
             panel.grid(alpha=0.3)
         panels[-1].set_xlabel("epoch")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

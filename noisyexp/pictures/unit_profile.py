@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisyexp.activations import Activation, make_activation
 
+PROBE: dict[str, Any] = {"p_shape": "scalar", "dtype": torch.float64}
+"""How a unit is made that is looked at."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -24,9 +27,13 @@ def make_unit(
 ) -> Activation:
     """A unit in float64 with one given p, which takes no gradient; see `Activation`."""
     unit = make_activation(
-        kind, act, 1, c=c, alpha=alpha, p_shape="scalar", clip_output=clip_output,
-        code_compat=code_compat, dtype=torch.float64,
-    )  # fmt: skip
+        kind, act, 1, c=c, alpha=alpha, clip_output=clip_output, code_compat=code_compat, **PROBE
+    )
+    return look_at(unit, p)
+
+
+def look_at(unit: Activation, p: float) -> Activation:
+    """The unit with one given p, which takes no gradient."""
     if unit.p is not None:
         unit.p.requires_grad_(False).fill_(p)
     return unit

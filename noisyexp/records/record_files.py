@@ -44,6 +44,8 @@ def read_run_json(path: Path, name: str) -> Any:
         if "\\ud" in text.lower():  # halves of characters, which no file can hold
             json.dumps(raw, ensure_ascii=False).encode("utf-8")
         return raw
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RecordError(f"{name}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, RecursionError):

@@ -24,8 +24,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise yaml.YAMLError(f"the key {key!r} is given twice in the block of line {line}")
+                again = [k for k, _ in node.value if k.value == key][1]
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", again.start_mark
+                )
         made: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return made
 
@@ -35,6 +37,10 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+
+
+NOT_READ = (yaml.YAMLError, ValueError, TypeError, OSError, RecursionError)
+"""What is raised of a text that is no YAML, or has a value that cannot be, as a 13th month."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -47,22 +53,49 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Content of a text file.
+    """Content of a text file; a byte-order mark at its beginning is left out.
 
     Raises:
         RecordError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text("utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecordError(f"{path} cannot be read: {reason}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecordError(
+            f"{path}, line {line}: not UTF-8; save the file in that encoding"
+        ) from error
 
 
 def parse_yaml(text: str, path: Path) -> Any:
     """The same of a text that has been read from `path`, which messages name."""
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RecordError(f"{path} cannot be read as YAML: {reason}") from error
+    except NOT_READ as error:
+        raise RecordError(explain_yaml(error, text, path)) from error
+
+
+def explain_yaml(error: Exception, text: str, path: Path) -> str:
+    """One line: file, line, and what is wrong there.
+
+    Args:
+        error: one of `NOT_READ`.
+        text: what was read.
+        path: of the file.
+    """
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    position = getattr(error, "position", None)  # of a character that no text has
+    line = mark.line + 1 if mark else text.count("\n", 0, position) + 1 if position else None
+    said = getattr(error, "problem", None) or str(error) or type(error).__name__
+    if isinstance(error, yaml.reader.ReaderError):
+        said = f"the character {chr(error.character)!r}"
+    if "'\\t'" in said:
+        said = "a tab; indent with blanks"
+    if isinstance(error, RecursionError):
+        said = "brackets within brackets, deeper than can be read"
+    where = f"{path}, line {line}" if line else str(path)
+    return f"{where}: cannot be read as YAML: {' '.join(said.split())}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from noisyexp.records.metric import Metric
-from noisyexp.report.group_curves import POSITIONS, curve_metrics, group_curve
+from noisyexp.report.group_curves import POSITIONS, curve_metrics, curve_title, group_curve
 from noisyexp.report.groups import Group
 
 # Okabe and Ito (2008) without yellow and black: these are read on white and on near black.
@@ -49,7 +49,7 @@ def make_chart(groups: Sequence[Group], infos: dict[str, Metric], first: Sequenc
     figures = {kinds: _figure(groups, sources, kinds, x) for kinds in SCALES}
     for kinds, figure in figures.items():
         figure.visible = kinds == ("linear", "linear")
-    titles = [(name, infos[name].title if name in infos else name) for name in data]
+    titles = [(name, curve_title(name, infos)) for name in data]
     choose_metric = Select(
         title="metric", value=metric, options=titles, width=320, stylesheets=[READABLE]
     )

@@ -7,12 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from noisyexp.records.metric import Metric
 from noisyexp.report.groups import Group
 from noisyexp.report.statistics import mean_interval
 
 MOST_POINTS = 300
 """Points of a drawn curve; a longer one is thinned evenly, its last point kept."""
 POSITIONS = ("epoch", "step")
+WORDS = {
+    "c": "c (noise)", "level": "curriculum level", "level_length": "digits of the level",
+    "level_nesting": "operations of the level", "lr": "learning rate",
+}  # fmt: skip
+"""What curves hold beside metrics."""
+
+
+def curve_title(name: str, metrics: Mapping[str, Metric]) -> str:
+    """What is written at the axis of a curve."""
+    return metrics[name].title if name in metrics else WORDS.get(name, name)
 
 
 @dataclass(frozen=True)

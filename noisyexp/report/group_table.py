@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from noisyexp.records.metric import Metric
-from noisyexp.report.groups import Group, best_groups, difference, verdict
+from noisyexp.report.groups import Group, best_groups, difference, is_reference, verdict
 from noisyexp.report.run_set import spoken
 from noisyexp.report.statistics import Estimate
 
@@ -60,11 +61,18 @@ def number(value: float) -> str:
 
 
 def shown(estimate: Estimate | None, sign: bool = False) -> str:
-    """Mean ± half width, "" for None."""
+    """Mean ± half width with no more decimals than the mean, "" for None."""
     if estimate is None:
         return ""
-    mean = ("+" if sign and estimate.mean >= 0 else "") + number(estimate.mean)
-    return mean if estimate.half_width is None else f"{mean} ± {number(estimate.half_width)}"
+    mean, half = number(estimate.mean), estimate.half_width
+    signed = ("+" if sign and estimate.mean >= 0 else "") + mean
+    if half is None:
+        return signed
+    width = number(half)
+    places = min(len(text.partition(".")[2]) for text in (mean, width))
+    rounded = f"{half:.{places}f}"
+    plain = "e" not in mean + width and float(rounded) > 0
+    return f"{signed} ± {rounded if plain else width}"
 
 
 def cells(report: Report) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
@@ -80,7 +88,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], set[tuple[int, in
         for line, group in zip(lines, report.groups, strict=True):
             line.append(shown(group.estimate(name)))
         if report.compares:
-            head.append(f"difference, {name}")
+            head.append(f"{info.label}, difference")
             for line, group in zip(lines, report.groups, strict=True):
                 found = report.difference(group, name)
                 words = verdict(found, info.direction)
@@ -107,7 +115,14 @@ def problems(report: Report) -> list[str]:
 
 
 def compared_with(report: Report) -> str:
-    """One sentence that names the baselines, "" without any."""
+    """One sentence that names the baselines, or says why there is none; "" where nothing fits."""
+    soft = Counter(group.task for group in report.groups if is_reference(group))
+    several = [f"{n} groups of {task}" for task, n in soft.items() if n > 1]
+    if several and not report.baselines:
+        return (
+            f"No differences: {' and '.join(several)} have reference units; baseline= or where= "
+            "chooses one."
+        )
     if not report.compares:
         return ""
     names = [
@@ -151,7 +166,7 @@ def to_text(report: Report) -> str:
         _columns(of_task(report, task)) for task in dict.fromkeys(g.task for g in report.groups)
     ]
     text = "\n\n".join(tables)
-    notes = [compared_with(report)] if report.compares else []
+    notes = list(filter(None, [compared_with(report)]))
     marks = [mark for mark in MARKS if mark in text]
     notes += ["; ".join(f"{mark.strip()} {MARKS[mark]}" for mark in marks) + "."] if marks else []
     return "\n".join([text, *notes, *problems(report)])

@@ -16,6 +16,8 @@ from noisyexp.report.verdict import FEWEST_SEEDS, TOO_FEW
 
 FIRST = ("task", "act", "scale", "data")
 """Names that tell groups apart before settings do."""
+SOFT = {"act.variant": "reference"}
+"""What runs of the reference units have."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Group:
 
     Attributes:
         settings: the settings in which groups differ, by key.
-        runs: of all seeds, those that failed too.
+        runs: of all seeds in their order, those that failed too.
         named_by: the keys of its name.
     """
 
@@ -85,7 +87,7 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def make_groups(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Group]:
-    """The groups in the order of their first run.
+    """The groups in the order of their first run, their runs by seed.
 
     Args:
         runs: of any tasks.
@@ -106,7 +108,8 @@ def make_groups(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gr
     for (task, *_), members in found.items():
         own = {key: members[0].settings.get(key) for key in keys}
         mine = [dict(zip(keys, values[1:], strict=True)) for values in found if values[0] == task]
-        groups.append(Group(own, tuple(members), _named_by(own, mine)))
+        runs_by_seed = sorted(members, key=lambda run: run.record.seed)
+        groups.append(Group(own, tuple(runs_by_seed), _named_by(own, mine)))
     for group in groups:
         _check_seeds(group)
     return groups
@@ -160,6 +163,11 @@ def metrics_of(groups: Sequence[Group], wanted: Sequence[str]) -> dict[str, Metr
     return {name: known[name] for name in shown}
 
 
+def is_reference(group: Group) -> bool:
+    """Whether its runs have the soft units, as the baseline that nobody named."""
+    return all(meets(run, SOFT) for run in group.runs)
+
+
 def find_baseline(groups: Sequence[Group], wanted: Mapping[str, str] | None) -> dict[str, Group]:
     """The group of every task that the others are compared with.
 
@@ -171,7 +179,7 @@ def find_baseline(groups: Sequence[Group], wanted: Mapping[str, str] | None) -> 
     Raises:
         RecordError: several groups of a task have it, or none of any task.
     """
-    conditions = {"act.variant": "reference"} if wanted is None else wanted
+    conditions = SOFT if wanted is None else wanted
     found: dict[str, Group] = {}
     for task in dict.fromkeys(group.task for group in groups):
         fitting = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from noisyexp.errors import RecordError
 from noisyexp.fileio import read_json
+from noisyexp.nan_names import as_typed
 from noisyexp.records.record_files import load_record
 from noisyexp.records.run_record import RunRecord
 from noisyexp.schema import closest
@@ -22,8 +24,17 @@ NOT_SETTINGS = (
 )  # fmt: skip
 """Keys of a configuration that change no number, or that have a name of their own."""
 
+Conditions = str | Mapping[str, Any]
+"""Values that runs should have, see `conditions`."""
 OWN = "act.settings."
 """Settings that belong to one unit."""
+MOST_ENTRIES = 100_000
+"""Files and folders that are looked at below a folder, those of runs left out. A disk has more."""
+HINT = (
+    "A run is made by, for example, `noisyexp run task=mixture act=nah scale=smoke`, and lies in "
+    "runs/ of the folder where that is called; name another place after the verb"
+)
+RUN = "run.json"
 SWEEP = "sweep.json"
 """List of the runs of a sweep, in its folder; the runs lie two folders up."""
 
@@ -62,7 +73,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     paths = list(paths)
     for path in paths:
         if not path.exists():
-            raise RecordError(f"{path}: no such file or folder")
+            raise RecordError(f"{path.absolute()}: no such file or folder. {HINT}")
         for file in record_files(path):
             try:
                 record = load_record(file, str(file))
@@ -76,8 +87,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
                 runs[key] = Run(record, file, settings(record))
     found = _complete(list(runs.values()))
     if not found:
-        where = ", ".join(map(str, paths))
-        raise RecordError("\n".join([f"no runs in {where}", *left_out]))
+        where = ", ".join(str(path.absolute()) for path in paths)
+        raise RecordError("\n".join([f"no runs in {where}. {HINT}", *left_out]))
     return found, left_out
 
 
@@ -105,13 +116,29 @@ def _complete(runs: Sequence[Run]) -> list[Run]:
 def record_files(path: Path) -> list[Path]:
     """JSON files that may be records: the file itself, or run.json and published records below.
 
-    The folder of a sweep stands for the runs of its list.
+    The folder of a sweep stands for the runs of its list. Hidden folders below `path` are left out.
+
+    Raises:
+        RecordError: it holds a whole disk, or a damaged list of a sweep.
     """
     if path.is_file():
         return [path]
     if (path / SWEEP).is_file():
         return _runs_of_sweep(path)
-    found = [file for file in path.rglob("*.json") if file.name == "run.json" or _published(file)]
+    found, seen = list[Path](), 0
+    for folder, folders, files in os.walk(path):
+        if RUN in files:  # nothing else in it is a record, however much its logs are
+            found.append(Path(folder, RUN))
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in files if _published(name)]
+        seen += len(folders) + len(files)
+        if seen > MOST_ENTRIES:
+            raise RecordError(
+                f"{path}: more than {MOST_ENTRIES:,} files in it that are of no run; name the "
+                "folder of the runs, run_root= of their command"
+            )
     return sorted(found)
 
 
@@ -127,18 +154,18 @@ def _runs_of_sweep(folder: Path) -> list[Path]:
         listed = [Path(run["run"]) for run in read_json(file)["runs"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{file} is no list of a sweep: {error}") from error
-    found = [root.joinpath(*run.parts[-2:]) / "run.json" for run in listed]
+    found = [root.joinpath(*run.parts[-2:]) / RUN for run in listed]
     return [file for file in dict.fromkeys(found) if file.is_file()]
 
 
-def _published(file: Path) -> bool:
-    return "-seed" in file.stem and not file.name.startswith(".")
+def _published(name: str) -> bool:
+    return name.endswith(".json") and "-seed" in name and not name.startswith(".")
 
 
 def settings(record: RunRecord) -> dict[str, Any]:
     """Names and configuration of a run, flattened: {"act.tanh.alpha": 1.15, ...}."""
     names = {name: getattr(record, name) for name in NAMES}
-    names["act"] = names["act"].replace("nan_normal", "nan")
+    names["act"] = as_typed(names["act"])
     return {**names, **dict(_flat(record.config, ""))}
 
 
@@ -153,21 +180,26 @@ def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, tuple(value) if isinstance(value, list) else value
 
 
-def conditions(text: str, runs: Sequence[Run]) -> dict[str, str]:
-    """`key=value,key=value` as a mapping; a value may hold "=" but no comma.
+def conditions(wanted: Conditions, runs: Sequence[Run]) -> dict[str, str]:
+    """Values that runs should have, as a person types them.
+
+    Args:
+        wanted: `key=value,key=value`, where a value may hold "=" but no comma; or a mapping.
+        runs: whose keys are known.
 
     Raises:
         RecordError: a part without "=", or a key that no run has.
     """
-    known = {key for run in runs for key in run.settings}
-    wanted = {}
-    for part in filter(None, text.split(",")):
+    pairs = {}
+    for part in filter(None, wanted.split(",")) if isinstance(wanted, str) else ():
         key, equals, value = part.partition("=")
         if not equals:
             raise RecordError(f"{part!r}: expected key=value, as act.variant=reference")
-        check_keys([key], known)
-        wanted[key] = value
-    return wanted
+        pairs[key] = value
+    if not isinstance(wanted, str):
+        pairs = {key: "null" if value is None else str(value) for key, value in wanted.items()}
+    check_keys(pairs, {key for run in runs for key in run.settings})
+    return pairs
 
 
 def check_keys(keys: Iterable[str], known: Iterable[str]) -> None:
@@ -198,7 +230,20 @@ def same(value: Any, text: str) -> bool:
             return float(text) == value
         except ValueError:
             return False
-    return text in (str(value), str(value).replace("nan_normal", "nan"))
+    return as_typed(text) == as_typed(str(value))
+
+
+def in_order(values: Iterable[Any]) -> tuple[Any, ...]:
+    """What settings are sorted by: null, then false and true, numbers as numbers, texts."""
+
+    def place(value: Any) -> tuple[int, Any]:
+        if value is None:
+            return 0, 0
+        if isinstance(value, bool):
+            return 1, value
+        return (2, value) if isinstance(value, int | float) else (3, spoken(value))
+
+    return tuple(map(place, values))
 
 
 def spoken(value: Any) -> str:

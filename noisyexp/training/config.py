@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from noisyexp.activations import SCHEDULES, ActivationSpec, find_variant
-from noisyexp.schema import option
+from noisyexp.activations import SCHEDULES, Activation, ActivationSpec, find_variant
+from noisyexp.schema import closest, option, shown
+from noisyexp.training.device import DEVICES
 from noisyexp.training.optimizer import OPTIMIZERS, with_option
 
 
@@ -123,7 +126,9 @@ class ActConfig:
     label: str = option("name in tables and figures")
     alpha: float = option("alpha of both kinds unless set for one")
     c: float | None = option("c of both kinds unless set for one", low=0)
-    p_shape: str = option("one p per unit or one per site", choices=("unit", "scalar"))
+    p_shape: str = option(
+        "one p for each hidden unit, or one for all of them", choices=("unit", "scalar")
+    )
     learn_p: bool = option("whether p is trained; if not it stays where it was drawn")
     clip_output: bool = option("clip to the range of the soft unit, both kinds unless set for one")
     code_compat: bool = option("the authors' released formulas where they differ")
@@ -136,7 +141,8 @@ class ActConfig:
         try:
             find_variant(self.variant)
         except ValueError as error:
-            yield f"variant: {error}"
+            said = str(error).removeprefix(f"variant {self.variant!r} ").removeprefix("is ")
+            yield f"variant={self.variant!r}: {said}"
             return
         try:
             for kind in ("tanh", "sigmoid"):
@@ -144,9 +150,9 @@ class ActConfig:
                 if "." in self.variant:  # a class of somebody's own: does it have an equation?
                     unit.eval()(torch.zeros(1, 1))
         except NotImplementedError:
-            yield f"variant: {self.variant} lacks an equation, see noisyexp.activations.Activation"
+            yield f"variant={self.variant!r}: lacks an equation; see noisyexp.activations"
         except (TypeError, ValueError) as error:
-            yield f"settings: {error}"
+            yield _wrong_setting(find_variant(self.variant), self.settings, error)
 
     def spec(self) -> ActivationSpec:
         """The factory of this run's units."""
@@ -162,12 +168,32 @@ class ActConfig:
         return ActivationSpec(self.variant, shared, **kinds)
 
 
+def _wrong_setting(unit: type[Activation], given: Mapping[str, Any], error: Exception) -> str:
+    """What is wrong with `act.settings`, from the error with which the unit could not be made."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown is None or unknown[1] not in given:
+        return f"settings: {error}"
+    name, common = unknown[1], inspect.signature(Activation.__init__).parameters
+    own = [
+        argument.name
+        for cls in unit.__mro__
+        if "__init__" in vars(cls) and issubclass(cls, Activation)
+        for argument in inspect.signature(cls.__init__).parameters.values()
+        if argument.name not in common
+        and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+    ]
+    takes = (
+        f"its own are {', '.join(own)}.{closest(name, own)}" if own else "it has none of its own"
+    )
+    return f"settings.{name}={shown(given[name])}: no argument of {unit.__name__}; {takes}"
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run, apart from its task's own section."""
 
     seed: int = option("seed of weights, data order and noise", low=0)
-    device: str = option("device", choices=("auto", "cpu", "cuda"))
+    device: str = option("device", choices=DEVICES)
     threads: int | None = option("CPU threads of torch; null for its default", low=1)
     precision: str = option("arithmetic of the forward pass", choices=("fp32", "bf16", "fp16"))
     deterministic: bool = option("refuse operations that are not reproducible")

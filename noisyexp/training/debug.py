@@ -9,6 +9,7 @@ from torch import nn
 
 from noisyexp.tasks import FixedShapeTask, StepOutput, Task
 from noisyexp.training.callbacks import Callback
+from noisyexp.training.device import kind_of
 from noisyexp.training.trainer import Trainer
 
 WARM, PROFILED = 3, 10
@@ -66,20 +67,18 @@ class Profile(Callback):
             self.profiler = torch.profiler.profile()
             self.profiler.start()
         elif self.seen == WARM + PROFILED:
-            self._write()
+            self._write(trainer.device)
 
     def close(self, trainer: Trainer) -> None:
         """A run of fewer updates has a profile of those."""
-        self._write()
+        self._write(trainer.device)
 
-    def _write(self) -> None:
+    def _write(self, device: torch.device) -> None:
         if self.profiler is None:
             return
         profiler, self.profiler = self.profiler, None
         profiler.stop()
-        on_gpu = torch.cuda.is_available()
-        key = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=key, row_limit=40)
+        table = profiler.key_averages().table(sort_by=kind_of(device).profile_key, row_limit=40)
         (self.folder / "profile.txt").write_text(table, "utf-8")
         profiler.export_chrome_trace(str(self.folder / "profile.json"))
         print(f"profile: {self.folder}/profile.txt, profile.json for chrome://tracing")

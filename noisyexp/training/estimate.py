@@ -1,16 +1,14 @@
-"""Memory of a run from its configuration, before anything is allocated, and that of the machine."""
+"""Memory of a run from its configuration, before anything is allocated."""
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from noisyexp.tasks import find_task
+from noisyexp.training.device import KINDS
 from noisyexp.training.optimizer import build_optimizer, names_kept
 
 if TYPE_CHECKING:
@@ -66,31 +64,9 @@ def estimate(task_config: Any, training: TrainingConfig, source: str) -> Estimat
     )
 
 
-def memory_here(device: str) -> float:
-    """Bytes of memory that a process on this machine can have at most.
-
-    Args:
-        device: "cpu" or "cuda".
-    """
-    if device == "cuda":
-        try:
-            return float(torch.cuda.get_device_properties(0).total_memory)
-        except (RuntimeError, AssertionError):  # the run itself will say what is wrong with it
-            return float("inf")
-    found = [float(limit) for limit in resource.getrlimit(resource.RLIMIT_AS)[:1] if limit > 0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        pairs = dict(line.split(":", 1) for line in lines if ":" in line)
-        found.append(sum(1024.0 * int(pairs[key].split()[0]) for key in ("MemTotal", "SwapTotal")))
-        found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError, KeyError):  # another system, or a group without a limit
-        pass
-    return min(found, default=float("inf"))
-
-
 def too_large(needed: Estimate, device: str) -> str | None:
     """Why a run does not fit into this machine; None if it may."""
-    here = memory_here(device)
+    here = KINDS[device].memory()
     if needed.total <= here:
         return None
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,6 +69,30 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             del _held[place]
+
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def locked_or_read(folder: Path) -> Iterator[OSError | None]:
+    """The same; a folder that is there and cannot be written is not held, and only to be read.
+
+    Yields:
+        None, or why nothing can be written: whoever has something to write raises it.
+
+    Raises:
+        RunLockedError, OSError: as `locked`.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = None
+        try:
+            stack.enter_context(locked(folder))
+        except OSError as error:
+            if error.errno not in UNWRITABLE or not folder.is_dir():
+                raise
+            refused = error
+        yield refused
 
 
 def check_held(folder: Path) -> None:

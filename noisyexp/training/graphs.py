@@ -21,6 +21,7 @@ from noisyexp.activations import activations
 from noisyexp.activations.key_table import KeyTable
 from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.tasks import FixedShapeTask, StepOutput, Task, find_task, task_names
+from noisyexp.training.device import kind_of
 from noisyexp.training.optimizer import clip_tensor, gradient_norm, step
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 KEY = "training.cuda_graph=true"
 NEEDS_GPU = "needs a CUDA device; leave it out"
-CAPTURING = frozenset({"cuda"})
-"""Kinds of device on which torch captures what runs."""
 
 
 def why_not(task: type[Task], precision: str) -> str | None:
@@ -88,7 +87,7 @@ class UpdateGraphs:
 
     def __init__(self, trainer: Trainer) -> None:
         reason = why_not(type(trainer.task), "fp16" if trainer.scaler.is_enabled() else "")
-        if trainer.device.type not in CAPTURING:
+        if not kind_of(trainer.device).captures:
             reason = NEEDS_GPU
         layers = _own_dropout(trainer.model)
         if layers is not None:
@@ -96,7 +95,7 @@ class UpdateGraphs:
         if reason is not None:
             raise ConfigError([f"{KEY}: {reason}"])
         self._units = list(activations(trainer.model))
-        self._table = KeyTable(trainer.device)
+        self._table = KeyTable(trainer.device, kind_of(trainer.device).pins)
         self._stream = torch.cuda.Stream(trainer.device)  # type: ignore[no-untyped-call]
         self.forget()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch import nn
 from noisyexp.activations import SCHEDULES, set_noise_level
 from noisyexp.errors import CheckpointError, RecordError
 from noisyexp.fileio import read_json
-from noisyexp.places import CONFIG_DIR
+from noisyexp.places import CONFIG_DIR, data_folder
+from noisyexp.records.yaml_file import read_yaml
 from noisyexp.schema import build
 from noisyexp.tasks import Task, find_task
 from noisyexp.training import checkpoint, weights_file
@@ -176,7 +176,7 @@ def _prepare(task: Task, words: Sequence[str], root: Path | None) -> dict[str, s
     if words:
         task.prepare_words(list(words))
         return None
-    return task.prepare(root or Path(os.environ.get("NOISYEXP_DATA", "data")).expanduser())
+    return task.prepare(root or data_folder())
 
 
 def _recorded(file: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any], str | None]:
@@ -210,7 +210,7 @@ def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:
     path = CONFIG_DIR / f"{file}.yaml"
     if not path.is_file():  # a task of somebody's own
         return dict(config[section])
-    merged: Any = OmegaConf.merge(OmegaConf.load(path), {section: config[section]})
+    merged: Any = OmegaConf.merge(read_yaml(path), {section: config[section]})
     # A default may be another key's value: both kinds of unit have the clip of all.
     filled: Any = OmegaConf.to_container(merged[section], resolve=True)
     return dict(filled)

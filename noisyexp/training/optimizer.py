@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import noise_parameters
+from noisyexp.training.device import kind_of
 from noisyexp.training.one_pass import step_in_one_pass
 from noisyexp.training.original_optimizers import GravesRMSprop, UncorrectedAdam
 
@@ -63,7 +64,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         groups.append({"params": noise, "weight_decay": 0.0})
     choice = OPTIMIZERS[config.optimizer]
     options = {name: getattr(config, key) for name, key in choice.options.items()}
-    if choice.fused and all(p.is_cuda for p in model.parameters()):
+    if choice.fused and all(kind_of(p.device).fuses_optimizers for p in model.parameters()):
         options["fused"] = True
     make: Any = choice.make
     made: torch.optim.Optimizer = make(

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from noisyexp.training.device import chosen_device
+from noisyexp.training.device import KINDS, chosen_device, kind_of
 
 PATIENCE = datetime.timedelta(hours=1)
 """How long one waits for another: rank 0 alone evaluates test data and writes files."""
@@ -73,9 +73,7 @@ class Processes:
 
     def place(self, device: torch.device) -> torch.device:
         """The device of this process: each has a GPU of its own."""
-        if self.size == 1 or device.type != "cuda":
-            return device
-        return torch.device("cuda", torch.cuda.current_device())
+        return device if self.size == 1 else kind_of(device).taken()
 
     def leave(self) -> None:
         """The end of the group."""
@@ -93,9 +91,10 @@ def torchrun_size() -> int:
 
 def gpu_problem(device: str) -> str | None:
     """Why the processes of torchrun on this machine cannot have a GPU each; None if they can."""
-    if torchrun_size() == 1 or chosen_device(device) == "cpu":
+    gpus = KINDS[chosen_device(device)].count()
+    if torchrun_size() == 1 or gpus is None:
         return None
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if not 0 < gpus < here:  # none at all: the check of `device` says so
         return None
     return (
@@ -113,8 +112,7 @@ def join(device: str) -> Processes:
     size = torchrun_size()
     if size == 1:
         return ALONE
-    cuda = chosen_device(device) == "cuda"
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    kind = KINDS[chosen_device(device)]
+    kind.take(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(kind.process_group, timeout=PATIENCE)
     return Processes(dist.get_rank(), size)

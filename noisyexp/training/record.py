@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import noisyexp
 from noisyexp.activations import noise_parameters
 from noisyexp.records.run_record import RunRecord
 from noisyexp.tasks import Task
+from noisyexp.training.device import kind_of
 from noisyexp.training.folder import RunNames
 
 ARITHMETIC = 2
@@ -89,10 +88,9 @@ def describe_job() -> dict[str, str | None]:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Device, its name, threads and operating system."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": device.type,
-        "name": name,
+        "name": kind_of(device).name(device),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
@@ -113,28 +111,3 @@ def code_version() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory of this process so far, in MB: of the device for CUDA, else resident.
-
-    NaN where the system does not say.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.nan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -22,6 +22,7 @@ from noisyexp.activations import (
 from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
 from noisyexp.fileio import ADVICE, explain, explain_at, write_json
+from noisyexp.nan_names import as_typed
 from noisyexp.records.config_hash import config_hash
 from noisyexp.records.content_digest import sealed
 from noisyexp.records.run_record import RunRecord
@@ -36,9 +37,9 @@ from noisyexp.training.callbacks import (
     NoiseAnnealing,
 )
 from noisyexp.training.config import RunConfig
-from noisyexp.training.device import setup_torch
+from noisyexp.training.device import kind_of, setup_torch
 from noisyexp.training.finished import finished_record
-from noisyexp.training.folder import RunNames, check_held, locked, run_folder
+from noisyexp.training.folder import RunNames, check_held, locked_or_read, run_folder
 from noisyexp.training.init_from import start_from
 from noisyexp.training.loggers import MetricsFiles, TensorBoardLogger
 from noisyexp.training.memory import is_out_of_memory, out_of_memory_text
@@ -48,7 +49,6 @@ from noisyexp.training.progress import ProgressDisplay
 from noisyexp.training.record import (
     describe_machine,
     describe_task,
-    peak_memory_mb,
     start_record,
 )
 from noisyexp.training.result import best_epoch, final_metrics
@@ -121,11 +121,16 @@ def execute(spec: RunSpec, extra: Sequence[Callback] = (), processes: Processes 
         Interrupted: a signal came; run.json says `interrupted`.
     """
     folder = spec.folder
-    with processes.first_decides() as go, locked(folder), StopOnSignal() as stop:
+    with (
+        processes.first_decides() as go, locked_or_read(folder) as refused, StopOnSignal() as stop
+    ):  # fmt: skip
         if (done := finished_record(folder, spec.digest)) is not None:
             if spec.config.logger.wandb != "off" and in_sweep():
                 _wandb(spec).tell(done)
-            return Outcome(folder, _adopt(done, spec), skipped=True)
+            adopted = done if refused is not None else _adopt(done, spec)
+            return Outcome(folder, adopted, skipped=True)
+        if refused is not None:
+            raise refused
         if (count := processes.size * spec.config.training.accumulate) > 1:
             check_split(spec.make_task(), count)  # no record is left of what never began
         go()
@@ -260,7 +265,7 @@ def _train(
         record.cost = {
             "train_s": round(trainer.train_seconds, 3),
             "s_per_step": round(trainer.train_seconds / max(trainer.step, 1), 6),
-            "peak_memory_mb": round(peak_memory_mb(device), 1),
+            "peak_memory_mb": round(kind_of(device).peak_memory_mb(device), 1),
             "finished": finished,
         }
         sessions.describe(record)
@@ -356,7 +361,8 @@ def _callbacks(spec: RunSpec, task: Task, shown: bool) -> list[Callback]:
         made.append(TensorBoardLogger(folder / "tensorboard", log.every_steps))
     if log.wandb != "off":
         made.append(_wandb(spec))
-    made.append(ProgressDisplay(folder.name, config.progress, f"{spec.names.act} s{config.seed}"))
+    label = f"{as_typed(spec.names.act)} s{config.seed}"
+    made.append(ProgressDisplay(folder.name, config.progress, label))
     return [*made, files]
 
 

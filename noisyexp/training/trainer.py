@@ -17,6 +17,7 @@ from noisyexp.kernels.precision import operand_dtype
 from noisyexp.tasks import StepOutput, Task
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.config import TrainingConfig
+from noisyexp.training.device import kind_of
 from noisyexp.training.graphs import UpdateGraphs
 from noisyexp.training.older import load_model, load_optimizer
 from noisyexp.training.optimizer import clip_factor, gradient_norm, scale_gradients, step
@@ -206,8 +207,7 @@ class Trainer:
     def seed_step(self, seed: int) -> None:
         """Seed torch for one step: `torch.manual_seed` without its 0.2 ms for absent devices."""
         torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        kind_of(self.device).seed(seed)
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass in the run's precision.

@@ -43,7 +43,10 @@ def find(name: str, root: Path | None = None) -> Path:
     known = names(root)
     if name not in known:
         listed = f"choose from {', '.join(known)}.{closest(name, known)}"
-        none = "none are here; the repository has some in results/weights"
+        none = (
+            f"there are none in {(root or project_root()) / FOLDER}. The installed package has "
+            "none; copy results/weights of the repository there, or give run=<folder>"
+        )
         raise RecordError(f"weights={name}: {listed if known else none}")
     return (root or project_root()) / FOLDER / f"{name}{SUFFIX}"
 

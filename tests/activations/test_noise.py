@@ -1,4 +1,4 @@
-"""Noise as a function of (seed, step, site, call)."""
+"""Noise as a function of (seed, step, module path, call)."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ CPU = torch.device("cpu")
 
 
 def draw(
-    seed: int = 0, step: int = 0, site: str = "a", call: int = 0, shape: tuple[int, ...] = (5, 3)
+    seed: int = 0, step: int = 0, path: str = "a", call: int = 0, shape: tuple[int, ...] = (5, 3)
 ) -> Tensor:
     """The draw of one key from a new source."""
     source = NoiseSource(seed)
     source.set_step(step)
     for _ in range(call):
-        source.normal(site, (1,), CPU)
-    return source.normal(site, shape, CPU)
+        source.normal(path, (1,), CPU)
+    return source.normal(path, shape, CPU)
 
 
 def test_the_key_alone_decides() -> None:
     expected = [draw(7, 12, "net.3", call) for call in (0, 1)]
     source = NoiseSource(7)
-    for step in (0, 11):  # other steps, sites, calls and shapes before it
+    for step in (0, 11):  # other steps, paths, calls and shapes before it
         source.set_step(step)
-        for site in ("net.3", "net.4", "net.3"):
-            source.normal(site, (step + 1, 2), CPU)
+        for path in ("net.3", "net.4", "net.3"):
+            source.normal(path, (step + 1, 2), CPU)
     torch.manual_seed(99)
     source.set_step(12)
     source.normal("net.4", (100,), CPU)
@@ -52,7 +52,7 @@ def test_the_key_alone_decides() -> None:
 
 
 def test_every_part_of_the_key_counts() -> None:
-    keys = [{}, {"seed": 1}, {"step": 1}, {"site": "b"}, {"call": 1}]
+    keys = [{}, {"seed": 1}, {"step": 1}, {"path": "b"}, {"call": 1}]
     for one, two in combinations([draw(**key) for key in keys], 2):  # type: ignore[arg-type]
         assert not torch.isclose(one, two).any()
 
@@ -65,10 +65,10 @@ def test_the_generator_of_torch_is_left_alone() -> None:
 
 def test_seeds_of_different_keys_differ() -> None:
     keys = [
-        (seed, step, site, call)
+        (seed, step, path, call)
         for seed in range(12)
         for step in (0, 1, 2, 11, 12, 111)
-        for site in ("", "1", "2", "a", "a.b", "a.b.1")
+        for path in ("", "1", "2", "a", "a.b", "a.b.1")
         for call in (0, 1, 2, 12)
     ]
     seeds = {derive_seed(*key) for key in keys}
@@ -95,7 +95,7 @@ def test_draws_are_standard_normal() -> None:
 def test_draws_of_different_keys_are_independent() -> None:
     """Correlations within four standard errors, 1/sqrt(n), also of the squares and with a lag."""
     n = 200_000
-    keys = [{"seed": s, "step": t, "site": a, "call": c}
+    keys = [{"seed": s, "step": t, "path": a, "call": c}
             for s, t, a, c in [(0, 0, "units.l0.i", 0), (0, 0, "units.l0.f", 0),
                                (0, 1, "units.l0.i", 0), (0, 2, "units.l0.i", 0),
                                (1, 0, "units.l0.i", 0), (0, 0, "units.l0.i", 1)]]  # fmt: skip
@@ -142,7 +142,7 @@ def test_each_call_in_a_step_draws_anew_and_evaluation_draws_nothing() -> None:
 
 
 def test_variants_see_common_random_numbers() -> None:
-    """Solving each unit's equation for xi gives the same draw at the same site and step."""
+    """Solving each unit's equation for xi gives the same draw at the same path and step."""
     solved: dict[str, list[Tensor]] = {}
     for variant in ("nan", "nah", "nani", "nanis"):
         model, source = two_layers(variant), NoiseSource(11)

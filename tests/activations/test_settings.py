@@ -76,11 +76,11 @@ def test_p_of_zero_is_said_once_at_the_first_training_call(kind: str, backend: s
     model.backend = backend
     attach_noise(nn.ModuleDict({"own": model}), NoiseSource(0))
     dead(model)
-    site = {"layer": r"own\.units\.l0\.i", "cell": r"own\.units\.i", "unit": "own"}[kind]
+    path = {"layer": r"own\.units\.l0\.i", "cell": r"own\.units\.i", "unit": "own"}[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.eval()(x)
-    with pytest.warns(UserWarning, match=rf"p of {site} is 0: .*reset_noise_param") as caught:
+    with pytest.warns(UserWarning, match=rf"p of {path} is 0: .*reset_noise_param") as caught:
         model.train()(x)
     assert len(caught) == 1  # for all units of the layer
     reset_noise_parameters(model)
@@ -88,7 +88,7 @@ def test_p_of_zero_is_said_once_at_the_first_training_call(kind: str, backend: s
         warnings.simplefilter("error")
         model(x)
     dead(model)
-    with pytest.warns(UserWarning, match=rf"p of {site} is 0"):  # after the cure, once more
+    with pytest.warns(UserWarning, match=rf"p of {path} is 0"):  # after the cure, once more
         reset_noise_parameters(model)
         dead(model)
         model(x)

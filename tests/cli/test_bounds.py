@@ -19,18 +19,19 @@ from noisyexp.errors import ConfigError
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb.task import PTB
-from noisyexp.training.estimate import estimate, memory_here
+from noisyexp.training.device import KINDS
+from noisyexp.training.estimate import estimate
 
 Run = Callable[..., Any]
 CORES = os.cpu_count()
 MISTAKES = {
     "values": {
         "seed=" + "9" * 400: "9...: expected a whole number (at least 0), and no larger than",
-        "training.weight_decay=1e308": "1e+308: expected a number (at least 0), and no larger than",
+        "training.weight_decay=1e308": "1e308: expected a number (at least 0), and no larger than",
         "training.lr=-inf": "training.lr=-inf: expected a number (above 0)",
         "training.rms_eps=nan": "training.rms_eps=nan: expected a number (above 0)",
-        "run_root=": "run_root='': expected a text",
-        "data.root=": "data.root='': expected a text",
+        "run_root=": "run_root=: expected a text",
+        "data.root=": "data.root=: expected a text",
         "act.label=''": "act.label='': expected a text",
     },
     "words": {
@@ -50,8 +51,8 @@ MISTAKES = {
         "act.c=shuffle(range(1,1e12))": "at most 10,000",
     },
     "threads": {"threads=99999999999": f"threads=99999999999: this machine has {CORES}"},
-    "classes": {"act.variant=...": "act.variant: variant '...' cannot be imported"},
-    "base class": {"act.variant=noisyexp.activations.base.Activation": "is the base of all units"},
+    "classes": {"act.variant=...": "act.variant=...: cannot be imported"},
+    "base class": {"act.variant=noisyexp.activations.base.Activation": "the base of all units"},
     "module that runs": {"task.name=noisyexp.__main__": "choose from captioning"},
     "twice": {"seed=1": "'seed': given twice", "++seed=1": "'seed': given twice"},
     "Hydra's own": {"hydra.job.env_copy=${nope:1}": "Unsupported interpolation type nope"},
@@ -72,7 +73,34 @@ def test_each_has_its_line_at_once(run: Run, kind: str, tmp_path: Path) -> None:
 
 def test_a_list_of_numbers_holds_numbers(run: Run) -> None:
     (problem,) = run("task=captioning", "task.other_beams=[true]").problems
-    assert problem == "task.other_beams=[True]: expected a list of whole numbers"
+    assert problem == "task.other_beams=[true]: expected a list of whole numbers"
+
+
+def test_a_setting_that_a_unit_of_ones_own_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    (tmp_path / "steep_units.py").write_text(
+        "from noisyexp.activations.variants import NAH\n"
+        "class Steep(NAH):\n"
+        "    def __init__(self, *args, sharpness=1.0, **settings):\n"
+        "        super().__init__(*args, **settings)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("task=mixture", "act=nah", "act.variant=steep_units.Steep")
+    assert run(*words, "act.settings.sharpnes=1e-1", "training.lr=0.5e-2").problems == [
+        "act.settings.sharpnes=1e-1: no argument of Steep; its own are sharpness. Did you mean "
+        "sharpness?"
+    ]
+    assert check([*words, "++act.settings.sharpness=2"])[0].config.act.settings == {"sharpness": 2}
+
+
+def test_values_are_echoed_as_they_were_typed(run: Run) -> None:
+    typed = (
+        "act.tanh.c=-1", "training.lr=-1e-3", "deterministic=yes", "training.cuda_graph=1",
+        "precision='fp8'", "logger.wandb_tags=[1, true]", "task.batch_size=null",
+    )  # fmt: skip
+    problems = run("task=mixture", *typed).problems
+    assert {problem.partition(": ")[0] for problem in problems} == set(typed)
 
 
 def test_questions_are_checked_too(run: Run) -> None:
@@ -124,7 +152,7 @@ def test_the_estimate_knows_the_weights(words: list[str], tmp_path: Path) -> Non
     weights = sum(p.numel() for p in task.build_model(spec.config.act.spec()).parameters())
     found = estimate(config, spec.config.training, source)
     assert found.parameters == pytest.approx(weights, rel=0.15)
-    assert found.total < memory_here("cpu")
+    assert found.total < KINDS["cpu"].memory()
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_caption_and_its_picture(
     ("arguments", "message"),
     [
         (["run=x"], "image: missing (picture to caption)"),
-        (["run=x", "imag=x.jpg"], "imag='x.jpg': no such key. Did you mean image?"),
+        (["run=x", "imag=x.jpg"], "imag=x.jpg: no such key. Did you mean image?"),
         (["run=x", "image=y", "beam=0"], "beam=0: expected a whole number (at least 1)"),
         (
             ["run=x", "image=README.md", "weights=mean"],

@@ -13,9 +13,12 @@ import pytest
 from noisyexp.cli import outcome
 from noisyexp.cli.compose import check
 from noisyexp.cli.outcome import paper_numbers, run_line, show
-from noisyexp.cli.run import main, spell_nan
+from noisyexp.cli.run import main
 from noisyexp.cli.sample import main as sample
+from noisyexp.cli.table import main as table_main
+from noisyexp.cli.translate import main as translate
 from noisyexp.errors import DataError
+from noisyexp.nan_names import spell_nan
 from noisyexp.tasks.ptb import PTB
 from noisyexp.training.run import Outcome
 
@@ -291,4 +294,12 @@ def test_scripts_with_pairs_say_what_they_take(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="0"):
         sample(["--help"])
     out = capsys.readouterr().out
-    assert "  run          folder of a run" in out and "(default 0.8)" in out
+    assert "  run=          folder of a run" in out and "(default 0.8)" in out
+    with pytest.raises(SystemExit, match="0"):
+        translate(["--help"])
+    out = capsys.readouterr().out
+    assert re.search(r"^  run= +folder of a run of task=nmt \(needed\)$", out, re.M)
+    assert re.search(r"^  weights= .*\(last, best; default best\)$", out, re.M)
+    with pytest.raises(SystemExit, match="0"):
+        table_main(["--help"])
+    assert "\n  names ...     tables, as 2, fig11 or summary" in capsys.readouterr().out

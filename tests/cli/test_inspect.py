@@ -13,7 +13,7 @@ import torch
 import noisyexp.cli.inspect as command
 import noisyexp.cli.inspect_settings as settings_module
 import noisyexp.pictures.unit_pages as page_module
-from noisyexp.activations import variants
+from noisyexp.activations import Activation, find_variant, variants
 from noisyexp.cli.inspect_settings import parse
 from noisyexp.errors import ConfigError
 from noisyexp.pictures.unit_equations import describe, equation
@@ -108,21 +108,22 @@ def test_arguments() -> None:
     assert parse(["act=nan_normal"]).act == "nan" and parse([]).act == "nah"
     assert parse(["act=all"]).acts == tuple(variants())
     assert parse(["act=noisyexp.activations.variants.NAH"]).kind == "tanh"
-    assert parse(["act=nani", "p=2", "alpha=1.1", "c=1"]).unused() == ["alpha", "p"]
+    given = parse(["act=nani", "p=2", "alpha=1.1", "c=1"])
+    assert given.unused(find_variant("nani")) == ["alpha", "p"]
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("knd=tanh", "knd='tanh': no such key. Did you mean kind?"),
+        ("knd=tanh", "knd=tanh: no such key. Did you mean kind?"),
         ("act=nanl", "act=nanl: choose from reference, hard, nan, nah, nah_mean, nani, nanil, "
                      "nanis, penalized_tanh, all. Did you mean nanil?"),
         ("act=no.such", "act=no.such: variant 'no.such' cannot be imported"),
         ("kind=tahn", "Did you mean tanh?"),
-        ("c=-1", "c=-1.0: expected a number (at least 0)"),
-        ("alpha=big", "alpha='big': expected a number"),
+        ("c=-1", "c=-1: expected a number (at least 0)"),
+        ("alpha=big", "alpha=big: expected a number"),
         ("p=inf", "p=inf: expected a number"),
-        ("clip_output=yes", "clip_output='yes': expected true or false"),
+        ("clip_output=yes", "clip_output=yes: expected true or false"),
         ("nah", "nah: expected key=value"),
     ],
 )  # fmt: skip
@@ -193,6 +194,95 @@ def test_a_page_that_loads_nothing(
     sources = re.findall(r'src="([^"]{20})', text)
     assert len(sources) == 3 and all(s.startswith("data:image/svg+xml;b") for s in sources)
     assert '<h2 id="nanis--tanh">nanis, tanh</h2>' in text
+
+
+OWN = """
+from noisyexp.activations import Activation
+
+
+class Steep(Activation):
+    '''steep x, and c p xi in training.'''
+
+    variant = "steep_of_inspect"
+    has_p = True
+
+    def __init__(self, kind, num_units, *, steep, **settings):
+        super().__init__(kind, num_units, **settings)
+        self.steep = steep
+
+    def noisy(self, x, xi):
+        return self.steep * x + self.c * self.p * xi
+
+    def expected(self, x):
+        return self.steep * x
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The override that adds a folder of files with a unit of one's own."""
+    monkeypatch.setattr(Activation, "_known", dict(Activation._known))
+    (tmp_path / "units_of_inspect.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "act").mkdir(parents=True)
+    (tmp_path / "configs" / "act" / "steep.yaml").write_text(
+        "# Steep.\nvariant: units_of_inspect.Steep\nlabel: Steep\nc: 0.25\nsettings: {steep: 3.0}\n"
+        "tanh: {c: 0.75}\n"
+    )
+    return f"hydra.searchpath=[file://{tmp_path}/configs]"
+
+
+def test_a_unit_of_ones_own_by_its_file_as_a_run_makes_it(folder: str, tmp_path: Path) -> None:
+    """Settings of the file, of a kind, and of the command line, the last before the others."""
+    for words, steep, c in (
+        (["act=steep"], 3.0, {"tanh": 0.75, "sigmoid": 0.25}),
+        (["act=steep", "act.settings.steep=7", "act.tanh.c=0.5"], 7.0,
+         {"tanh": 0.5, "sigmoid": 0.25}),
+        (["act=steep", "c=2"], 3.0, {"tanh": 0.75, "sigmoid": 2.0}),
+        (["act=units_of_inspect.Steep", "act.settings.steep=5", "c=2"], 5.0,
+         {"tanh": 2.0, "sigmoid": 2.0}),
+    ):  # fmt: skip
+        for unit in command.units(parse([folder, *words, "kind=both", "p=1.5"])):
+            found = measure(unit, _x(-1.0, 0.5), DRAWS)
+            assert found.expected.tolist() == [-steep, 0.5 * steep]
+            size = 1.5 * c[unit.kind.name]
+            assert found.std.tolist() == pytest.approx([size, size], rel=0.02)
+
+
+def test_a_picture_of_a_unit_of_ones_own(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "HISTOGRAM_DRAWS", 10)
+    monkeypatch.setattr(page_module, "DRAWS", 10)
+    assert command.main([folder, "act=steep", "alpha=2"]) == 0
+    shown = capsys.readouterr()
+    assert "STEEP_OF_INSPECT, tanh, c = 0.75, p = 1" in shown.out and shown.err == ""
+    assert "note:" not in shown.out  # nobody knows what the unit does with alpha
+    assert (tmp_path / "inspect-steep-tanh.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["act=steeep"], "act=steeep: choose from hard, nah, "),
+        (["act=steep", "act.settings.step=2"], "Did you mean act.settings.steep?"),
+        (["act=steep", "act.settings.steep=2", "c=-1"], "c=-1.0: expected a number"),
+        (["act=all"], "act=all: leave out hydra.searchpath="),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_words_of_a_run(
+    folder: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([folder, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_name_that_may_be_that_of_a_file_is_told_how_to_be_found(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command.main(["act=mine"]) == 2
+    assert "hydra.searchpath=[file://<folder of act/mine.yaml>]" in capsys.readouterr().err
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

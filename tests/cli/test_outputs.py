@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from noisyexp.cli.command import VERBS
 from noisyexp.cli.run import main
-from noisyexp.process import settle_output
+from noisyexp.cli.start import main as start
+from noisyexp.process import lost_output, only_tells, settle_output
+from tests.record_fixtures import RecordMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 Stream = Callable[..., io.TextIOWrapper]
@@ -48,20 +53,108 @@ def test_nobody_reads(name: str, stream: Stream, monkeypatch: pytest.MonkeyPatch
         print("x" * 10_000, file=getattr(sys, name), flush=True)
 
 
-def test_a_full_output_is_an_error_only_where_it_is_the_result(
+Full = Callable[[], None]
+
+
+@pytest.fixture
+def full(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Full:
+    """Call it, and standard output is a full disk from then on."""
+
+    def put() -> None:
+        monkeypatch.setattr(sys, "stdout", stream(os.open("/dev/full", os.O_WRONLY)))
+
+    return put
+
+
+def test_a_full_output_is_dropped_and_told_only_where_it_was_the_result(
+    full: Full, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full()
+    monkeypatch.setattr(sys, "stderr", stream(os.open("/dev/full", os.O_WRONLY)))
+    settle_output()
+    print("une phrase")
+    print("a warning", file=sys.stderr, flush=True)
+    lost = lost_output()
+    assert lost is not None and lost.errno == errno.ENOSPC
+    print("more", flush=True)  # as the interpreter does at its end
+    only_tells()
+    print("epoch 1", flush=True)
+    assert lost_output() is None
+
+
+LOST = "error: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--help"], ["--version"], ["run"], *([verb, "--help"] for verb in VERBS),
+     ["run", "task=ptb", "--help"], ["run", "task=ptb", "--cfg", "job"],
+     ["report", "results/records/table5"], ["runs", "runs"], ["table", "5"],
+     ["queue", "list=true"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_result_that_cannot_be_printed_is_one_line_and_exit_status_1(
+    words: list[str],
+    full: Full,
+    tmp_path: Path,
+    make_record: RecordMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    make_record(tmp_path / "runs" / "0" / "run.json", 100.0)
+    make_record(tmp_path / "results" / "records" / "table5" / "x-seed0.json", 100.0)
+    (tmp_path / "results" / "queue.yaml").write_text("- {table: table5, rows: [hard], seeds: [0]}")
+    monkeypatch.chdir(tmp_path)
+    for module in ("table", "queue"):
+        monkeypatch.setattr(f"noisyexp.cli.{module}.project_root", lambda: tmp_path)
+    full()
+    code = start(words)
+    sys.stdout.flush()
+    assert (code, capfd.readouterr().err) == (1, LOST)
+
+
+def test_nobody_reads_a_result_and_the_interpreter_ends_in_peace() -> None:
+    """In a process, since the interpreter flushes once more when it ends."""
+    command = [sys.executable, "-m", "noisyexp", "--help"]
+    for output, code, said in (
+        (os.open("/dev/full", os.O_WRONLY), 1, LOST), (unread(), 0, "")
+    ):  # fmt: skip
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        os.close(output)
+        assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_pipe_that_does_not_wait_is_waited_for(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", stream(os.open("/dev/full", os.O_WRONLY)))
-    monkeypatch.setattr(sys, "stderr", stream(os.open("/dev/full", os.O_WRONLY)))
-    settle_output(lossy=True)
-    print("epoch 1", flush=True)
-    print("epoch 1", file=sys.stderr, flush=True)
+    """A shell or a parent may have set it so; Python raises BlockingIOError there."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    monkeypatch.setattr(sys, "stdout", stream(writer))
     settle_output()
-    with pytest.raises(OSError, match="No space left"):
-        print("une phrase", flush=True)
-    settle_output(lossy=True)
-    sys.stdout.flush()
-    print("epoch 1", file=sys.stderr, flush=True)
+    taken: list[bytes] = []
+
+    def drain() -> None:
+        while sum(map(len, taken)) < 1_000_000:
+            taken.append(os.read(reader, 4096))
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    print("x" * 1_000_000, end="", flush=True)
+    thread.join(30)
+    os.close(reader)
+    assert b"".join(taken) == b"x" * 1_000_000
+
+
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("noisyexp.cli.report.find_runs", stop)
+    assert start(["report"]) == 130
+    assert capfd.readouterr().err.strip() == "interrupted"  # click ends the line of ^C first
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [

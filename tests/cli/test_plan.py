@@ -11,6 +11,7 @@ import pytest
 
 import noisyexp.cli.cost as cost
 import noisyexp.cli.plan as plan
+from noisyexp.activations.variants import Hard
 from noisyexp.cli.compose import check
 from noisyexp.cli.cost import Pace, cost_of, measure, pace_of_records
 from noisyexp.cli.run import main as run_main
@@ -20,6 +21,10 @@ from noisyexp.records.run_record import RunRecord
 from noisyexp.training.folder import locked
 from noisyexp.training.run import RunSpec
 from tests.cli.conftest import TINY
+
+
+class Plain(Hard):
+    """A unit of one's own, which the compiled kernels do not know; under no name of its own."""
 
 
 @pytest.fixture
@@ -76,6 +81,34 @@ def test_time_is_that_of_the_record_that_is_most_like_the_run(
     assert pace is not None and not pace.here and "another machine than this one" in pace.source
     other = {**record.config["task"], "hidden_size": 99}
     assert pace_of_records(specs[1], [changed(record, config={"task": other})]) is None
+
+
+def test_only_what_holds_here_is_said(specs: list[RunSpec], record: RunRecord) -> None:
+    """No GPU speaks for a processor, and no compiled unit for one that runs as written."""
+    gpu = {"device": "cuda", "name": "NVIDIA H100"}
+    assert pace_of_records(specs[1], [changed(record, machine=gpu)]) is None
+    text = plan.plan(specs[1:], [changed(record, machine=gpu)])
+    assert "wall time not known for 2 of 2 runs" in text and "H100" not in text
+    own = f"act.variant={Plain.__module__}.Plain"
+    (mine,) = check([*specs[1].command[1:], own])
+    assert pace_of_records(mine, [record]) is None
+    assert "memory: at least" in plan.plan([mine], [record])
+    assert "memory: about" in plan.plan(specs[1:], [record])
+    # One record of the unit itself does, and of it alone.
+    act = {**record.config["act"], "variant": mine.config.act.variant}
+    theirs = changed(record, config={"act": act}, cost={"s_per_step": 7.0})
+    pace = pace_of_records(mine, [record, theirs])
+    assert pace is not None and pace.per_update == 7.0 and "units" not in pace.source
+    assert pace_of_records(specs[1], [theirs]) is None
+
+
+def test_runs_that_differ_in_a_setting_are_told_apart(specs: list[RunSpec]) -> None:
+    words = [word for word in specs[0].command[1:] if not word.startswith("seed=")]
+    text = plan.plan(check([*words, "seed=0,1", "act.c=0.1,0.2"]), [])
+    lines = [line.strip() for line in text.splitlines() if " seed " in line]
+    assert lines == [
+        f"ptb nah act.c={c} smoke seed {seed}: to do" for seed in (0, 1) for c in (0.1, 0.2)
+    ]
 
 
 def test_twice_the_epochs_are_twice_the_updates(specs: list[RunSpec], record: RunRecord) -> None:

@@ -73,7 +73,7 @@ def test_names_and_files_that_are_wrong_are_one_line(
 ) -> None:
     with pytest.raises(RecordError, match=r"choose from unique_count/nah\. Did you mean"):
         weights_file.find("unique_count/nahh")
-    assert sample.main(["weights=worst"]) == 1 and sample.main([]) == 2
+    assert sample.main(["weights=worst"]) == 2 and sample.main([]) == 2
     assert sample.main([f"run={finished}", "weights=worst"]) == 2
     assert "of a run expected last or best" in capsys.readouterr().err
     assert sample.main(["weights=unique_count/nah", "prompt=a"]) == 2
@@ -86,7 +86,7 @@ def test_names_and_files_that_are_wrong_are_one_line(
     shutil.copytree(finished, other)
     changed = {**json.loads((other / "run.json").read_text()), "reason": "x"}
     (other / "run.json").write_text(json.dumps(sealed(changed)))
-    assert publish_main(["to=weights", str(other)], root) == 1
+    assert publish_main(["to=weights", str(other)], root) == 2
     assert "replace=true" in capsys.readouterr().err
 
 

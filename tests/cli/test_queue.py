@@ -65,7 +65,7 @@ def test_mistakes_in_the_list(root: Path, entry: str, message: str) -> None:
     (root / "queue.yaml").write_text(entry)
     with pytest.raises(RecordError, match=message):
         run_queue.to_do(root / "queue.yaml", root)
-    assert run_queue.main([f"file={root}/queue.yaml", "list=true"], root) == 1
+    assert run_queue.main([f"file={root}/queue.yaml", "list=true"], root) == 2
 
 
 class Process:

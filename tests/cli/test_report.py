@@ -25,7 +25,7 @@ def folder(tmp_path: Path, make_record: RecordMaker) -> Path:
 def test_report_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([str(folder), "metric=test_ppl"]) == 0
     out = capsys.readouterr().out
-    assert "2 of 3" in out and "100.50 ± 6.353" in out and "failed: no disk" in out
+    assert "2 of 3" in out and "100.50 ± 6.35" in out and "failed: no disk" in out
 
 
 @pytest.mark.parametrize("ending", ["md", "csv", "json", "png"])
@@ -39,13 +39,14 @@ def test_report_writes_files(folder: Path, tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere: no such file or folder"),
+        (["nowhere"], 2, "nowhere: no such file or folder"),
         (["out=x.doc"], 2, "must end in one of .md, .csv"),
         (["watch=true"], 2, "needs out="),
-        (["metric=test_pll"], 1, "Did you mean test_ppl"),
-        (["by=act.d"], 1, "act.d: no run has it. Did you mean act.c"),
-        (["where=act=hard"], 1, "none of 3 runs has it"),
+        (["metric=test_pll"], 2, "Did you mean test_ppl"),
+        (["by=act.d"], 2, "act.d: no run has it. Did you mean act.c"),
+        (["where=act=hard"], 2, "none of 3 runs has it"),
         (["wehre=act=hard"], 2, "Did you mean where"),
+        (["paths=runs"], 2, "paths=runs: leave out paths=, the words stand alone"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(

@@ -130,7 +130,8 @@ def test_a_plan_starts_nothing_and_some_at_a_time_are_those_of_the_pool(
     out = capsys.readouterr().out
     assert "6 runs: 6 to do, 0 done" in out and f"folder: {root}/runs/mixture" in out
     assert reproduce.main(arguments, root) == 0
-    words = [f"experiment=fig6/{row} scale=smoke seed={s}" for s in (0, 1) for row in FIGURE_6]
+    typed = ["nan" if row == "nan_normal" else row for row in FIGURE_6]
+    words = [f"experiment=fig6/{row} scale=smoke seed={s}" for s in (0, 1) for row in typed]
     assert asked == [(words, 3)]
 
 

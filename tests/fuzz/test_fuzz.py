@@ -27,6 +27,7 @@ from fuzz_lines import line
 
 from noisyexp.cli import compose as compose_module
 from noisyexp.cli import run as run_module
+from noisyexp.cli.config_files import ConfigFileError, ConfigFiles
 from noisyexp.data.download import RemoteFile, resolve
 from noisyexp.data.flickr8k import ImageArchive, parse_captions
 from noisyexp.data.mnist import MNIST_FILES, _content, parse_idx
@@ -36,6 +37,7 @@ from noisyexp.errors import CheckpointError, DataError, RecordError
 from noisyexp.kernels import kept
 from noisyexp.places import CHECKOUT
 from noisyexp.records.record_files import load_record
+from noisyexp.records.yaml_file import read_yaml
 from noisyexp.training import checkpoint
 
 
@@ -174,6 +176,7 @@ def test_damaged_files(count: int, tmp_path: Path) -> None:
     library.write_bytes(b"library" * 99)
     kept.seal(library)
     images = ImageArchive(tmp_path / "images.zip", "", {"a.jpg": "a.jpg"})
+    configs = ConfigFiles("own", f"file://{tmp_path}")
     file = RemoteFile("data.bin", "0" * 64, 40, ())
     (tmp_path / "data.bin").write_bytes(b"x" * 40)
     labels = tmp_path / f"{MNIST_FILES['labels'].name}.gz"
@@ -185,6 +188,7 @@ def test_damaged_files(count: int, tmp_path: Path) -> None:
         return parse_idx(path.read_bytes())
 
     (tmp_path / "idx").write_bytes(b"\0\0\x08\x01\0\0\0\x02ab")
+    (tmp_path / "mine.yaml").write_text("# @package act\nlabel: Mine\nsettings: {a: [1, 2e-3]}\n")
     (tmp_path / "captions").write_bytes(b"a.jpg#0\ta dog\na.jpg#1\ttwo dogs\n")
     readers: list[tuple[Path, Callable[[Path], Any], tuple[type[Exception], ...]]] = [
         (tmp_path / "last.pt", checkpoint.load, (CheckpointError,)),
@@ -195,6 +199,8 @@ def test_damaged_files(count: int, tmp_path: Path) -> None:
         (tmp_path / "idx", idx, (ValueError,)),
         (tmp_path / "captions", lambda p: parse_captions(p.read_text("utf-8")), (ValueError,)),
         (library, kept.is_whole, ()),
+        (tmp_path / "mine.yaml", read_yaml, (RecordError,)),
+        (tmp_path / "mine.yaml", lambda _: configs.load_config("mine"), (ConfigFileError,)),
         *((tmp_path / "ids" / f"{name}.npy", lambda p: _kept(p.parent).lengths.sum(), (
             OSError, EOFError, ValueError, RuntimeError)) for name in ("ids", "starts")),
     ]  # fmt: skip

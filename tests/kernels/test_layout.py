@@ -15,15 +15,16 @@ from noisyexp.kernels import cpu, cuda, matmul, memory, optimizers, persistent
 from noisyexp.kernels.build import SOURCES, find_compiler
 
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
-    "noise_key": K.NoiseKey, "site": K.Site, "layer": K.Layer, "persistent": K.Persistent,
-    "shape": K.Shape, "step_loop": K.StepLoop, "score": K.Score, "matrix": matmul.Matrix,
+    "noise_key": K.NoiseKey, "activation": K.Activation, "layer": K.Layer,
+    "persistent": K.Persistent, "shape": K.Shape, "step_loop": K.StepLoop, "score": K.Score,
+    "matrix": matmul.Matrix,
     "matmul": matmul.Matmul, "recurrence": matmul.Recurrence, "memory_step": memory.MemoryStep,
     "tensor_update": optimizers.TensorUpdate, "update_call": optimizers.UpdateCall,
 }  # fmt: skip
 
 CONSTANTS = {
     "CHUNKS": K.CHUNKS,
-    "MAX_SITES": K.MAX_SITES,
+    "MAX_ACTIVATIONS": K.MAX_ACTIVATIONS,
     "MOST_TOTALS": persistent.MOST_TOTALS,
     **{name: value for name, value in vars(K).items() if name.startswith(("FORM_", "MULTIPLIER_"))},
     **{f"RULE_{rule.name}": int(rule) for rule in optimizers.Rule},
@@ -43,7 +44,7 @@ PROGRAM = """
 #define REAL float
 #define NAME(x) x##_f
 #include "numbers.h"
-#include "rows.h"
+#include "tile_rows.h"
 #include "loops.h"
 #include "optimizers.h"
 #include "memory.h"
@@ -88,4 +89,7 @@ def test_every_kernel_that_a_backend_names_is_there() -> None:
         assert any(hasattr(library, f"{name}{suffix}") for suffix in ("_f", "")), name
     sources = "".join(path.read_text() for path in SOURCES.glob("*"))
     for name in cuda.KERNELS:
+        if name.endswith("_all"):  # a program for each cell
+            cell, name = name.split("_", 1)
+            assert f"CELL_{cell.upper()}" in sources
         assert re.search(rf"(KERNEL|ENTRY) (NAME\({name}\)|{name}(_f)?)\(", sources), name

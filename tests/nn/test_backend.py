@@ -44,6 +44,26 @@ def test_a_backend_of_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == few
 
 
+def test_a_backend_without_kernels_and_what_only_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one is a module: before its first kernel all goes by the plain code."""
+    own = SimpleNamespace(
+        KERNELS=frozenset(), NEAR=1, QUEUED=False, capturing=lambda: False, runs=lambda index: True
+    )
+    layer, x = make("lstm", 5, 9, variant="nah", c=2.0), torch.randn(3, 5, 5) * 2
+    logits, targets = (torch.randn(3, 4), torch.eye(4), None), torch.tensor([0, 4, 1])
+    monkeypatch.setitem(dispatch.BACKENDS, "cpu", own)
+    compare(layer, x)
+    with pytest.raises(IndexError):  # a number can be read
+        linear_cross_entropy(*logits, targets)
+    own.QUEUED = True  # reading one would wait
+    assert dispatch.queued(x.device) and dispatch.queued(torch.device("meta"))
+    own.capturing = lambda: True
+    assert dispatch.capturing() and dispatch.capturing(x.device)
+    assert not dispatch.capturing(torch.device("meta"))
+    with pytest.raises(RuntimeError, match="CUDA graph"):
+        layer(x)
+
+
 def gru_of_2014(
     units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
 ) -> State:
@@ -58,7 +78,7 @@ def gru_of_2014(
 
 
 class Gru2014(NoisyGRU):
-    kernel = Cell("gru_2014", gru_of_2014, GRU.sites, 3, 1, adds=False, rounds_states=False)
+    kernel = Cell("gru_2014", gru_of_2014, GRU.unit_kinds, 3, 1, adds=False, rounds_states=False)
     cell = staticmethod(gru_of_2014)
 
 

@@ -126,7 +126,7 @@ def test_partial_gradients(cell: str) -> None:
     results = []
     for backend in ("eager", "auto"):
         layer.backend = backend
-        layer.units["l0"][next(iter(layer.sites))].noise_source.set_step(0)
+        layer.units["l0"][next(iter(layer.unit_kinds))].noise_source.set_step(0)
         layer.zero_grad()
         final = layer(x)[1]
         (final if cell == "gru" else final[1]).sum().backward()

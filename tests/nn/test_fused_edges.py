@@ -46,7 +46,7 @@ def test_a_strided_p_is_read_by_its_stride() -> None:
 
 def test_draws_of_a_source_are_broadcast_or_refused() -> None:
     class Given(NoiseSource):
-        def normal(self, site, shape, device):  # type: ignore[no-untyped-def]
+        def normal(self, path, shape, device):  # type: ignore[no-untyped-def]
             return self.draws
 
     unit, source = make_activation("tanh", "nani", 40, c=0.1), Given(0)

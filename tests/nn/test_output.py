@@ -27,7 +27,7 @@ SIZES = [(1, 3, 2), (37, 5, 41), (50, 8, 64), (23, 4, 131)]
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to do a block, in blocks of a few rows."""
     monkeypatch.setattr(output, "ROWS", 7)
-    monkeypatch.setitem(output.NEAR, "cpu", 1)
+    monkeypatch.setattr(cpu, "NEAR", 1)
     if request.param == "torch":
         monkeypatch.setattr(cpu, "library", lambda: None)
     elif cpu.library() is None:

@@ -28,7 +28,7 @@ from noisyexp.places import CACHE_VARIABLE
 MACHINES = ["source", *(["cuda"] if torch.cuda.is_available() else [])]
 GPU = persistent.Limits(132, 232448)
 SMALL = (persistent.Limits(7, 30_000), persistent.Limits(132, 12_000), persistent.Limits(3, 60_000))
-"""Such that plans have several groups, slices and chunks."""
+"""Such that cuts have several groups, slices and chunks."""
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +139,8 @@ def test_every_way_to_cut(
         expected = passes(layer, x, steps)
     products = PersistentProducts(dtype, steps, SMALL[2])
     for index in range(max(map(len, cuts.values()))):
-        plans = {b: (works[b], cuts[b][index % len(cuts[b])]) for b in works}
-        monkeypatch.setattr(persistent, "plans", lambda *_, found=plans: found)
+        of_passes = {b: (works[b], cuts[b][index % len(cuts[b])]) for b in works}
+        monkeypatch.setattr(persistent, "best_cuts", lambda *_, found=of_passes: found)
         found = passes(layer, x, products)
         for name, value in expected.items():
             limit = 2e-5 if dtype == torch.float32 else 1e-3
@@ -152,20 +152,20 @@ def test_every_way_to_cut(
 def passes(layer: Any, x: torch.Tensor, products: Products) -> dict[str, torch.Tensor]:
     """Output and gradients of a layer by such products, with the draws of one step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "choose_products", lambda plan, x: products)
+        patch.setattr(fused, "choose_products", lambda call, x: products)
         return run(layer, "auto", x, None)
 
 
 def test_layers_that_do_not_fit_or_do_not_pay_go_by_steps() -> None:
     """The sizes of the benchmark, on an H100 or H200."""
     for sizes in ((4, 20, 200, 0), (4, 100, 400, 0), (3, 80, 512, 0), (3, 80, 1024, 1)):
-        found = persistent.plans(*sizes, GPU)
+        found = persistent.best_cuts(*sizes, GPU)
         assert found.keys() == {False, True}
         assert all(cut.bytes <= GPU.shared for _, cut in found.values())
         assert all(cut.groups * cut.slices <= GPU.processors for _, cut in found.values())
-    assert persistent.plans(3, 80, 1024, 0, GPU) == {}  # measured: slower than by steps
-    assert persistent.plans(4, 20, 4000, 0, GPU) == {}  # 256 MB of weights
-    assert persistent.plans(4, 20, 200, 0, persistent.Limits(3, 20_000)) == {}
+    assert persistent.best_cuts(3, 80, 1024, 0, GPU) == {}  # measured: slower than by steps
+    assert persistent.best_cuts(4, 20, 4000, 0, GPU) == {}  # 256 MB of weights
+    assert persistent.best_cuts(4, 20, 200, 0, persistent.Limits(3, 20_000)) == {}
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -261,7 +261,7 @@ def test_a_graph_goes_back_twice(
     device = machine(SMALL[0])
     steps = HalfProducts(dtype) if dtype != torch.float32 else Products()
     products = PersistentProducts(dtype, steps, SMALL[0])
-    monkeypatch.setattr(fused, "choose_products", lambda plan, x: products)
+    monkeypatch.setattr(fused, "choose_products", lambda call, x: products)
     layer, x = layer.to(device), torch.randn(4, 9, 4).to(device)
     loss, parameters = layer(x)[0].square().sum(), list(layer.parameters())
     first = torch.autograd.grad(loss, parameters, retain_graph=True)
@@ -280,9 +280,9 @@ def test_nvrtc_compiles_every_program(
     except build.BuildError as error:
         pytest.skip(str(error))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    for lstm in (0, 1):
+    for cell in bindings.CELLS:
         for operands in persistent.OPERANDS.values():
-            defines = (f"-DLSTM={lstm}", f"-DOPERANDS={operands}")
+            defines = (f"-DCELL=CELL_{cell.upper()}", f"-DOPERANDS={operands}")
             code = cuda.compile_for(capability, "persistent.cu", defines)
             assert b"forward_all" in code and b"backward_all" in code
     assert len(list(tmp_path.iterdir())) == 6

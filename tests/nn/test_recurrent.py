@@ -17,7 +17,7 @@ from noisyexp.activations import noise_parameters
 
 TORCH = {"lstm": nn.LSTM, "gru": nn.GRU}
 NOISY = {"lstm": NoisyLSTM, "gru": NoisyGRU}
-SITES = {"lstm": "ifgoc", "gru": "rzn"}
+UNIT_NAMES = {"lstm": "ifgoc", "gru": "rzn"}
 cells = pytest.mark.parametrize("cell", ["lstm", "gru"])
 backends = pytest.mark.parametrize("backend", ["eager", "auto"])
 
@@ -202,8 +202,10 @@ def test_constructor_and_state_dict_are_those_of_torch(
         assert torch.equal(state[key], expected.state_dict()[key])
     suffixes = [key.removeprefix("weight_ih_") for key in own if key.startswith("weight_ih_")]
     of_unit = {"reference": [], "hard": ["_extra_state"], "nah": ["p", "_extra_state"]}[variant]
-    sites = [f"units.{s}.{site}.{n}" for s in suffixes for site in SITES[cell] for n in of_unit]
-    assert list(state)[len(own) :] == sites
+    names = [
+        f"units.{s}.{unit}.{n}" for s in suffixes for unit in UNIT_NAMES[cell] for n in of_unit
+    ]
+    assert list(state)[len(own) :] == names
     weights = [value for key, value in state.items() if not key.endswith("_extra_state")]
     assert {tensor.dtype for tensor in weights} == {expected.weight_ih_l0.dtype}
 
@@ -250,7 +252,7 @@ def test_a_layer_on_meta_has_no_p_to_keep(cell: str) -> None:
 def test_a_state_dict_with_some_p_missing_is_an_error(cell: str) -> None:
     layer = NOISY[cell](3, 4, 2, variant="nan")
     state = layer.state_dict()
-    missing = f"units.l1.{SITES[cell][0]}.p"
+    missing = f"units.l1.{UNIT_NAMES[cell][0]}.p"
     for key in (missing, missing.removesuffix("p") + "_extra_state"):  # settings, or none
         state.pop(key)
         with pytest.raises(RuntimeError, match=rf"Missing key.*: \"{missing}\"\. $"):
@@ -293,7 +295,7 @@ def test_reset_draws_weights_like_torch_and_p_from_its_own_law(
         assert torch.equal(ours.get_parameter(name), weight)
         assert weight.abs().max() <= 1 / math.sqrt(300)
     found = noise_parameters(ours)
-    assert len(found) == 2 * len(SITES[cell]) and {p.shape for p in found} == {(300,)}
+    assert len(found) == 2 * len(UNIT_NAMES[cell]) and {p.shape for p in found} == {(300,)}
     p = torch.cat([p.detach() for p in found]).double()
     assert p.abs().max() <= 1
     error = math.sqrt(0.8 / (4 * len(p)))  # of the std of a uniform law, kurtosis 1.8

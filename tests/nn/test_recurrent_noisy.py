@@ -17,7 +17,7 @@ from noisyexp.activations import NoiseSource, activations, attach_noise, set_noi
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 LAYERS: dict[str, Any] = {"lstm": NoisyLSTM, "gru": NoisyGRU}
-KIND_OF_SITE = {
+KINDS = {
     "lstm": {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "c": "tanh"},
     "gru": {"r": "sigmoid", "z": "sigmoid", "n": "tanh"},
 }
@@ -27,14 +27,14 @@ backends = pytest.mark.parametrize("backend", ["eager", "auto"])
 
 
 class GivenNoise(NoiseSource):
-    """Hands out draws by the name of the site, the last part of its path."""
+    """Hands out draws by the name of the unit, the last part of its path."""
 
     def __init__(self, draws: Mapping[str, Tensor]) -> None:
         super().__init__(0)
         self.draws = draws
 
-    def normal(self, site: str, shape: Sequence[int], device: torch.device) -> Tensor:
-        draw = self.draws[site.rpartition(".")[2]]
+    def normal(self, path: str, shape: Sequence[int], device: torch.device) -> Tensor:
+        draw = self.draws[path.rpartition(".")[2]]
         assert tuple(draw.shape) == tuple(shape)
         return draw
 
@@ -57,9 +57,9 @@ def numpy_layer(
 ) -> tuple[list[Array], tuple[Array, ...]]:
     """Outputs and final state from zeros, one sequence, one step after the other. x: (T, I)."""
 
-    def unit(site: str, v: Array, t: int) -> Array:
-        e = eps[site] if isinstance(eps[site], float) else eps[site][t]
-        return numpy_nah(KIND_OF_SITE[cell][site], v, e, w[f"units.l0.{site}.p"], alpha, c_noise)
+    def unit(name: str, v: Array, t: int) -> Array:
+        e = eps[name] if isinstance(eps[name], float) else eps[name][t]
+        return numpy_nah(KINDS[cell][name], v, e, w[f"units.l0.{name}.p"], alpha, c_noise)
 
     n = w["weight_hh_l0"].shape[1]
     h, c = np.zeros(n), np.zeros(n)
@@ -80,7 +80,7 @@ def numpy_layer(
 
 
 def two_unit_layer(cell: str, backend: str, alpha: float) -> tuple[Any, Tensor, dict[str, Tensor]]:
-    """Two units, two steps, weights so large that every site saturates; input; draws of a site."""
+    """Two units, two steps, weights so large that every unit saturates; input; draws of a unit."""
     torch.manual_seed(13)
     layer = LAYERS[cell](
         3, 2, variant="nah", alpha=alpha, c=3.0, backend=backend, dtype=torch.float64
@@ -89,7 +89,7 @@ def two_unit_layer(cell: str, backend: str, alpha: float) -> tuple[Any, Tensor, 
         for name, weight in layer.named_parameters():
             weight.uniform_(0.5, 1.5) if name.endswith(".p") else weight.normal_(0, 2.5)
     x = torch.randn(2, 1, 3, dtype=torch.float64)
-    draws = {site: torch.randn(2, 1, 2, dtype=torch.float64) for site in layer.sites}
+    draws = {name: torch.randn(2, 1, 2, dtype=torch.float64) for name in layer.unit_kinds}
     attach_noise(layer, GivenNoise(draws))
     return layer, x, draws
 
@@ -129,7 +129,7 @@ def test_gradients_equal_finite_differences_of_the_equations(cell: str, backend:
     alpha = 1.15
     layer, x, draws = two_unit_layer(cell, backend, alpha)
     layer(x)[0].pow(2).sum().backward()
-    eps = {site: np.abs(draw[:, 0].numpy()) for site, draw in draws.items()}
+    eps = {name: np.abs(draw[:, 0].numpy()) for name, draw in draws.items()}
     weights, step = as_numpy(layer), 1e-6
 
     def loss() -> float:
@@ -149,8 +149,8 @@ def test_gradients_equal_finite_differences_of_the_equations(cell: str, backend:
         np.testing.assert_allclose(parameter.grad.numpy(), numeric, rtol=1e-6, atol=1e-7)
 
 
-# Cell and site -> pre-activation of each gate, and the cell state (LSTM) or hidden state (GRU)
-# before the step, such that the site saturates and no saturation after it hides its noise.
+# Cell and unit -> pre-activation of each gate, and the cell state (LSTM) or hidden state (GRU)
+# before the step, such that the unit saturates and no saturation after it hides its noise.
 REACH: dict[str, tuple[dict[str, float], float]] = {
     "lstm/i": ({"i": 6, "f": 6, "g": -3, "o": 6}, 1.5),
     "lstm/f": ({"i": 6, "f": 6, "g": -3, "o": 6}, 1.5),
@@ -166,9 +166,9 @@ REACH: dict[str, tuple[dict[str, float], float]] = {
 @backends
 @pytest.mark.filterwarnings("ignore:p of .* is 0")  # here it is meant
 @pytest.mark.parametrize("where", REACH)
-def test_noise_of_each_site_reaches_the_output(backend: str, where: str) -> None:
-    """One step by hand, p = 1 at the site alone: at alpha = 1 it is pushed inward by sigma |xi|."""
-    cell, _, site = where.partition("/")
+def test_noise_of_each_unit_reaches_the_output(backend: str, where: str) -> None:
+    """One step by hand, p = 1 of the unit alone: at alpha = 1 it is pushed inward by sigma |xi|."""
+    cell, _, noisy = where.partition("/")
     bias, before = REACH[where]
     c, xi, h_n = 1.6, -0.75, 0.4
     layer = LAYERS[cell](1, 1, variant="nah", c=c, backend=backend, dtype=torch.float64)
@@ -178,14 +178,14 @@ def test_noise_of_each_site_reaches_the_output(backend: str, where: str) -> None
         layer.bias_ih_l0.copy_(torch.tensor(list(bias.values()), dtype=torch.float64))
         if cell == "gru":
             layer.bias_hh_l0[2] = h_n  # U h + b_h, which r scales
-        layer.units["l0"][site].p.fill_(1.0)
-    attach_noise(layer, GivenNoise({s: torch.full((1, 1, 1), xi) for s in layer.sites}))
+        layer.units["l0"][noisy].p.fill_(1.0)
+    attach_noise(layer, GivenNoise({s: torch.full((1, 1, 1), xi) for s in layer.unit_kinds}))
 
-    def output(noisy_site: str | None) -> float:
+    def output(noisy_name: str | None) -> float:
         def unit(name: str, v: float) -> float:
-            low, u = (-1.0, v) if KIND_OF_SITE[cell][name] == "tanh" else (0.0, v / 4 + 0.5)
+            low, u = (-1.0, v) if KINDS[cell][name] == "tanh" else (0.0, v / 4 + 0.5)
             h = min(max(u, low), 1.0)
-            sigma = c / 4 * math.tanh((h - u) / 2) ** 2 if name == noisy_site else 0.0
+            sigma = c / 4 * math.tanh((h - u) / 2) ** 2 if name == noisy_name else 0.0
             return h - math.copysign(sigma * abs(xi), v)
 
         if cell == "lstm":
@@ -197,8 +197,8 @@ def test_noise_of_each_site_reaches_the_output(backend: str, where: str) -> None
     state = torch.full((1, 1, 1), before, dtype=torch.float64)
     start = (torch.zeros_like(state), state) if cell == "lstm" else state
     actual = float(layer(torch.zeros(1, 1, 1, dtype=torch.float64), start)[0].detach())
-    assert actual == pytest.approx(output(site), abs=1e-13)
-    assert abs(output(site) - output(None)) > 0.005
+    assert actual == pytest.approx(output(noisy), abs=1e-13)
+    assert abs(output(noisy) - output(None)) > 0.005
 
 
 @cells
@@ -257,12 +257,12 @@ def test_noise_differs_between_steps_and_sequences(cell: str, backend: str) -> N
 
 
 @cells
-def test_draws_of_a_run_depend_on_seed_step_and_site(cell: str) -> None:
+def test_draws_of_a_run_depend_on_seed_step_and_path(cell: str) -> None:
     layer = LAYERS[cell](3, 4, 2, variant="nah", bidirectional=True, c=4.0)
     source, x = NoiseSource(5), 10 * torch.randn(6, 2, 3)
-    sites = attach_noise(layer, source)
+    paths = attach_noise(layer, source)
     directions = ("l0", "l0_reverse", "l1", "l1_reverse")
-    assert sites == [f"units.{d}.{site}" for d in directions for site in layer.sites]
+    assert paths == [f"units.{d}.{name}" for d in directions for name in layer.unit_kinds]
     source.set_step(3)
     third = layer(x)[0]
     source.set_step(4)
@@ -311,7 +311,7 @@ def test_c_and_settings_reach_every_unit(cell: str) -> None:
     spec = ActivationSpec("nan", {"c": 0.5}, tanh={"alpha": 1.15}, sigmoid={"alpha": 1.1})
     layer = LAYERS[cell](3, 4, 2, variant=spec, p_shape="scalar")
     units = list(activations(layer))
-    assert len(units) == 2 * len(KIND_OF_SITE[cell])
+    assert len(units) == 2 * len(KINDS[cell])
     assert {(u.kind.name, u.alpha, u.c) for u in units} == {
         ("tanh", 1.15, 0.5), ("sigmoid", 1.1, 0.5),
     }  # fmt: skip

@@ -39,7 +39,7 @@ def test_everything_is_swapped_and_every_weight_kept() -> None:
     assert str(report[1]) == "lstm: LSTM -> NoisyLSTM(nah)"
     after = dict(model.named_parameters())
     assert all(after[name] is parameter for name, parameter in before.items())
-    # One p a site of 4 x 5, 3 and 5 sites, and two lone units.
+    # One p for each of 4 x 5, 3 and 5 units, and two lone units.
     assert len(after) - len(before) == 4 * 5 + 3 + 5 + 2
     assert after["front.1.p"].shape == (1,) and after["lstm.units.l1_reverse.c.p"].shape == (5,)
     assert {p.dtype for p in after.values()} == {torch.float64}

@@ -254,8 +254,8 @@ def test_draws_are_those_of_the_plain_unit() -> None:
 
 def test_a_source_of_its_own_kind_is_asked_for_its_draws() -> None:
     class Halves(NoiseSource):
-        def normal(self, site: str, shape: Any, device: torch.device) -> Tensor:
-            return 0.5 * super().normal(site, shape, device)
+        def normal(self, path: str, shape: Any, device: torch.device) -> Tensor:
+            return 0.5 * super().normal(path, shape, device)
 
     attention = make(c=2.0)
     attach_noise(attention, Halves(5))

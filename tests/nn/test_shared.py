@@ -245,7 +245,7 @@ def test_half_precision(cell: str, variant: str, monkeypatch: pytest.MonkeyPatch
     assert list(ours) == list(theirs)
     for name in exact:
         assert ours[name].dtype == theirs[name].dtype
-    # p of one site may have next to no gradient: all together; v.bias has none but by rounding.
+    # p of one unit may have next to no gradient: all together; v.bias has none but by rounding.
     apart = [name for name in exact if not name.endswith((".p", "v.bias"))]
     groups = [[name] for name in apart]
     if variant == "nah":

@@ -20,7 +20,7 @@ from noisyexp.cli.compose import check
 from noisyexp.errors import ConfigError, DivergedError, NoisyexpError
 from noisyexp.tasks import find_task
 from noisyexp.training import graphs
-from noisyexp.training.device import setup_torch
+from noisyexp.training.device import KINDS, setup_torch
 from noisyexp.training.run import RunSpec, build_trainer
 from noisyexp.training.trainer import Trainer
 
@@ -102,7 +102,7 @@ def imitate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(graphs, "apart", lambda stream: torch.enable_grad())
-    monkeypatch.setattr(graphs, "CAPTURING", {"cpu"})
+    monkeypatch.setattr(KINDS["cpu"], "captures", True)
 
 
 def run(trainer: Trainer, updates: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from noisyexp.pictures.analysis_figures import (
     learned_units,
     output_noise_slope,
     plot_learned_units,
-    plot_learning,
+    plot_noise_sides,
 )
 from noisyexp.records.record_files import load_record
 from noisyexp.records.run_record import RunRecord
@@ -162,12 +162,12 @@ def records(make_record: Any, **fields: Any) -> list[RunRecord]:
 
 def test_figure_5(make_record: Any, tmp_path: Path, check_same_drawing: Any) -> None:
     runs = records(make_record)
-    svg, png = plot_learning(runs, tmp_path / "a" / "fig5-paper")
+    svg, png = plot_noise_sides(runs, tmp_path / "a" / "fig5-paper")
     assert (svg.name, png.name) == ("fig5-paper.svg", "fig5-paper.png")
-    check_same_drawing(svg, plot_learning(runs[::-1], tmp_path / "b" / "x")[0])
+    check_same_drawing(svg, plot_noise_sides(runs[::-1], tmp_path / "b" / "x")[0])
     text = svg.read_text()
     assert text.count("row nan_alpha115") == 1 and "noise at the input" in text
     with pytest.raises(RecordError, match="complete runs of one task"):
-        plot_learning([*runs, *records(make_record, scale="cpu")], tmp_path / "x")
+        plot_noise_sides([*runs, *records(make_record, scale="cpu")], tmp_path / "x")
     with pytest.raises(RecordError, match="complete runs"):
-        plot_learning(records(make_record, status="diverged"), tmp_path / "x")
+        plot_noise_sides(records(make_record, status="diverged"), tmp_path / "x")

@@ -11,8 +11,11 @@ import pytest
 from matplotlib.axes import Axes
 
 from noisyexp.errors import RecordError
+from noisyexp.pictures.catalogue import MOST_LINES
 from noisyexp.pictures.curves import (
+    ACT_ORDER,
     LINE_STYLES,
+    MARKERS,
     PALETTE,
     _styles,
     curve_band,
@@ -82,7 +85,7 @@ def test_nothing_to_draw(make_record: Any, tmp_path: Path) -> None:
 
 
 def test_rows_of_one_activation_have_lines_of_their_own(make_record: Any, tmp_path: Path) -> None:
-    """One colour, two line styles, two entries in the legend."""
+    """One colour and one dash, as of one unit; two markers, two entries in the legend."""
     curve = [{"epoch": e, "valid_ppl": 9.0 - e} for e in (1, 2)]
     records = [
         load_record(make_record(act="nah", experiment=f"table2/{row}", curve=curve))
@@ -90,8 +93,10 @@ def test_rows_of_one_activation_have_lines_of_their_own(make_record: Any, tmp_pa
     ]
     assert [line_name(record) for record in records] == ["nah", "nah_released"]
     styles = _styles({"nah": "nah", "nah_released": "nah", "mine": "my.Unit"})
-    assert styles["nah"][0] == styles["nah_released"][0] == PALETTE[3] != styles["mine"][0]
-    assert styles["nah"][1] != styles["nah_released"][1]
+    assert styles["nah"].colour == styles["nah_released"].colour == PALETTE[3]
+    assert styles["nah"].dash == styles["nah_released"].dash != styles["mine"].dash
+    assert styles["mine"].colour != PALETTE[3]
+    assert len({style.marker for style in styles.values()}) == 3
     svg, _ = plot_curves(records, "valid_ppl", tmp_path / "x")
     assert svg.read_text().count("row nah_released") == 1
     ends = {"nah": 112.6, "nah_released": 112.6}  # one row of the paper in two settings
@@ -101,6 +106,74 @@ def test_rows_of_one_activation_have_lines_of_their_own(make_record: Any, tmp_pa
 
 def test_styles_are_distinct() -> None:
     assert len(set(PALETTE)) == len(PALETTE) == len({str(style) for style in LINE_STYLES})
+    assert len(set(MARKERS)) == len(MARKERS) > MOST_LINES
+
+
+def test_a_dash_means_one_unit_in_every_figure() -> None:
+    """Whatever else is drawn beside it."""
+    alone = {act: _styles({act: act})[act].dash for act in ACT_ORDER}
+    assert len({str(dash) for dash in alone.values()}) == len(ACT_ORDER)
+    together = _styles({f"{act}{n}": act for act in reversed(ACT_ORDER) for n in (1, 2)})
+    assert all(style.dash == alone[name[:-1]] for name, style in together.items())
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn, instead of files."""
+    drawn: list[Any] = []
+
+    def keep(figure: Any, path: Path) -> tuple[Path, Path]:
+        figure.draw_without_rendering()
+        drawn.append(figure)
+        return path, path
+
+    monkeypatch.setattr("noisyexp.pictures.curves.save_figure", keep)
+    return drawn
+
+
+def test_lines_that_coincide_can_be_told_apart(
+    make_record: Any, tmp_path: Path, figures: list[Any]
+) -> None:
+    """Each has a marker where the others have none; a schedule that they share is drawn twice."""
+    curve = [{"epoch": e, "valid_ppl": 100.0 / e, "c": 30.0 / e} for e in range(1, 21)]
+    acts = ("hard", "nan_normal", "nani", "nanis")
+    records = [
+        load_record(make_record(act=act, experiment=f"table9/{act}", curve=curve)) for act in acts
+    ]
+    plot_curves(records, ("valid_ppl", "c"), tmp_path / "x")
+    for axes in figures[0].axes:
+        marked: list[int] = []
+        heights = set()
+        for line in axes.lines:
+            first, stride = line.get_markevery()
+            marked += range(first, 20, stride) if line.get_marker() else []
+            heights.add(round(float(line.get_transform().transform((10.0, 3.0))[1]), 3))
+        assert len(marked) == len(set(marked)) >= 2 * (len(acts) - 1)
+        assert len(heights) == len(acts)
+
+
+@pytest.mark.parametrize("letter", ["i", "x"])
+def test_a_legend_and_the_words_of_levels_are_within_the_picture(
+    make_record: Any, tmp_path: Path, figures: list[Any], letter: str
+) -> None:
+    curve = [{"epoch": e, "valid_ppl": 9.0 - e} for e in (1, 2, 3)]
+    records = [
+        load_record(make_record(act="nah", experiment=f"table2/{row}", curve=curve))
+        for row in ("nah", "other", "third")
+    ]
+    words = " ".join([letter * 7] * 14)
+    plot_curves(
+        records, "valid_ppl", tmp_path / "x", labels=dict.fromkeys(("nah", "other"), words),
+        levels={"valid_ppl": {"smooth counting, a = 0.25": 8.0, "chance": 6.0}},
+    )  # fmt: skip
+    (figure,) = figures
+    (legend,) = figure.legends
+    boxes = [legend.get_window_extent(), *(t.get_window_extent() for t in figure.axes[0].texts)]
+    width = figure.bbox.width
+    outside = [box for box in boxes if box.x0 < 0 or box.x1 > width or box.y0 < 0]
+    assert len(boxes) == 3 and not outside
+    axes = figure.axes[0].get_window_extent()
+    assert all(box.x0 > axes.x1 for box in boxes[1:])
 
 
 def test_panels_and_levels(make_record: Any, tmp_path: Path) -> None:

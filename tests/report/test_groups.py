@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from noisyexp.errors import RecordError
+from noisyexp.report.averages import average
 from noisyexp.report.group_curves import MOST_POINTS, group_curve, thin
-from noisyexp.report.group_table import Report, to_csv, to_json, to_markdown, to_text
+from noisyexp.report.group_table import Report, shown, to_csv, to_json, to_markdown, to_text
 from noisyexp.report.groups import find_baseline, make_groups, metrics_of, verdict
 from noisyexp.report.run_set import conditions, find_runs, meets
 from noisyexp.report.statistics import Estimate, paired_difference
@@ -91,7 +92,26 @@ def test_a_csv_has_one_head_line_and_one_line_a_group(folder: Path) -> None:
 def test_the_best_mean_is_marked_by_the_direction(folder: Path) -> None:
     text = to_markdown(report_of(folder))
     assert "| **106.75 ±" in text and "**112.00" not in text
-    assert "106.75 ± 4.926 *" in to_text(report_of(folder))
+    assert "106.75 ± 4.93 *" in to_text(report_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (107.769, 0.4506, "107.77 ± 0.45"),
+        (-4.7312, 1.3081, "-4.731 ± 1.308"),
+        (-0.82651, 2.01281, "-0.8265 ± 2.013"),
+        (107.769, 0.001, "107.77 ± 0.001"),
+        (1e-7, 2.5e-8, "1e-07 ± 2.5e-08"),
+        (0.0, 0.0, "0 ± 0"),
+        (12.5, None, "12.50"),
+    ],
+)
+def test_an_interval_has_the_decimals_of_its_mean(
+    mean: float, half: float | None, text: str
+) -> None:
+    assert shown(Estimate(mean, half, 4)) == text
+    assert shown(Estimate(mean, half, 4), sign=True) == ("" if mean < 0 else "+") + text
 
 
 def test_runs_that_did_not_finish_are_counted_and_named(
@@ -170,6 +190,23 @@ def test_a_baseline_is_one_group(folder: Path) -> None:
     assert find_baseline(groups, None) == {}
 
 
+def test_a_baseline_that_is_not_clear_is_no_silence(folder: Path, make_record: RecordMaker) -> None:
+    """Two groups of soft units: the table says so, and how one of them is chosen."""
+    for n, lr in enumerate((1.0, 0.5)):
+        training = {**CONFIG["training"], "lr": lr}
+        act = {"variant": "reference", "c": None}
+        make_record(
+            folder / f"soft{n}" / "run.json", 110.0, act="reference", experiment=None,
+            config={**CONFIG, "act": act, "training": training},
+        )  # fmt: skip
+    report = average([folder])
+    said = "No differences: 2 groups of ptb have reference units; baseline= or where= chooses one."
+    assert not report.compares
+    assert said in to_text(report).splitlines() and said in to_markdown(report)
+    report = average([folder], baseline="act=reference,training.lr=0.5")
+    assert report.compares and "No differences" not in to_text(report)
+
+
 def test_a_curve_is_the_mean_at_common_points(tmp_path: Path, make_record: RecordMaker) -> None:
     curves = [[3.0, 2.0, 1.0], [5.0, 3.0]]
     for seed, values in enumerate(curves):
@@ -217,6 +254,13 @@ def test_settings_of_a_unit_are_not_lent_to_others(
         for steep in (1, 3) for lift in (0.5, 1)
     ]  # fmt: skip
     assert sorted(names) == [*grid, "nah"]
+    # In a report numbers are in the order of numbers, what has none before what has one.
+    report = average([tmp_path])
+    assert [group.name for group in report.groups] == [*grid, "nah"]
+    report = average([tmp_path], baseline="act=nah", by=["act.settings.lift", "act.settings.steep"])
+    assert [tuple(group.settings.values()) for group in report.groups] == [
+        (None, None), (0.5, 1.0), (0.5, 3.0), (1.0, 1.0), (1.0, 3.0),
+    ]  # fmt: skip
 
 
 def test_a_terminal_has_a_table_for_every_task(folder: Path, make_record: RecordMaker) -> None:

@@ -197,7 +197,7 @@ def test_script_writes_and_checks(
     assert page.main(["table9", "compare=true"], table_root, compose) == 1
     assert "results/table9.csv differs from the records" in capsys.readouterr().out
     assert (table_root / "results/table9.csv").read_text() == "edited by hand\n"
-    assert page.main(["table7"], table_root, compose) == 1
+    assert page.main(["table7"], table_root, compose) == 2
     assert "there are table9" in capsys.readouterr().err
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import pytest
 import torch
 from stack_helpers import assert_same, first, gradients
@@ -152,26 +149,12 @@ def test_second_derivatives_are_refused(rnn_in_graphs: None) -> None:
         first_derivative.sum().backward()
 
 
-def _seconds(call: Any, x: Tensor) -> float:
-    best = float("inf")
-    for _ in range(15):
-        start = time.thread_time()
-        first(call(x)).sum().backward()
-        best = min(best, time.thread_time() - start)
-    return best
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-@pytest.mark.parametrize(("in_graph", "bound"), [(False, 1.1), (True, 1.25)])
-def test_compiled_code_is_as_fast(mode: str, in_graph: bool, bound: float) -> None:
-    """Forward and backward against eager code, at the smallest layer of the benchmark.
-
-    In a graph a quarter more is allowed: its backward pass may not overwrite what forward kept.
-    """
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_compiled_modes_give_the_numbers_of_eager_code(mode: str, in_graph: bool) -> None:
+    """By torch's own compiler; its speed is measured by `make bench`."""
     module, x = NoisyLSTM(64, 100), torch.randn(26, 64, 64)
     with torch._dynamo.config.patch(allow_rnn=in_graph):
         compiled = torch.compile(module, mode=mode)
         assert_same(gradients(module, compiled, x), gradients(module, module, x), 1e-4)
-        ratios = [_seconds(compiled, x) / _seconds(module, x) for _ in range(3)]
-    assert min(ratios) <= bound, ratios

@@ -60,8 +60,8 @@ def test_data_parallel_gradients_are_the_mean(tmp_path: Path) -> None:
     for rank in (0, 1):
         attach_noise(plain, NoiseSource(rank))
         for unit in plain.modules():
-            if hasattr(unit, "site"):
-                unit.site = f"module.{unit.site}"
+            if hasattr(unit, "path"):
+                unit.path = f"module.{unit.path}"
             if isinstance(getattr(unit, "noise_source", None), NoiseSource):
                 unit.noise_source.set_step(1)
         (first(plain(X.double()[:, rank : rank + 1])).square().sum() / 2).backward()

@@ -101,7 +101,7 @@ def by_hand(model: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize(("init", "attention", "output"), [(2, 2, 1), (3, 3, 3)])
 def test_equations(init: int, attention: int, output: int, dropout: bool) -> None:
-    """Dropout is at four sites, as a factor of one half in evaluation, and at no other."""
+    """Dropout is at four places, as a factor of one half in evaluation, and at no other."""
     layers = {"init_layers": init, "attention_layers": attention, "output_layers": output}
     model, batch = scatter(captioner(**layers, dropout=dropout)), a_batch()
     model.train(not dropout)

@@ -14,7 +14,7 @@ from noisyexp.cli.compose import check
 from noisyexp.errors import DataError
 from noisyexp.tasks.nmt import NMT
 from noisyexp.tasks.nmt.batches import make_batches, mask_of, pad, shuffled, take
-from noisyexp.tasks.nmt.generated import generate_pairs
+from noisyexp.tasks.nmt.generated import generate_sentence_pairs
 
 
 def prepared(*overrides: str, source: str = "generated", root: Path = Path()) -> NMT:
@@ -126,8 +126,8 @@ def by_rules(source: str) -> str:
 
 
 def test_the_toy_language_follows_its_rules() -> None:
-    pairs = generate_pairs(300, 12, 0)
-    assert pairs[:2] == generate_pairs(2, 12, 0) != generate_pairs(2, 12, 1)
+    pairs = generate_sentence_pairs(300, 12, 0)
+    assert pairs[:2] == generate_sentence_pairs(2, 12, 0) != generate_sentence_pairs(2, 12, 1)
     assert [target for _, target in pairs] == [by_rules(source) for source, _ in pairs]
     text = " ".join(source for source, _ in pairs)
     assert all(f" {word} " in text for word in ("not", "and", "the", "a", "noun11", "verb5"))

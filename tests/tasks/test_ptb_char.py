@@ -22,6 +22,7 @@ from noisyexp.tasks.ptb_char import PTBChar, PTBCharConfig
 from noisyexp.tasks.ptb_char import task as task_module
 from noisyexp.tasks.ptb_char.task import bits_per_character
 from noisyexp.tasks.ptb_char.text import encode
+from noisyexp.tasks.text import carried
 
 CPU = torch.device("cpu")
 VARIANTS = ("reference", "hard", "nan", "nah", "nani", "nanil", "nanis")
@@ -255,7 +256,7 @@ def test_one_pass_equals_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> 
     model = model_of(task).eval()
     text = task.corpus.test[:1000].unsqueeze(1)
     bits, _ = TorchModel(model).bits(text[:-1], text[1:])
-    monkeypatch.setattr(task_module, "CHUNK", chunk)
+    monkeypatch.setattr(carried, "CHUNK", chunk)
     assert task.test(model, CPU) == {"test_bpc": pytest.approx(float(bits.mean()), rel=1e-6)}
     assert len(bits) == 999
     valid = task.corpus.valid[:1000].unsqueeze(1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from noisyexp.data import download
 from noisyexp.data.download import RemoteFile, resolve
 from noisyexp.errors import DataError
 from noisyexp.tasks.text import corpus as corpus_module
@@ -135,7 +136,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[str]]) -> lis
     module = types.ModuleType("datasets")
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
-    monkeypatch.setattr(corpus_module.socket, "getaddrinfo", lambda *address: [])
+    monkeypatch.setattr(download.socket, "getaddrinfo", lambda *address: [])
     return calls
 
 

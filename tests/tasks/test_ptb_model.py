@@ -38,7 +38,7 @@ def test_parameter_counts() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameter_counts_of_variants(variant: str) -> None:
-    """Five units in each of two layers: one p a unit, or one p a site."""
+    """Five units in each of two layers: one p for each hidden unit, or one for all."""
     learned = variant in LEARNED
     assert parameters(200, variant) == 4_653_200 + (2 * 5 * 200 if learned else 0)
     assert parameters(200, variant, p_shape="scalar") == 4_653_200 + (10 if learned else 0)

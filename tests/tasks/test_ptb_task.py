@@ -17,7 +17,7 @@ from noisyexp.nn.language_model import LanguageModel
 from noisyexp.schema import build
 from noisyexp.tasks import find_task
 from noisyexp.tasks.ptb import PTB
-from noisyexp.tasks.text import word_model as task_module
+from noisyexp.tasks.text import carried
 from noisyexp.tasks.text.streams import num_windows
 from noisyexp.tasks.text.word_model import WordModelConfig, zaremba_perplexity
 
@@ -216,7 +216,7 @@ def test_test_perplexity_does_not_depend_on_the_chunks(
     assert stream.shape == (334, 1)
     nll, _ = TorchModel(model).nll(stream[:-1], stream[1:])
     assert len(nll) == 333
-    monkeypatch.setattr(task_module, "TEST_CHUNK", chunk)
+    monkeypatch.setattr(carried, "CHUNK", chunk)
     result = task.test(model, CPU)
     assert result == {"test_ppl": pytest.approx(math.exp(float(nll.mean())), rel=1e-6)}
 

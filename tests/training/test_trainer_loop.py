@@ -198,7 +198,7 @@ def test_clipped_update_of_a_doubled_loss(
 def test_p_that_is_not_learned_stays(
     learned: bool, make_spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
-    """The rest of the network moves; with p trained some p of every site does."""
+    """The rest of the network moves; with p trained some p of every unit does."""
     spec = make_spec(tmp_path, act="nah", keys={"act.learn_p": learned})
     task = PTB(spec.task_config, "generated", 0)
     task.prepare(tmp_path)
@@ -208,9 +208,9 @@ def test_p_that_is_not_learned_stays(
     for _ in range(4):
         trainer.run_step()
     moved = {n for n, v in trainer.model.named_parameters() if not torch.equal(v, before[n])}
-    sites = {name for name in before if name.endswith(".p")}
-    assert len(sites) == 10 and before.keys() - sites <= moved
-    assert moved & sites == (sites if learned else set())
+    ps = {name for name in before if name.endswith(".p")}
+    assert len(ps) == 10 and before.keys() - ps <= moved
+    assert moved & ps == (ps if learned else set())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])

@@ -108,7 +108,8 @@ class EngineLauncher(Launcher):
                 raise
 
     def _spec(self, overrides: Sequence[str]) -> Any:
-        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        words = current().unused.without(overrides)
+        config = self.context.config_loader.load_sweep_config(self.config, words)
         problems: list[str] = []
         choices = dict(config.hydra.runtime.choices)
         command = ["run.py", *config.hydra.overrides.task]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 
 from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.engines.sweep import COMPLETE, Sweep, ending, last_record, standing
 from noisyexp.cli.outcome import show
 from noisyexp.errors import RecordError
+from noisyexp.nan_names import as_typed
 from noisyexp.records.run_record import FINISHED
-from noisyexp.report.group_table import Report, to_text
-from noisyexp.report.groups import find_baseline, make_groups, metrics_of
-from noisyexp.report.run_set import find_runs
+from noisyexp.report.averages import average
+from noisyexp.report.group_table import to_text
 from noisyexp.training.folder import RunNames
 
 
@@ -31,7 +32,7 @@ def sweep_report(sweep: Sweep) -> tuple[str, int]:
     lines, counts = [], Counter[str]()
     for job in jobs:
         own = " ".join(part for part in job.spec.command if part not in shared)
-        own = own.replace("nan_normal", "nan") or _short(job.spec.names)
+        own = as_typed(own or _short(job.spec.names))
         status, text = _ending(job)
         counts[status] += 1
         lines.append(f"  {own}: {text}")
@@ -50,11 +51,10 @@ def _means(sweep: Sweep) -> list[str]:
     if not own:
         return []
     try:
-        runs, _ = find_runs(own)
-        if sum(run.record.complete for run in runs) < 2:
+        report = replace(average(own), notes=[])  # the sweep's own lines say what went wrong
+        if sum(group.statuses["complete"] for group in report.groups) < 2:
             return []
-        groups = make_groups(runs)
-        table = to_text(Report(groups, metrics_of(groups, []), find_baseline(groups, None)))
+        table = to_text(report)
     except RecordError as error:  # other files in the folders, or settings that no table can tell
         return ["", f"no table of means: {error}"]
     page = f"noisyexp report {shlex.quote(str(sweep.folder))} out=page.html"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.cli.engines.jobs import Job
+from noisyexp.cli.unused import Unused
 from noisyexp.fileio import read_json, write_json
 from noisyexp.training.run import RunSpec
 
@@ -28,10 +29,18 @@ class Sweep:
         command: arguments of the command line.
         given: its runs where they are known beforehand, for launchers that are not ours; ours
             take them out and add what they are told to do.
+        unused: keys that the runs of some units are without, see `noisyexp.cli.unused`.
     """
 
-    def __init__(self, run_root: Path, command: Sequence[str], given: Sequence[RunSpec]) -> None:
+    def __init__(
+        self,
+        run_root: Path,
+        command: Sequence[str],
+        given: Sequence[RunSpec],
+        unused: Unused | None = None,
+    ) -> None:
         self.command = list(command)
+        self.unused = unused or Unused()
         self.started = datetime.datetime.now(datetime.timezone.utc)
         name = f"{self.started:%Y%m%d-%H%M%S}-{os.getpid()}"
         self.folder = (run_root / FOLDER / name).absolute()

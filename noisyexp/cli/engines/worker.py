@@ -10,7 +10,7 @@ from noisyexp.process import settle, settle_output
 
 if __name__ == "__main__":
     settle()
-    settle_output(lossy=True)
+    settle_output()
     # From here on, since the imports take seconds in which the command may be killed.
     with tied_to_sweep(child=True):
         from noisyexp.cli.engines.jobs import work

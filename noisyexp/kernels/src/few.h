@@ -5,7 +5,7 @@
 
 /* In which columns of a tile, one for each unit, any row saturates, so that Eq 9's sigma is not zero: a
    bit for each. NaN counts. */
-INLINE uint32_t NAME(saturated)(const site *s, const REAL *x) {
+INLINE uint32_t NAME(saturated)(const activation *s, const REAL *x) {
     const __m512 slope = _mm512_set1_ps((float)s->slope), offset = _mm512_set1_ps((float)s->offset);
     const __m512 low = _mm512_set1_ps((float)s->low), high = _mm512_set1_ps((float)s->high);
     uint32_t columns = 0;
@@ -19,8 +19,8 @@ INLINE uint32_t NAME(saturated)(const site *s, const REAL *x) {
 /* As `output_noise` for a whole tile where at most half of its columns saturate; else 0, and nothing
    done. Of unit j of those columns, rows 0 and 2 are in lanes 2j and 2j + 1 of a first register, rows 1
    and 3 in those of a second. */
-INLINE int NAME(few)(const site *s, const NAME(place) *at, uint32_t columns, int grad, const REAL *x,
-                     REAL *v, REAL *dx, REAL *dp) {
+INLINE int NAME(few)(const activation *s, const NAME(place) *at, uint32_t columns, int grad,
+                     const REAL *x, REAL *v, REAL *dx, REAL *dp) {
     if (s->form != FORM_OUTPUT || s->multiplier == MULTIPLIER_MEAN || s->given) return 0;
     if (__builtin_popcount(columns) > LANES / 2) return 0;
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -66,7 +66,7 @@ INLINE int NAME(few)(const site *s, const NAME(place) *at, uint32_t columns, int
 #else
 
 /* All bits where any number saturates: without such instructions only that much is looked for. */
-INLINE uint32_t NAME(saturated)(const site *s, const REAL *x) {
+INLINE uint32_t NAME(saturated)(const activation *s, const REAL *x) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
     int any = 0;
     for (int l = 0; l < TILE; l++) {
@@ -76,8 +76,8 @@ INLINE uint32_t NAME(saturated)(const site *s, const REAL *x) {
     return any ? ~0u : 0;
 }
 
-INLINE int NAME(few)(const site *s, const NAME(place) *at, uint32_t columns, int grad, const REAL *x,
-                     REAL *v, REAL *dx, REAL *dp) {
+INLINE int NAME(few)(const activation *s, const NAME(place) *at, uint32_t columns, int grad,
+                     const REAL *x, REAL *v, REAL *dx, REAL *dp) {
     (void)s, (void)at, (void)columns, (void)grad, (void)x, (void)v, (void)dx, (void)dp;
     return 0;
 }

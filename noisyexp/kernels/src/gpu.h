@@ -8,7 +8,7 @@ typedef struct {
     REAL v, dx, dp;
 } NAME(value);
 
-INLINE REAL NAME(clipped)(const site *s, REAL u) {
+INLINE REAL NAME(clipped)(const activation *s, REAL u) {
     const REAL low = (REAL)s->low, high = (REAL)s->high;
     return u < low ? low : (u > high ? high : u);
 }
@@ -21,7 +21,7 @@ INLINE REAL NAME(bounded)(REAL z) {
 
 /* alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); the
    same without its last term for units that have none. */
-INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
+INLINE NAME(value) NAME(output_unit)(const activation *s, REAL x, REAL p, REAL xi) {
     const REAL slope = (REAL)s->slope, alpha = (REAL)s->alpha, rest = 1 - alpha;
     const REAL u = slope * x + (REAL)s->offset, h = NAME(clipped)(s, u);
     NAME(value) y = {alpha * h + (rest == 0 ? (REAL)0 : rest * u), /* u may be infinite */
@@ -39,7 +39,7 @@ INLINE NAME(value) NAME(output_unit)(const site *s, REAL x, REAL p, REAL xi) {
 }
 
 /* tanh x or 1 / (1 + exp(-x)), see unit.h. */
-INLINE NAME(value) NAME(soft_unit)(const site *s, REAL x) {
+INLINE NAME(value) NAME(soft_unit)(const activation *s, REAL x) {
     const int is_tanh = s->low < 0;
     const REAL size = x < 0 ? -x : x, e = exp(is_tanh ? -2 * size : -size), over = 1 / (1 + e);
     NAME(value) y = {is_tanh ? (REAL)tanh(x) : (x < 0 ? e : (REAL)1) * over,
@@ -50,7 +50,7 @@ INLINE NAME(value) NAME(soft_unit)(const site *s, REAL x) {
 
 /* sigma of the noise at the input, fixed (Eq 14), where saturated only (Eq 15), or learned (Eq 9, or
    the released code's softplus), and its derivatives. */
-INLINE NAME(value) NAME(input_sigma)(const site *s, REAL x, REAL p, REAL xi) {
+INLINE NAME(value) NAME(input_sigma)(const activation *s, REAL x, REAL p, REAL xi) {
     const REAL slope = (REAL)s->slope, c = (REAL)s->c, u = slope * x + (REAL)s->offset;
     const REAL excess = NAME(clipped)(s, u) - u, size = excess < 0 ? -excess : excess;
     NAME(value) sigma = {c, 0, 0};
@@ -73,7 +73,7 @@ INLINE NAME(value) NAME(input_sigma)(const site *s, REAL x, REAL p, REAL xi) {
 }
 
 /* h(x + sigma xi). */
-INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
+INLINE NAME(value) NAME(input_unit)(const activation *s, REAL x, REAL p, REAL xi) {
     x = NAME(bounded)(x);
     const NAME(value) sigma = NAME(input_sigma)(s, x, p, xi);
     const REAL u = (REAL)s->slope * (x + sigma.v * xi) + (REAL)s->offset;
@@ -84,7 +84,7 @@ INLINE NAME(value) NAME(input_unit)(const site *s, REAL x, REAL p, REAL xi) {
 
 /* The thread's draw: given, or made; 0 for units that draw nothing now, and for NAN, NAH and NANIL
    inside the linear range, where sigma is zero. */
-INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
+INLINE REAL NAME(draw)(const activation *s, place at, REAL x) {
     if (s->form == FORM_HARD || s->form == FORM_SOFT || s->multiplier == MULTIPLIER_MEAN) return 0;
     if (s->form == FORM_OUTPUT || s->form == FORM_INPUT_LEARNED) {
         const REAL u = (REAL)s->slope * x + (REAL)s->offset;
@@ -94,7 +94,7 @@ INLINE REAL NAME(draw)(const site *s, place at, REAL x) {
     return normal(s->key_from ? *s->key_from : s->key, (uint32_t)at.unit, (uint32_t)at.row, (uint32_t)at.t);
 }
 
-INLINE NAME(value) NAME(unit)(const site *s, place at, REAL x) {
+INLINE NAME(value) NAME(unit)(const activation *s, place at, REAL x) {
     const REAL p = s->p ? ((const REAL *)s->p)[at.unit * s->p_stride] : (REAL)0;
     const REAL xi = NAME(draw)(s, at, x);
     NAME(value) y = s->form == FORM_SOFT     ? NAME(soft_unit)(s, x)
@@ -107,14 +107,15 @@ INLINE NAME(value) NAME(unit)(const site *s, place at, REAL x) {
     return y;
 }
 
-/* Add the thread's share of the gradient of p to its own place in the site's sums. */
-INLINE void NAME(add_p_grad)(const site *s, place at, int64_t part, REAL gradient) {
+/* Add the thread's share of the gradient of p to its own place in the activation's sums. */
+INLINE void NAME(add_p_grad)(const activation *s, place at, int64_t part, REAL gradient) {
     if (s->p_grad) ((REAL *)s->p_grad)[part * at.hidden + at.unit] += gradient;
 }
 
 /* c' = f c + i g; h' = o phi(c'). Takes c and h, gives c' and h'. */
 INLINE void NAME(lstm_state)(const layer *a, place at, const REAL y[4], REAL *c, REAL *h) {
-    const REAL cell = y[1] * *c + y[0] * y[2], out = y[3] * NAME(unit)(&a->sites[4], at, cell).v;
+    const REAL cell = y[1] * *c + y[0] * y[2];
+    const REAL out = y[3] * NAME(unit)(&a->activations[4], at, cell).v;
     if (!MASKED(a)) *c = cell, *h = out; /* past its end a sequence keeps its state */
     SLICE(a->cells, at.t) = *c;
     SLICE(a->output, at.t) = *h;
@@ -122,7 +123,7 @@ INLINE void NAME(lstm_state)(const layer *a, place at, const REAL y[4], REAL *c,
 
 /* phi(c') again, for backward. */
 INLINE NAME(value) NAME(lstm_out)(const layer *a, place at, const NAME(value) y[4], REAL c) {
-    return NAME(unit)(&a->sites[4], at, y[1].v * c + y[0].v * y[2].v);
+    return NAME(unit)(&a->activations[4], at, y[1].v * c + y[0].v * y[2].v);
 }
 
 /* Gradients of one step: of each unit's value; of c before it; and the part of that of h before it
@@ -152,7 +153,7 @@ INLINE NAME(gradient) NAME(lstm_gradient)(int masked, const REAL v[5], REAL dx, 
 
 /* n = phi(x_n + r h_n), with h_n = U h + b of n. */
 INLINE NAME(value) NAME(gru_n)(const layer *a, place at, REAL r, REAL x, REAL uh) {
-    return NAME(unit)(&a->sites[2], at, x + r * uh);
+    return NAME(unit)(&a->activations[2], at, x + r * uh);
 }
 
 /* h' = (1 - z) n + z h. Takes h, gives h'; y has r, z and h_n, which `cells` keeps. */

@@ -11,7 +11,7 @@
 #ifdef __AVX512F__
 #define FEW_UNITS
 #endif
-#include "rows.h"
+#include "tile_rows.h"
 #include "unit.h"
 #include "layers.h"
 #include "passes.h"
@@ -40,7 +40,7 @@ void philox_block(const noise_key *key, const uint32_t counter[3], uint32_t out[
 
 /* Sizes that bindings.py compares with its own, so that a wrong declaration cannot go unseen. */
 void struct_sizes(int64_t out[6]) {
-    out[0] = (int64_t)sizeof(site);
+    out[0] = (int64_t)sizeof(activation);
     out[1] = (int64_t)sizeof(layer);
     out[2] = (int64_t)sizeof(shape);
     out[3] = (int64_t)sizeof(score);
@@ -55,7 +55,7 @@ void struct_sizes(int64_t out[6]) {
 #if PART == 2
 #define REAL float
 #define NAME(x) x##_f
-#include "rows.h"
+#include "tile_rows.h"
 #include "cross_entropy.h"
 #include "loops.h"
 #include "optimizers.h"
@@ -75,7 +75,7 @@ void bf16_struct_sizes(int64_t out[3]) {
 #if PART == 3
 #define REAL double
 #define NAME(x) x##_d
-#include "rows.h"
+#include "tile_rows.h"
 #include "unit.h"
 #include "layers.h"
 #include "passes.h"

@@ -58,11 +58,11 @@ static void NAME(lstm_forward_tile)(const layer *a, NAME(place) at, const REAL *
     REAL *const gate[4] = {i, f, g, o};
     for (int k = 0; k < 4; k++) {
         NAME(load_gate)(a, &at, k, x);
-        NAME(unit)(&a->sites[k], &at, 0, x, gate[k], 0, 0);
+        NAME(unit)(&a->activations[k], &at, 0, x, gate[k], 0, 0);
     }
     NAME(load)(&at, c, a->hidden, old);
     for (int l = 0; l < TILE; l++) new[l] = f[l] * old[l] + i[l] * g[l];
-    NAME(unit)(&a->sites[4], &at, 0, new, out, 0, 0);
+    NAME(unit)(&a->activations[4], &at, 0, new, out, 0, 0);
     for (int l = 0; l < TILE; l++) out[l] *= o[l];
     if (a->mask) {
         NAME(keep_masked)(a, &at, old, new);
@@ -78,11 +78,11 @@ static void NAME(lstm_backward_tile)(const layer *a, NAME(place) at, const REAL 
     REAL v[5][TILE], dx[5][TILE], dp[5][TILE], d[5][TILE];
     for (int k = 0; k < 4; k++) {
         NAME(load_gate)(a, &at, k, x);
-        NAME(unit)(&a->sites[k], &at, 1, x, v[k], dx[k], dp[k]);
+        NAME(unit)(&a->activations[k], &at, 1, x, v[k], dx[k], dp[k]);
     }
     NAME(load)(&at, c, a->hidden, old);
     for (int l = 0; l < TILE; l++) new[l] = v[1][l] * old[l] + v[0][l] * v[2][l];
-    NAME(unit)(&a->sites[4], &at, 1, new, v[4], dx[4], dp[4]);
+    NAME(unit)(&a->activations[4], &at, 1, new, v[4], dx[4], dp[4]);
     NAME(load_d_output)(a, &at, t1);
     NAME(load)(&at, (REAL *)a->d_h, a->hidden, dh);
     NAME(load)(&at, (REAL *)a->d_c, a->hidden, dc);
@@ -98,7 +98,7 @@ static void NAME(lstm_backward_tile)(const layer *a, NAME(place) at, const REAL 
         d[3][l] = dh[l] * v[4][l];
         dc[l] = total * v[1][l] + t2[l];
     }
-    for (int k = 0; k < 5; k++) NAME(add_p_grad)(&a->sites[k], &at, d[k], dp[k]);
+    for (int k = 0; k < 5; k++) NAME(add_p_grad)(&a->activations[k], &at, d[k], dp[k]);
     for (int k = 0; k < 4; k++) {
         for (int l = 0; l < TILE; l++) x[l] = d[k][l] * dx[k][l];
         NAME(store)(&at, x, GATE(a->d_gates, at.t, 4, k), 4 * a->hidden);
@@ -118,13 +118,13 @@ static void NAME(gru_forward_tile)(const layer *a, NAME(place) at, const REAL *h
         NAME(load)(&at, uh + k * a->hidden, 3 * a->hidden, y);
         for (int l = 0; l < TILE; l++) x[l] += y[l];
         NAME(store)(&at, x, stored, 3 * a->hidden);
-        NAME(unit)(&a->sites[k], &at, 0, x, gate[k], 0, 0);
+        NAME(unit)(&a->activations[k], &at, 0, x, gate[k], 0, 0);
     }
     NAME(load)(&at, GATE(a->gates, at.t, 3, 2), 3 * a->hidden, x);
     NAME(load)(&at, uh + 2 * a->hidden, 3 * a->hidden, y);
     NAME(store)(&at, y, SLICE(a->cells, at.t), a->hidden);
     for (int l = 0; l < TILE; l++) x[l] += r[l] * y[l];
-    NAME(unit)(&a->sites[2], &at, 0, x, n, 0, 0);
+    NAME(unit)(&a->activations[2], &at, 0, x, n, 0, 0);
     NAME(load)(&at, h, a->hidden, old);
     for (int l = 0; l < TILE; l++) n[l] = (1 - z[l]) * n[l] + z[l] * old[l];
     NAME(keep_masked)(a, &at, old, n);
@@ -136,12 +136,12 @@ static void NAME(gru_backward_tile)(const layer *a, NAME(place) at, const REAL *
     REAL v[3][TILE], dx[3][TILE], dp[3][TILE], d[3][TILE];
     for (int k = 0; k < 2; k++) {
         NAME(load)(&at, GATE(a->gates, at.t, 3, k), 3 * a->hidden, x);
-        NAME(unit)(&a->sites[k], &at, 1, x, v[k], dx[k], dp[k]);
+        NAME(unit)(&a->activations[k], &at, 1, x, v[k], dx[k], dp[k]);
     }
     NAME(load)(&at, GATE(a->gates, at.t, 3, 2), 3 * a->hidden, x);
     NAME(load)(&at, SLICE(a->cells, at.t), a->hidden, y);
     for (int l = 0; l < TILE; l++) x[l] += v[0][l] * y[l];
-    NAME(unit)(&a->sites[2], &at, 1, x, v[2], dx[2], dp[2]);
+    NAME(unit)(&a->activations[2], &at, 1, x, v[2], dx[2], dp[2]);
     NAME(load)(&at, h, a->hidden, old);
     NAME(load_d_output)(a, &at, x);
     NAME(load)(&at, (REAL *)a->d_h, a->hidden, dh);
@@ -155,7 +155,7 @@ static void NAME(gru_backward_tile)(const layer *a, NAME(place) at, const REAL *
         y[l] = x[l] * v[0][l];
         pass[l] += dh[l] * v[1][l];
     }
-    for (int k = 0; k < 3; k++) NAME(add_p_grad)(&a->sites[k], &at, d[k], dp[k]);
+    for (int k = 0; k < 3; k++) NAME(add_p_grad)(&a->activations[k], &at, d[k], dp[k]);
     NAME(store)(&at, x, GATE(a->d_gates, at.t, 3, 2), 3 * a->hidden);
     NAME(store)(&at, y, GATE(a->d_recurrent, at.t, 3, 2), 3 * a->hidden);
     for (int k = 0; k < 2; k++) {
@@ -176,9 +176,10 @@ static void NAME(gru_backward_tile)(const layer *a, NAME(place) at, const REAL *
         const int64_t first = total * chunk / CHUNKS, end = total * (chunk + 1) / CHUNKS;    \
         if (first == end) continue;                                                          \
         layer own = *a;                                                                      \
-        for (int k = 0; k < MAX_SITES; k++)                                                  \
-            if (own.sites[k].p_grad)                                                         \
-                own.sites[k].p_grad = (REAL *)own.sites[k].p_grad + chunk * a->sums_apart;   \
+        for (int k = 0; k < MAX_ACTIVATIONS; k++) {                                          \
+            void **sums = &own.activations[k].p_grad;                                        \
+            if (*sums) *sums = (REAL *)*sums + chunk * a->sums_apart;                        \
+        }                                                                                    \
         int64_t row = first / across, tile = first % across;                                 \
         for (int64_t n = first; n < end; n++) { /* a division a tile would cost as much */   \
             tile_function(&own, NAME(tile_at)(t, row * ROWS, tile, a->batch, a->hidden),     \
@@ -209,13 +210,13 @@ void NAME(gru_backward)(const layer *a, int64_t t, int64_t before) {
 }
 
 /* Over x of shape (blocks, rows, units), contiguous, in CHUNKS parts with sums for p of their own:
-   `body` sees the site as `own`, the tile as `at` and the block's offset as `skip`. */
+   `body` sees the activation as `own`, the tile as `at` and the block's offset as `skip`. */
 #define OVER_MAP(body)                                                                           \
     const int64_t rows = size->rows, units = size->units;                                        \
     const int64_t row_tiles = (rows + ROWS - 1) / ROWS, total = size->blocks * row_tiles;        \
     _Pragma("omp parallel for schedule(static) num_threads(size->threads) if (size->threads > 1)") \
     for (int chunk = 0; chunk < CHUNKS; chunk++) {                                               \
-        site own = *s;                                                                           \
+        activation own = *s;                                                                     \
         if (own.p_grad) own.p_grad = (REAL *)own.p_grad + chunk * units;                         \
         for (int64_t n = total * chunk / CHUNKS; n < total * (chunk + 1) / CHUNKS; n++) {        \
             const int64_t block = n / row_tiles, row = n % row_tiles * ROWS;                     \
@@ -227,14 +228,15 @@ void NAME(gru_backward)(const layer *a, int64_t t, int64_t before) {
         }                                                                                        \
     }
 
-static void NAME(value_tile)(const site *s, const NAME(place) *at, const REAL *x, REAL *value) {
+static void NAME(value_tile)(const activation *s, const NAME(place) *at, const REAL *x,
+                             REAL *value) {
     REAL in[TILE], v[TILE];
     NAME(load)(at, x, at->hidden, in);
     NAME(unit)(s, at, 0, in, v, 0, 0);
     NAME(store)(at, v, value, at->hidden);
 }
 
-static void NAME(keep_tile)(const site *s, const NAME(place) *at, const REAL *x, REAL *value,
+static void NAME(keep_tile)(const activation *s, const NAME(place) *at, const REAL *x, REAL *value,
                             REAL *kept) {
     REAL in[TILE], v[TILE], by_noise[TILE];
     NAME(load)(at, x, at->hidden, in);
@@ -244,7 +246,7 @@ static void NAME(keep_tile)(const site *s, const NAME(place) *at, const REAL *x,
 }
 
 /* g dx into d_x, and g dp into the sums for p. */
-INLINE void NAME(chain)(const site *s, const NAME(place) *at, const REAL *d_value, REAL *dx,
+INLINE void NAME(chain)(const activation *s, const NAME(place) *at, const REAL *d_value, REAL *dx,
                         const REAL *dp, REAL *d_x) {
     REAL g[TILE];
     NAME(load)(at, d_value, at->hidden, g);
@@ -253,7 +255,7 @@ INLINE void NAME(chain)(const site *s, const NAME(place) *at, const REAL *d_valu
     NAME(store)(at, dx, d_x, at->hidden);
 }
 
-static void NAME(back_tile)(const site *s, const NAME(place) *at, const REAL *x,
+static void NAME(back_tile)(const activation *s, const NAME(place) *at, const REAL *x,
                             const REAL *d_value, REAL *d_x) {
     REAL in[TILE], v[TILE], dx[TILE], dp[TILE];
     NAME(load)(at, x, at->hidden, in);
@@ -261,7 +263,7 @@ static void NAME(back_tile)(const site *s, const NAME(place) *at, const REAL *x,
     NAME(chain)(s, at, d_value, dx, dp, d_x);
 }
 
-static void NAME(back_kept_tile)(const site *s, const NAME(place) *at, const REAL *x,
+static void NAME(back_kept_tile)(const activation *s, const NAME(place) *at, const REAL *x,
                                  const REAL *kept, const REAL *d_value, REAL *d_x) {
     REAL in[TILE], by_noise[TILE], dx[TILE], dp[TILE];
     NAME(load)(at, x, at->hidden, in);
@@ -272,7 +274,7 @@ static void NAME(back_kept_tile)(const site *s, const NAME(place) *at, const REA
 
 /* A unit on an array. With d_value, d_x instead of the value and, in s->p_grad, one row of sums a
    chunk: (CHUNKS, units). */
-void NAME(unit_map)(const site *s, const shape *size, const REAL *x, REAL *value,
+void NAME(unit_map)(const activation *s, const shape *size, const REAL *x, REAL *value,
                     const REAL *d_value, REAL *d_x) {
     if (d_value) {
         OVER_MAP(NAME(back_tile)(&own, &at, x + skip, d_value + skip, d_x + skip);)
@@ -283,16 +285,17 @@ void NAME(unit_map)(const site *s, const shape *size, const REAL *x, REAL *value
 
 /* The same in two parts of which the second makes no noise again, by one number for each of x: value,
    then gradients. d_x may lie where `kept` is; no clip. */
-void NAME(unit_keep)(const site *s, const shape *size, const REAL *x, REAL *value, REAL *kept) {
+void NAME(unit_keep)(const activation *s, const shape *size, const REAL *x, REAL *value,
+                     REAL *kept) {
     OVER_MAP(NAME(keep_tile)(&own, &at, x + skip, value + skip, kept + skip);)
 }
 
-void NAME(unit_back_kept)(const site *s, const shape *size, const REAL *x, const REAL *kept,
+void NAME(unit_back_kept)(const activation *s, const shape *size, const REAL *x, const REAL *kept,
                           const REAL *d_value, REAL *d_x) {
     if (s->form == FORM_OUTPUT) {
         OVER_MAP(NAME(back_kept_tile)(&own, &at, x + skip, kept + skip, d_value + skip, d_x + skip);)
     } else {
-        site with_draws = *s;
+        activation with_draws = *s;
         with_draws.given = kept;
         NAME(unit_map)(&with_draws, size, x, 0, d_value, d_x);
     }

@@ -4,7 +4,7 @@
    time. */
 #include "thread.h"
 
-#ifdef __CUDACC_RTC__ /* a program has one cell and one kind of operands: LSTM and OPERANDS are given */
+#ifdef __CUDACC_RTC__ /* a program has one cell and one kind of operands: CELL and OPERANDS are given */
 #define OPERANDS_OF(p) OPERANDS
 #else
 #define OPERANDS_OF(p) (p)->operands
@@ -23,6 +23,7 @@
 
 extern __shared__ float4 shared_memory[];
 #define MOST_THREADS 512
+#define LSTM (CELL == CELL_LSTM)
 #define ENTRY extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 #define OWN_BLOCK \
     const persistent *p = &own; \

@@ -4,10 +4,12 @@
    the gradients of its gates with its weights, and each unit's owner adds up what came for it. All
    sums have one order. What does not depend on other blocks is done before a wait. */
 
+enum { CELL_LSTM, CELL_GRU }; /* the cells that these kernels have */
+
 typedef struct {
     const persistent *p;
     const layer *a;           /* a copy, with places of p in shared memory */
-    int gates, sites, threads;
+    int gates, activations, threads;
     int row, unit;            /* the block's first */
     int group, slice, rows, units; /* rows and units that are there */
     char *memory;             /* shared by the block */
@@ -80,7 +82,7 @@ INLINE void keep_unit(const block *b, int k, int i, value_f y) {
     SLOT(b, 3 * k, i) = y.v, SLOT(b, 3 * k + 1, i) = y.dx, SLOT(b, 3 * k + 2, i) = y.dp;
 }
 
-/* After the layer's copy: p of the sites, b_ih and b_hh of the gates, totals. */
+/* After the layer's copy: p of the activations, b_ih and b_hh of the gates, totals. */
 INLINE float *numbers_of(const block *b) {
     return (float *)(b->memory + b->p->at_layer + (sizeof(layer) + 15) / 16 * 16);
 }
@@ -97,8 +99,8 @@ INLINE void prepare(const block *b, int tid) {
         const int k = (unsigned)i / (unsigned)p->units, unit = b->unit + i - k * p->units;
         const int there = unit < (int)p->own.hidden;
         totals[i] = 0;
-        if (k < b->sites) {
-            const site *s = &p->own.sites[k];
+        if (k < b->activations) {
+            const activation *s = &p->own.activations[k];
             numbers[i] = s->p && there ? ((const float *)s->p)[unit * s->p_stride] : 0;
         }
         if (k < b->gates) {
@@ -109,12 +111,12 @@ INLINE void prepare(const block *b, int tid) {
 }
 INLINE void point_to_copies(const block *b, int tid) {
     layer *a = (layer *)(b->memory + b->p->at_layer);
-    if (tid >= b->sites) return;
-    if (a->sites[tid].key_from) a->sites[tid].key = *a->sites[tid].key_from;
-    a->sites[tid].key_from = 0;
-    if (!a->sites[tid].p) return;
-    a->sites[tid].p = numbers_of(b) + tid * b->p->units - b->unit;
-    a->sites[tid].p_stride = 1;
+    if (tid >= b->activations) return;
+    if (a->activations[tid].key_from) a->activations[tid].key = *a->activations[tid].key_from;
+    a->activations[tid].key_from = 0;
+    if (!a->activations[tid].p) return;
+    a->activations[tid].p = numbers_of(b) + tid * b->p->units - b->unit;
+    a->activations[tid].p_stride = 1;
 }
 
 /* Where row r of the block's group is among the rows of the exchange: whole chunks for each group. */

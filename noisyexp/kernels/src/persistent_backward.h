@@ -32,7 +32,7 @@ INLINE void backward_gates(const block *b, int64_t n, int chunk, int tid, const 
         const int k = (unsigned)j / (unsigned)numbers, i = j - k * numbers;
         const place at = place_of(b, n, chunk, i);
         if (k < units) {
-            keep_unit(b, k, i, unit_f(&a->sites[k], at, GATE(a->gates, b->gates, k)));
+            keep_unit(b, k, i, unit_f(&a->activations[k], at, GATE(a->gates, b->gates, k)));
         } else if (k == units) {
             const void *states = lstm ? a->cells : a->output, *start = lstm ? a->c_start : a->h_start;
             const int64_t index = at.row * at.hidden + at.unit;
@@ -162,9 +162,10 @@ INLINE void backward_product(const block *b, int64_t n, int chunk, int tid) {
     multiply(&own, p, tid, b->threads);
 }
 
-/* Item m of the totals: each site's p, each gate's bias, and b_hh of a GRU's n. */
+/* Item m of the totals: each activation's p, each gate's bias, and b_hh of a GRU's n. */
 INLINE int slot_of_item(const block *b, int m) {
-    return m < b->sites ? 3 * m + 2 : m < b->sites + b->gates ? 3 * (m - b->sites) : 7;
+    if (m < b->activations) return 3 * m + 2;
+    return m < b->activations + b->gates ? 3 * (m - b->activations) : 7;
 }
 INLINE int items_of(const block *b) { return b->gates == 4 ? 9 : 7; }
 
@@ -223,7 +224,7 @@ INLINE void sum_totals(const block *b, int tid) {
     const int64_t hidden = b->a->hidden;
     for (int j = tid; j < items_of(b) * b->units; j += b->threads) {
         const int m = (unsigned)j / (unsigned)b->units, unit = b->unit + j - m * b->units;
-        const int gate = m - b->sites;
+        const int gate = m - b->activations;
         float sum = 0, *to = b->p->totals + unit;
         for (int group = 0; group < b->p->groups; group++)
             sum += read_shared_state(b->p->partial + ((int64_t)group * MOST_TOTALS + m) * hidden + unit);

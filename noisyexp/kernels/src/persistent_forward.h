@@ -94,7 +94,7 @@ INLINE void forward_gates(const block *b, int64_t n, int chunk, int tid, const i
         if (lstm || k < 2) {
             x += SLOT(b, SLOT_INPUT + k, i);
             GATE(a->gates, b->gates, k) = x;
-            x = unit_f(&a->sites[k], at, x).v;
+            x = unit_f(&a->activations[k], at, x).v;
         } else GATE(a->gates, 3, 2) = SLOT(b, SLOT_INPUT + 2, i);
         SLOT(b, k, i) = x; /* of a GRU's n: h_n */
     }

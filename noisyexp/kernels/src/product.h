@@ -131,7 +131,7 @@ INLINE void product_of_halves(const product *a, int tid, int threads, const int 
     }
 }
 
-/* The code for every tile that noisyexp/kernels/persistent.py plans with. */
+/* The code for every tile that noisyexp/kernels/persistent.py chooses from. */
 INLINE void multiply(const product *a, const persistent *p, int tid, int threads) {
     const int rows = p->tile_rows, columns = p->tile_columns;
     if (OPERANDS_OF(p) == OPERANDS_FLOAT) {

@@ -5,7 +5,7 @@ INLINE void NAME(lstm_gates)(const layer *a, place at, NAME(value) y[4]) {
     for (int k = 0; k < 4; k++) {
         REAL x = GATE(a->gates, 4, k);
         if (a->bias) x += ((const REAL *)a->bias)[k * at.hidden + at.unit];
-        y[k] = NAME(unit)(&a->sites[k], at, x);
+        y[k] = NAME(unit)(&a->activations[k], at, x);
     }
 }
 
@@ -32,7 +32,7 @@ KERNEL NAME(lstm_backward)(GIVEN layer own, int64_t t, int64_t before) {
     const REAL v[5] = {y[0].v, y[1].v, y[2].v, y[3].v, y[4].v};
     const NAME(gradient) d =
         NAME(lstm_gradient)(MASKED(a), v, y[4].dx, c, dh, STATE(a->d_c));
-    for (int k = 0; k < 5; k++) NAME(add_p_grad)(&a->sites[k], at, at.row, d.y[k] * y[k].dp);
+    for (int k = 0; k < 5; k++) NAME(add_p_grad)(&a->activations[k], at, at.row, d.y[k] * y[k].dp);
     for (int k = 0; k < 4; k++) GATE(a->d_gates, 4, k) = d.y[k] * y[k].dx;
     STATE(a->d_c) = d.c;
     STATE(a->d_carry) = d.carry;
@@ -48,7 +48,7 @@ KERNEL NAME(gru_forward)(GIVEN layer own, int64_t t, int64_t before) {
     for (int k = 0; k < 2; k++) {
         const REAL x = GATE(a->gates, 3, k) + recurrent[k * at.hidden];
         GATE(a->gates, 3, k) = x;
-        y[k] = NAME(unit)(&a->sites[k], at, x).v;
+        y[k] = NAME(unit)(&a->activations[k], at, x).v;
     }
     y[2] = recurrent[2 * at.hidden];
     REAL h = BEFORE(a->output, a->h_start);
@@ -61,14 +61,14 @@ KERNEL NAME(gru_backward)(GIVEN layer own, int64_t t, int64_t before) {
     NAME(value) y[3];
     if (at.row >= at.batch) return;
     const REAL uh = SLICE(a->cells, t), h = BEFORE(a->output, a->h_start);
-    for (int k = 0; k < 2; k++) y[k] = NAME(unit)(&a->sites[k], at, GATE(a->gates, 3, k));
+    for (int k = 0; k < 2; k++) y[k] = NAME(unit)(&a->activations[k], at, GATE(a->gates, 3, k));
     y[2] = NAME(gru_n)(a, at, y[0].v, GATE(a->gates, 3, 2), uh);
     const REAL dh = SLICE(a->d_output, t) + STATE(a->d_h);
     const REAL v[3] = {y[0].v, y[1].v, y[2].v};
     const NAME(gradient) d = NAME(gru_gradient)(MASKED(a), v, y[2].dx, h, uh, dh);
     for (int k = 0; k < 3; k++) {
         const REAL d_gate = d.y[k] * y[k].dx;
-        NAME(add_p_grad)(&a->sites[k], at, at.row, d.y[k] * y[k].dp);
+        NAME(add_p_grad)(&a->activations[k], at, at.row, d.y[k] * y[k].dp);
         GATE(a->d_gates, 3, k) = d_gate;
         GATE(a->d_recurrent, 3, k) = k < 2 ? d_gate : d_gate * y[0].v;
     }
@@ -77,7 +77,7 @@ KERNEL NAME(gru_backward)(GIVEN layer own, int64_t t, int64_t before) {
 
 /* A unit on an array (blocks, rows, units): its value, or with d_value the gradient of x. Thread n has
    rows n, n + threads, ... and its own row of the sums for p. */
-KERNEL NAME(unit_map)(GIVEN site unit, GIVEN shape size, const REAL *x, REAL *value,
+KERNEL NAME(unit_map)(GIVEN activation unit, GIVEN shape size, const REAL *x, REAL *value,
                       const REAL *d_value, REAL *d_x) {
     const int64_t part = THREAD / size.units;
     if (part >= size.threads) return;

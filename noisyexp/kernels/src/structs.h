@@ -7,16 +7,16 @@
 #define ROWS 4    /* one Philox block gives four numbers, the draws of one unit for four rows */
 
 typedef struct {
-    uint32_t key0, key1; /* of (seed, step, site) */
-    uint32_t call;       /* calls of the site in this step before this one */
+    uint32_t key0, key1; /* of (seed, step, path of the unit) */
+    uint32_t call;       /* calls of that unit in this step before this one */
 } noise_key;
 
 enum { FORM_HARD, FORM_OUTPUT, FORM_INPUT, FORM_INPUT_SATURATED, FORM_INPUT_LEARNED,
        FORM_INPUT_LEARNED_CODE, FORM_SOFT };
 enum { MULTIPLIER_NORMAL, MULTIPLIER_HALF_NORMAL, MULTIPLIER_MEAN };
-#define MAX_SITES 5
+#define MAX_ACTIVATIONS 5
 
-/* One unit: its equation, its settings, where its draws come from. */
+/* One unit in one call: its equation, its settings, where its draws come from. */
 typedef struct {
     int32_t form, multiplier, clip;
     noise_key key;
@@ -26,7 +26,7 @@ typedef struct {
     const noise_key *key_from; /* on a GPU: where the key is read when a kernel runs, or null */
     const void *given; /* draws (T, batch, units) instead of the key's, or null */
     void *p_grad;      /* a row of sums (units,) for each part of the work, or null */
-} site;
+} activation;
 
 /* One layer in one direction; arrays (T, batch, ...) in row-major order. */
 typedef struct {
@@ -34,7 +34,7 @@ typedef struct {
     int32_t threads; /* of the processor; on a GPU the rows of a step */
     int32_t sums_apart; /* of the processor: from one part's sums for p to the next's; 0 where no unit
                            is in two parts */
-    site sites[MAX_SITES];
+    activation activations[MAX_ACTIVATIONS];
     const uint8_t *mask; /* (T, batch), or null */
     const void *h_start, *c_start, *bias;
     void *gates, *cells, *output, *recurrent;
@@ -67,7 +67,7 @@ typedef struct {
     float *start;               /* where to copy h before the first step, or null */
     uint16_t *start_half, *output_half, *d_gates_half, *d_recurrent_half; /* rounded, or null */
     float *partial, *totals;    /* (groups, MOST_TOTALS, hidden); gradients of p and biases, rows of
-                                   hidden: each site's p, each gate's b_ih, each gate's b_hh */
+                                   hidden: p of each unit, b_ih of each gate, b_hh of each gate */
 } persistent;
 
 enum { OPERANDS_FLOAT, OPERANDS_BF16, OPERANDS_FP16 };
@@ -101,7 +101,7 @@ typedef struct {
 
 /* Scores of attention, e = v . phi(key + q); rows of keys may lie apart. */
 typedef struct {
-    site unit;
+    activation unit;
     shape size;               /* sentences, positions, units */
     int32_t adds;             /* whether d_keys holds numbers to add to */
     int64_t key_strides[2];   /* from sentence to sentence and from position to position */

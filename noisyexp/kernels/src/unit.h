@@ -11,7 +11,7 @@ INLINE REAL NAME(half_tanh)(REAL z) {
 
 /* Derivatives by x and by p of a unit with noise at the output: from x, p and k, which holds all that
    comes of the draw. */
-INLINE void NAME(output_slopes)(const site *s, REAL x, REAL p, REAL k, REAL *dx, REAL *dp) {
+INLINE void NAME(output_slopes)(const activation *s, REAL x, REAL p, REAL k, REAL *dx, REAL *dp) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
     const REAL alpha = s->alpha;
     REAL u = slope * x + offset;
@@ -22,8 +22,9 @@ INLINE void NAME(output_slopes)(const site *s, REAL x, REAL p, REAL k, REAL *dx,
 
 /* Of `count` numbers alpha h + (1 - alpha) u + d sigma m with m = xi (NAN), |xi| (NAH) or a constant (Eq 11 - 13); with
    `grad` the derivatives, or where there is `kept` the k that they follow from. */
-INLINE void NAME(output_noise)(const site *s, int count, int grad, const REAL *x, const REAL *p,
-                               const REAL *xi, REAL *v, REAL *dx, REAL *dp, REAL *kept) {
+INLINE void NAME(output_noise)(const activation *s, int count, int grad, const REAL *x,
+                               const REAL *p, const REAL *xi, REAL *v, REAL *dx, REAL *dp,
+                               REAL *kept) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
     const REAL alpha = s->alpha, rest = 1 - alpha, c = s->c, side = s->side;
     REAL push[TILE];
@@ -50,7 +51,8 @@ INLINE void NAME(output_noise)(const site *s, int count, int grad, const REAL *x
 }
 
 /* alpha h + (1 - alpha) u: units without noise, and tiles in which none saturates. */
-INLINE void NAME(noiseless)(const site *s, int grad, const REAL *x, REAL *v, REAL *dx, REAL *dp) {
+INLINE void NAME(noiseless)(const activation *s, int grad, const REAL *x, REAL *v, REAL *dx,
+                            REAL *dp) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
     const REAL alpha = s->alpha, rest = 1 - alpha;
     for (int l = 0; l < TILE; l++) {
@@ -67,7 +69,7 @@ INLINE void NAME(noiseless)(const site *s, int grad, const REAL *x, REAL *v, REA
 
 /* The soft units, tanh x and the logistic 1 / (1 + exp(-x)), by e = exp(-2 |x|) and exp(-|x|). Both
    have the derivative 4 slope e / (1 + e)^2, which keeps its digits where 1 - v^2 loses them. */
-INLINE void NAME(soft)(const site *s, int grad, const REAL *x, REAL *v, REAL *dx, REAL *dp) {
+INLINE void NAME(soft)(const activation *s, int grad, const REAL *x, REAL *v, REAL *dx, REAL *dp) {
     const REAL scale = 4 * s->slope;
     REAL e[TILE], rest[TILE];
     if (s->low < 0) {
@@ -99,7 +101,7 @@ INLINE int NAME(come_near)(const REAL *x, REAL *near) {
 }
 
 /* h(z) with z = x + sigma xi: sigma fixed (Eq 14), where saturated only (Eq 15), or learned. */
-INLINE void NAME(input_noise)(const site *s, int grad, const REAL *x, const REAL *p,
+INLINE void NAME(input_noise)(const activation *s, int grad, const REAL *x, const REAL *p,
                               const REAL *xi, REAL *v, REAL *dx, REAL *dp) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high;
     const REAL c = s->c, threshold = s->threshold;
@@ -132,8 +134,8 @@ INLINE void NAME(input_noise)(const site *s, int grad, const REAL *x, const REAL
 }
 
 /* NANIL of the released code: sigma = c softplus(p |delta| / (|xi| + 1e-10)). */
-static void NAME(input_noise_code)(const site *s, const REAL *x, const REAL *p, const REAL *xi,
-                                   REAL *v, REAL *dx, REAL *dp) {
+static void NAME(input_noise_code)(const activation *s, const REAL *x, const REAL *p,
+                                   const REAL *xi, REAL *v, REAL *dx, REAL *dp) {
     const REAL slope = s->slope, offset = s->offset, low = s->low, high = s->high, c = s->c;
     for (int l = 0; l < TILE; l++) {
         REAL u = slope * x[l] + offset;
@@ -179,7 +181,7 @@ INLINE void NAME(store)(const NAME(place) *at, const REAL *tile, REAL *to, int64
 }
 
 /* p of the tile's units, the same in every row. */
-INLINE void NAME(load_p)(const site *s, const NAME(place) *at, REAL *p) {
+INLINE void NAME(load_p)(const activation *s, const NAME(place) *at, REAL *p) {
     const REAL *from = (const REAL *)s->p + at->unit * s->p_stride;
     NAME(lanes) row = {0};
     if (s->p_stride == 1) row = NAME(load_row)(from, at->units);
@@ -189,7 +191,7 @@ INLINE void NAME(load_p)(const site *s, const NAME(place) *at, REAL *p) {
 }
 
 /* The draws of a tile: given, or made. */
-INLINE void NAME(draw)(const site *s, const NAME(place) *at, REAL *xi) {
+INLINE void NAME(draw)(const activation *s, const NAME(place) *at, REAL *xi) {
     if (s->given) {
         NAME(load)(at, (const REAL *)s->given + at->t * at->batch * at->hidden, at->hidden, xi);
         return;
@@ -203,8 +205,8 @@ INLINE void NAME(draw)(const site *s, const NAME(place) *at, REAL *xi) {
 
 /* Value of a unit on a tile; with `grad` also its derivatives by x and by p. Or with `kept` what
    `kept_slopes` makes them of later: k of noise at the output, else the draw. */
-INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
-                          REAL *dx, REAL *dp, REAL *kept) {
+INLINE void NAME(compute)(const activation *s, const NAME(place) *at, int grad, const REAL *x,
+                          REAL *v, REAL *dx, REAL *dp, REAL *kept) {
     REAL xi[TILE], p[TILE], near[TILE], unused_dx[TILE], unused_dp[TILE];
     uint32_t columns = ~0u;
     int quiet = s->form == FORM_HARD;
@@ -247,21 +249,22 @@ INLINE void NAME(compute)(const site *s, const NAME(place) *at, int grad, const 
 /* Functions that all kernels call: put into each of them, they take a compiler three times as long, and
    are no faster. */
 #define APART static __attribute__((noinline)) void
-APART NAME(unit_value)(const site *s, const NAME(place) *at, const REAL *x, REAL *v) {
+APART NAME(unit_value)(const activation *s, const NAME(place) *at, const REAL *x, REAL *v) {
     NAME(compute)(s, at, 0, x, v, 0, 0, 0);
 }
 
-APART NAME(unit_slopes)(const site *s, const NAME(place) *at, const REAL *x, REAL *v, REAL *dx,
-                        REAL *dp) {
+APART NAME(unit_slopes)(const activation *s, const NAME(place) *at, const REAL *x, REAL *v,
+                        REAL *dx, REAL *dp) {
     NAME(compute)(s, at, 1, x, v, dx, dp, 0);
 }
 
-APART NAME(unit_kept)(const site *s, const NAME(place) *at, const REAL *x, REAL *v, REAL *kept) {
+APART NAME(unit_kept)(const activation *s, const NAME(place) *at, const REAL *x, REAL *v,
+                      REAL *kept) {
     NAME(compute)(s, at, 0, x, v, 0, 0, kept);
 }
 
 /* The derivatives on a tile from what `unit_kept` kept of noise at the output, without a clip. */
-APART NAME(kept_slopes)(const site *s, const NAME(place) *at, const REAL *x, const REAL *kept,
+APART NAME(kept_slopes)(const activation *s, const NAME(place) *at, const REAL *x, const REAL *kept,
                         REAL *dx, REAL *dp) {
     REAL p[TILE], near[TILE];
     NAME(load_p)(s, at, p);
@@ -270,14 +273,15 @@ APART NAME(kept_slopes)(const site *s, const NAME(place) *at, const REAL *x, con
 }
 #undef APART
 
-INLINE void NAME(unit)(const site *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
+INLINE void NAME(unit)(const activation *s, const NAME(place) *at, int grad, const REAL *x, REAL *v,
                        REAL *dx, REAL *dp) {
     if (grad) NAME(unit_slopes)(s, at, x, v, dx, dp);
     else NAME(unit_value)(s, at, x, v);
 }
 
-/* Add the tile's share of the gradient of p to the site's sum over rows. */
-INLINE void NAME(add_p_grad)(const site *s, const NAME(place) *at, const REAL *g, const REAL *dp) {
+/* Add the tile's share of the gradient of p to the activation's sum over rows. */
+INLINE void NAME(add_p_grad)(const activation *s, const NAME(place) *at, const REAL *g,
+                             const REAL *dp) {
     REAL *sum = (REAL *)s->p_grad;
     if (!sum) return;
     NAME(lanes) total = {0};

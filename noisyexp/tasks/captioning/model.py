@@ -38,7 +38,7 @@ class Shape:
         prev2out: the readout sees the previous word.
         ctx2out: the readout sees the context.
         selector: a gate scales the context.
-        dropout: at the four sites of the original.
+        dropout: at the four places of the original.
         attention: "soft", "hard" (sampled) or "uniform" (every location alike, for comparison).
     """
 
@@ -146,7 +146,7 @@ class OldDropout(nn.Module):
 
 
 class Captioner(nn.Module):
-    """P(word | words before, image), with units of the experiment at eleven sites.
+    """P(word | words before, image), with units of the experiment at eleven places.
 
     Soft units: tanh at the first h and c, at the keys beyond their first layer, in the attention
     score, as candidate and cell output of the LSTM, in the readout; sigmoid at the selector and at

@@ -53,7 +53,7 @@ class CaptioningConfig:
     prev2out: bool = option("the readout sees the previous word")
     ctx2out: bool = option("the readout sees the context")
     selector: bool = option("a gate scales the context")
-    dropout: bool = option("dropout with probability 0.5 at the original's sites")
+    dropout: bool = option("dropout with probability 0.5 at the original's places")
     penalty: float = option(
         "weight of the doubly stochastic penalty; without effect on hard attention", low=0
     )
@@ -171,7 +171,7 @@ class Captioning(Task):
         self.limit = self.config.n_words or len(words)
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
-        """The captioner with `spec` at its eleven sites."""
+        """The captioner with `spec` at its eleven places."""
         config = self.config
         scale = config.orthogonal_scale
         if scale is None:

@@ -42,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for source, target in islice(stream, options.count):
             print(source + target)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; Python would complain once more at its end
+    except OSError as error:  # Python would complain once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            sys.exit(f"error: cannot write to standard output: {error.strerror}")
 
 
 if __name__ == "__main__":

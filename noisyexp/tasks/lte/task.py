@@ -124,7 +124,7 @@ class LTE(CarriesState):
         return {}
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
-        """Embedding, LSTM with `spec` in its five sites, linear layer: the model of Table 2."""
+        """Embedding, LSTM with `spec` in its five units, linear layer: the model of Table 2."""
         config = self.config
         return LanguageModel(
             len(ALPHABET), config.hidden_size, config.num_layers, 0.0, config.init_range, spec
@@ -182,8 +182,8 @@ class LTE(CarriesState):
         """Negative log-likelihood of one window, summed over T and divided by B."""
         assert isinstance(model, LanguageModel)
         epoch, index = divmod(step, self.config.epoch_steps)
-        if index == 0 and (self.share is None or self.share.first_pass):
-            self._state = None
+        if index == 0:
+            self.begin_text()
         inputs, targets = self.training_set(epoch, device).window(index, self.config.steps)
         columns = inputs.shape[1]
         inputs, targets, state = self.with_state(model, inputs, targets)

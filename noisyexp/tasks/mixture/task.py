@@ -14,9 +14,10 @@ from noisyexp.activations import ActivationSpec
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
-from noisyexp.tasks.classification.examples import Examples, batch_rows, steps_in
-from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
+from noisyexp.tasks.base import Panel, Sample
+from noisyexp.tasks.classification.examples import Examples
+from noisyexp.tasks.classification.mlp import MLP, confusion, score
+from noisyexp.tasks.classification.task import Classification
 from noisyexp.tasks.mixture import data
 from noisyexp.tasks.size import MOST_EXAMPLES, Size, linear
 
@@ -42,7 +43,7 @@ class MixtureConfig:
             yield f"batch_size={self.batch_size}: at most train_size={self.train_size}"
 
 
-class Mixture(Task):
+class Mixture(Classification):
     """A small MLP on points in the plane; the loss is the mean of -log P(component | point)."""
 
     config_type = MixtureConfig
@@ -83,6 +84,7 @@ class Mixture(Task):
                 ("test", config.test_size),
             )
         }
+        self.train = self._sets["train"]
         return {}
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
@@ -90,22 +92,6 @@ class Mixture(Task):
         config = self.config
         hidden = [config.hidden_size] * config.num_layers
         return MLP((data.DIMENSIONS, *hidden, data.CLASSES), spec)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Updates of a pass over the training points."""
-        return steps_in(self.config.train_size, self.config.batch_size)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Points (B, 2) and components (B,) of update `step`."""
-        config = self.config
-        rows = batch_rows(config.train_size, config.batch_size, self.seed, step)
-        return self._sets["train"].take(rows)
-
-    def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
-        """Mean negative log-likelihood of the components of update `step`."""
-        inputs, labels = (part.to(device) for part in self.batch(step))
-        return training_loss(model, inputs, labels)
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Over the epoch, with noise on and while the weights move."""

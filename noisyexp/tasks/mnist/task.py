@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.data.mnist import CLASSES, PIXELS, TEST_SIZE, TRAIN_SIZE
 from noisyexp.nn.saturation import Saturation
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import Panel, Sample, StepOutput, Task
-from noisyexp.tasks.classification.examples import batch_rows, steps_in
-from noisyexp.tasks.classification.mlp import MLP, confusion, score, training_loss
+from noisyexp.tasks.base import Panel, Sample
+from noisyexp.tasks.classification.mlp import MLP, confusion, score
+from noisyexp.tasks.classification.task import Classification
 from noisyexp.tasks.mnist import data
 from noisyexp.tasks.size import Size, linear
 
@@ -45,7 +45,7 @@ class MNISTConfig:
             yield f"clean_size={self.clean_size}: at most train_size={self.train_size}"
 
 
-class MNISTTask(Task):
+class MNISTTask(Classification):
     """An MLP on pixels in [0, 1]; the loss is the mean of -log P(digit | image)."""
 
     config_type = MNISTConfig
@@ -83,27 +83,12 @@ class MNISTTask(Task):
             if self.source == "real"
             else data.generated_splits(*sizes)
         )
+        self.train = self.splits.train
         return self.splits.files
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """One hidden layer with `spec`."""
         return MLP((PIXELS, self.config.hidden_size, CLASSES), spec)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Updates of a pass over the training images."""
-        return steps_in(self.config.train_size, self.config.batch_size)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Pixels (B, 784) and digits (B,) of update `step`."""
-        config = self.config
-        rows = batch_rows(config.train_size, config.batch_size, self.seed, step)
-        return self.splits.train.take(rows)
-
-    def loss(self, model: nn.Module, step: int, device: torch.device) -> StepOutput:
-        """Mean negative log-likelihood of the digits of update `step`."""
-        inputs, labels = (part.to(device) for part in self.batch(step))
-        return training_loss(model, inputs, labels)
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Over the epoch, with noise on and while the weights move."""

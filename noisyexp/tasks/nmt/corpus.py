@@ -11,7 +11,7 @@ from noisyexp.data.moses import detokenise, read_pieces, tokenised_pieces
 from noisyexp.data.parallel import Side, encode, encode_lines, encode_pieces
 from noisyexp.errors import DataError
 from noisyexp.tasks.nmt.decoding import HeldOut
-from noisyexp.tasks.nmt.generated import generate_pairs
+from noisyexp.tasks.nmt.generated import generate_sentence_pairs
 
 TEST_SET = "newstest2011"
 VALID_SETS = ("newstest2010", "newstest2011", "newstest2012")
@@ -102,7 +102,7 @@ def generate(train: int, held_out: tuple[int, int], vocab_size: int) -> Corpus:
     """
     nouns = max(2, int((vocab_size - 10) / 2.75))
     sizes = (train, *held_out)
-    splits = [generate_pairs(size, nouns, split) for split, size in enumerate(sizes)]
+    splits = [generate_sentence_pairs(size, nouns, split) for split, size in enumerate(sizes)]
     digest = hashlib.sha256(repr(splits).encode("utf-8")).hexdigest()
     source, target = (encode_lines(list(side), vocab_size) for side in zip(*splits[0], strict=True))
     sets = []

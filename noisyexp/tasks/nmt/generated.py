@@ -17,7 +17,7 @@ LANGUAGE_SEED = 20160602
 ARTICLES = (("the", "le", "la"), ("a", "un", "une"))
 
 
-def generate_pairs(count: int, nouns: int, split: int) -> list[tuple[str, str]]:
+def generate_sentence_pairs(count: int, nouns: int, split: int) -> list[tuple[str, str]]:
     """`count` sentences and their translations, words joined by blanks.
 
     Args:

@@ -157,7 +157,7 @@ class NMT(Task):
         return self.corpus.files
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
-        """The translator with `spec` at every site."""
+        """The translator with `spec` for every unit."""
         config, scale = self.config, self.config.orthogonal_scale
         if scale is None:
             scale = 1.0 if spec.variant == "reference" else NOISY_SCALE

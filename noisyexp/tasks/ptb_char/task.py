@@ -12,21 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
-from noisyexp.errors import DataError
-from noisyexp.nn.language_model import LanguageModel, detach, saturation_on, stream_nll
+from noisyexp.nn.language_model import LanguageModel, detach, saturation_on
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
+from noisyexp.tasks.base import Sample, StepOutput, Wanted
 from noisyexp.tasks.ptb_char.text import generate_characters, load_characters
 from noisyexp.tasks.size import MOST_EXAMPLES, Size, linear, recurrent
-from noisyexp.tasks.text.carried import CarriesState
+from noisyexp.tasks.text.carried import ReadsStreams, whole_nll
 from noisyexp.tasks.text.continuations import CHARACTERS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
-from noisyexp.tasks.text.streams import num_windows, to_streams, window
-
-CHUNK = 500
-"""Steps that are scored at once; it changes memory, not the result."""
-
+from noisyexp.tasks.text.streams import to_streams
 
 SIGNS = 50
 """About, of every text."""
@@ -57,7 +52,7 @@ class PTBCharConfig:
             )
 
 
-class PTBChar(CarriesState, FixedShapeTask):
+class PTBChar(ReadsStreams):
     """A GRU that reads characters and predicts the next one.
 
     Loss of a window: mean negative log-likelihood of its characters in nats, so that clipping to
@@ -75,10 +70,6 @@ class PTBChar(CarriesState, FixedShapeTask):
     }
     selection = "valid_bpc"
     item = "characters"
-
-    def __init__(self, config: PTBCharConfig, source: str, seed: int) -> None:
-        super().__init__(config, source, seed)
-        self._on_device: tuple[torch.device, Tensor] | None = None
 
     @classmethod
     def size(cls, config: PTBCharConfig, source: str) -> Size:
@@ -106,13 +97,7 @@ class PTBChar(CarriesState, FixedShapeTask):
         self.train_streams = to_streams(corpus.train, config.batch_size)
         self.valid_streams = to_streams(corpus.valid[:limit], config.valid_streams)
         self.test_stream = corpus.test[:limit].unsqueeze(1)
-        self.windows = num_windows(len(self.train_streams), config.steps)
-        if self.windows < 1:
-            raise DataError(
-                f"the training text has {len(self.train_streams)} characters for each of "
-                f"{config.batch_size} streams, too few for one window of "
-                f"task.steps={config.steps}: make task.batch_size or task.steps smaller"
-            )
+        self.check_length("train", self.train_streams)
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """One GRU layer with `spec` in both gates and the candidate; torch's initial weights."""
@@ -138,12 +123,8 @@ class PTBChar(CarriesState, FixedShapeTask):
         assert isinstance(model, LanguageModel)
         index = step % self.windows
         if index == 0:
-            self._state = None
-        if self._on_device is None or self._on_device[0] != device:
-            self._on_device = (device, self.train_streams.to(device))
-        inputs, targets = window(self._on_device[1], index, self.config.steps)
-        inputs, targets, state = self.with_state(model, inputs, targets)
-        return inputs, targets, *state
+            self.begin_text()
+        return self.window_at(model, index, device)
 
     def loss_of_batch(
         self, model: nn.Module, batch: Sequence[Tensor]
@@ -199,5 +180,4 @@ def bits_per_character(nats: float, characters: float) -> float:
 
 def score(model: LanguageModel, streams: Tensor) -> float:
     """Bits per character of streams (rows, B), each from a zero state, all rows but the first."""
-    nll, count, _ = stream_nll(model, streams, math.ceil((len(streams) - 1) / CHUNK), CHUNK)
-    return bits_per_character(float(nll), count)
+    return bits_per_character(*whole_nll(model, streams))

@@ -1,23 +1,32 @@
-"""The hidden state that a language model carries from one window of text to the next."""
+"""What language models of one long text have in common: their state goes from window to window."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from noisyexp.nn.language_model import LanguageModel, State
-from noisyexp.tasks.base import Task
+from noisyexp.errors import DataError
+from noisyexp.nn.language_model import LanguageModel, State, stream_nll
+from noisyexp.tasks.base import FixedShapeTask, Task
+from noisyexp.tasks.text.streams import num_windows, window
+
+CHUNK = 500
+"""Steps that are scored at once; it changes memory, not the result."""
 
 
 class CarriesState(Task):
-    """Mixed into a task: its state goes from step to step, into checkpoints, by rows of a share.
-
-    A task sets it to None where the text begins anew.
-    """
+    """Mixed into a task: its state goes from step to step, into checkpoints, by rows of a share."""
 
     _state: State | None = None
+
+    def begin_text(self) -> None:
+        """Zero state: the text begins anew. An update of several shares begins it once."""
+        if self.share is None or self.share.first_pass:
+            self._state = None
 
     def with_state(
         self, model: LanguageModel, inputs: Tensor, targets: Tensor
@@ -50,3 +59,49 @@ class CarriesState(Task):
         """Restore the carried hidden state."""
         kept = state["state"]
         self._state = None if kept is None else tuple(kept)
+
+
+class ReadsStreams(CarriesState, FixedShapeTask):
+    """Mixed into a task that sets `train_streams`, (rows, B): a window of them is an update."""
+
+    train_streams: Tensor
+    _on_device: tuple[torch.device, Tensor] | None = None
+
+    @property
+    def windows(self) -> int:
+        """In one pass over the training text."""
+        return num_windows(len(self.train_streams), self.config.steps)
+
+    def check_length(self, split: str, streams: Tensor) -> None:
+        """Refuse streams that are shorter than a window.
+
+        Raises:
+            DataError: they are.
+        """
+        rows, columns = streams.shape
+        if num_windows(rows, self.config.steps) < 1:
+            raise DataError(
+                f"the {split} text has {rows} {self.item} for each of {columns} streams, too few "
+                f"for one window of task.steps={self.config.steps}: make task.batch_size or "
+                "task.steps smaller"
+            )
+
+    def window_at(
+        self, model: LanguageModel, index: int, device: torch.device
+    ) -> tuple[Tensor, ...]:
+        """Inputs and targets of a window, (T, B) each, and the state before it."""
+        if self._on_device is None or self._on_device[0] != device:
+            self._on_device = (device, self.train_streams.to(device))
+        inputs, targets = window(self._on_device[1], index, self.config.steps)
+        inputs, targets, state = self.with_state(model, inputs, targets)
+        return inputs, targets, *state
+
+
+def whole_nll(model: LanguageModel, streams: Tensor) -> tuple[float, int]:
+    """Negative log-likelihood of streams (rows, B), each from a zero state, all rows but the first.
+
+    Returns:
+        Sum in nats, and the number of predicted tokens.
+    """
+    nll, count, _ = stream_nll(model, streams, math.ceil((len(streams) - 1) / CHUNK), CHUNK)
+    return float(nll), count

@@ -8,7 +8,6 @@ downloaded by the user and never part of this project.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from noisyexp.data.download import RemoteFile, Source, resolve
+from noisyexp.data.download import RemoteFile, Source, hub_rows, resolve
 from noisyexp.data.vocab import Vocab, vocab_by_first_appearance
 
 EOS = "<eos>"
@@ -52,11 +51,7 @@ def hub_bytes(split: str) -> bytes:
 
     The Hub's rows lack the blank at both ends of each line and the line end: they are put back.
     """
-    # The library would try for half a minute, and print a line at each try.
-    socket.getaddrinfo("huggingface.co", 443)
-    import datasets  # takes seconds to import, and only the second mirror needs it
-
-    rows = datasets.load_dataset(HUB_ID, revision=HUB_REVISION, split=split)
+    rows = hub_rows(HUB_ID, revision=HUB_REVISION, split=split)
     return "".join(f" {sentence} \n" for sentence in rows["sentence"]).encode()
 
 

@@ -14,20 +14,16 @@ from torch import Tensor, nn
 
 from noisyexp.activations import ActivationSpec
 from noisyexp.data.vocab import Vocab
-from noisyexp.errors import DataError
 from noisyexp.nn.language_model import LanguageModel, detach, saturation_on, stream_nll
 from noisyexp.records.metric import Metric
 from noisyexp.schema import option
-from noisyexp.tasks.base import FixedShapeTask, Sample, StepOutput, Wanted
+from noisyexp.tasks.base import Sample, StepOutput, Wanted
 from noisyexp.tasks.size import MOST_EXAMPLES, MOST_SENTENCES, Size, linear, recurrent
 from noisyexp.tasks.text import generated
-from noisyexp.tasks.text.carried import CarriesState
+from noisyexp.tasks.text.carried import ReadsStreams, whole_nll
 from noisyexp.tasks.text.continuations import WORDS, continuations, describe
 from noisyexp.tasks.text.corpus import Corpus
-from noisyexp.tasks.text.streams import num_windows, to_streams, window
-
-TEST_CHUNK = 500
-"""Steps of the one test stream that are scored at once; it changes memory, not the result."""
+from noisyexp.tasks.text.streams import num_windows, to_streams
 
 WATCHED = 500
 """Rows of the validation streams on which saturation is measured: 10,000 words."""
@@ -63,7 +59,7 @@ class WordModelConfig:
             )
 
 
-class WordLanguageModel(CarriesState, FixedShapeTask):
+class WordLanguageModel(ReadsStreams):
     """The LSTM language model of Zaremba et al. (2014), code of 20 May 2015; a task names its text.
 
     Loss of a window: negative log-likelihood summed over its T steps and averaged over its B
@@ -82,10 +78,6 @@ class WordLanguageModel(CarriesState, FixedShapeTask):
     }
     selection = "valid_ppl"
     item = "tokens"
-
-    def __init__(self, config: WordModelConfig, source: str, seed: int) -> None:
-        super().__init__(config, source, seed)
-        self._on_device: tuple[torch.device, Tensor] | None = None
 
     @abstractmethod
     def read(self, root: Path) -> Corpus:
@@ -138,13 +130,8 @@ class WordLanguageModel(CarriesState, FixedShapeTask):
         self.train_streams = to_streams(corpus.train[:limit], self.config.batch_size)
         self.valid_streams = to_streams(corpus.valid[:limit], self.config.batch_size)
         self.test_stream = corpus.test[:limit].unsqueeze(1)
-        for split, streams in (("train", self.train_streams), ("valid", self.valid_streams)):
-            if num_windows(len(streams), self.config.steps) < 1:
-                raise DataError(
-                    f"the {split} text has {len(streams)} tokens for each of "
-                    f"{self.config.batch_size} streams, too few for one window of "
-                    f"task.steps={self.config.steps}: make task.batch_size or task.steps smaller"
-                )
+        self.check_length("train", self.train_streams)
+        self.check_length("valid", self.valid_streams)
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
         """The model of Zaremba et al. with `spec` in all five places of every layer."""
@@ -161,20 +148,15 @@ class WordLanguageModel(CarriesState, FixedShapeTask):
     @property
     def steps_per_epoch(self) -> int:
         """Windows in a pass: 2,323 on the real training text with B = T = 20."""
-        return num_windows(len(self.train_streams), self.config.steps)
+        return self.windows
 
     def batch(self, model: nn.Module, step: int, device: torch.device) -> tuple[Tensor, ...]:
         """Words and next words of one window, (T, B) each, and the state before it."""
         assert isinstance(model, LanguageModel)
         index = step % self.steps_per_epoch
-        begins = index == 0 and (self.share is None or self.share.first_pass)
-        if begins and (step == 0 or self.config.reset == "zero"):
-            self._state = None
-        if self._on_device is None or self._on_device[0] != device:
-            self._on_device = (device, self.train_streams.to(device))
-        inputs, targets = window(self._on_device[1], index, self.config.steps)
-        inputs, targets, state = self.with_state(model, inputs, targets)
-        return inputs, targets, *state
+        if index == 0 and (step == 0 or self.config.reset == "zero"):
+            self.begin_text()
+        return self.window_at(model, index, device)
 
     def loss_of_batch(
         self, model: nn.Module, batch: Sequence[Tensor]
@@ -214,10 +196,7 @@ class WordLanguageModel(CarriesState, FixedShapeTask):
     def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Test perplexity of the text as one stream from a zero state, all tokens but the first."""
         assert isinstance(model, LanguageModel)
-        stream = self.test_stream.to(device)
-        chunks = math.ceil((len(stream) - 1) / TEST_CHUNK)
-        nll, count, _ = stream_nll(model, stream, chunks, TEST_CHUNK)
-        return {"test_ppl": _perplexity(float(nll), count)}
+        return {"test_ppl": _perplexity(*whole_nll(model, self.test_stream.to(device)))}
 
     def floor(self) -> dict[str, float]:
         """Perplexity of the best possible predictor of the generated language."""

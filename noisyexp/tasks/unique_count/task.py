@@ -101,7 +101,7 @@ class UniqueCount(Task):
         return {}
 
     def build_model(self, spec: ActivationSpec) -> nn.Module:
-        """LSTM with `spec` in its five sites, mean pooling, ReLU layer."""
+        """LSTM with `spec` in its five units, mean pooling, ReLU layer."""
         config = self.config
         outputs = config.num_values + 1 if config.target == "classification" else 1
         return Counter(

@@ -19,6 +19,10 @@ from noisyexp.report.run_set import Run
 COMPONENTS = ("bokeh", "bokeh-widgets")
 """Parts of Bokeh's script that the page carries."""
 FEW_SETTINGS = 3
+RUN_HEAD = (
+    "group", "seed", "status", "step", "wall time [min]", "training time [ms/step]", "device",
+    "folder",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Cell:
     link: str = ""
 
 
-def make_page(report: Report) -> str:
+def make_html(report: Report) -> str:
     """The page.
 
     Raises:
@@ -53,7 +57,7 @@ def make_page(report: Report) -> str:
     inline = Resources(mode="inline", components=list(COMPONENTS)).render() if chart else ""
     head, lines = table(report)
     runs = [run_cells(group, run) for group in report.groups for run in group.runs]
-    template = resources.files("noisyexp.report").joinpath("page.html").read_text("utf-8")
+    template = resources.files("noisyexp.report").joinpath("html_report.html").read_text("utf-8")
     text: str = (
         Environment(autoescape=True)
         .from_string(template)
@@ -66,16 +70,7 @@ def make_page(report: Report) -> str:
             chart=Markup(block + script),
             scripts=Markup(inline),
             problems=problems(report),
-            run_head=[
-                "group",
-                "seed",
-                "status",
-                "step",
-                "time [min]",
-                "ms/step",
-                "device",
-                "folder",
-            ],
+            run_head=RUN_HEAD,
             runs=runs,
             command=command(),
             made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -96,14 +91,14 @@ def title(report: Report) -> str:
 
 
 def lead(report: Report) -> str:
-    """How many runs, groups, and hours."""
+    """How many runs and groups, and their wall time."""
     runs = [run for group in report.groups for run in group.runs]
     done = sum(run.record.complete for run in runs)
-    hours = sum(_cost(run, "train_s") or 0.0 for run in runs) / 3600
+    hours = sum(_cost(run, "wall_s") or 0.0 for run in runs) / 3600
     groups = len(report.groups)
     return (
         f"{len(runs)} runs in {groups} group{'s' if groups != 1 else ''}, {done} complete, "
-        f"{number(hours)} hours of training."
+        f"{number(hours)} hours of wall time."
     )
 
 
