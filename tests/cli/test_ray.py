@@ -130,7 +130,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     assert (record["status"], record["cost"]["sessions"]) == ("complete", 2)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_stopped_writes_checkpoints(
     signum: signal.Signals, start: Callable[..., Sweep], tmp_path: Path
 ) -> None:

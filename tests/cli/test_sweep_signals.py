@@ -151,7 +151,8 @@ def test_what_a_terminal_sends_ends_all_runs_with_a_checkpoint(
     assert sweep.returncode == 128 + signum, said
     assert processes_of(str(tmp_path)) == []
     (record,) = records().values()
-    assert (record["status"], 10 <= record["progress"]["step"] < 240) == ("interrupted", True)
+    assert record["status"] == "interrupted"
+    assert 0 < record["progress"]["step"] < record["progress"]["total_steps"]
     (entry,) = sweep_list(tmp_path)
     assert entry["status"] == "interrupted"
     assert entry["reason"].startswith(("SIGTERM", signum.name))
@@ -168,7 +169,8 @@ def test_workers_stop_with_the_command_that_started_them(
 ) -> None:
     words = ["-m", "task=ptb", "seed=0,1,2,3", "hydra/launcher=local", "hydra.launcher.n_jobs=2"]
     endless = ["training.epochs=100000", "training.max_steps=null"]
-    command = [sys.executable, str(ROOT / "run.py"), *words, *settings(), *endless]
+    rest = [word for word in settings() if not word.startswith("training.epochs")]
+    command = [sys.executable, str(ROOT / "run.py"), *words, *rest, *endless]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as sweep:
         while len([*(tmp_path / "runs").rglob("last.pt")]) < 2:
             assert sweep.poll() is None
