@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from noisyexp.activations import find_variant
 from noisyexp.cli.config_files import read_config_files
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
+from noisyexp.cli.cross_checks import cross_checks, graph_checks
 from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.overrides import given_twice, is_free, parse
 from noisyexp.cli.sweep_space import (
@@ -39,10 +38,9 @@ from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.places import CONFIG_DIR, DATA_VARIABLE
 from noisyexp.report.run_set import OWN
 from noisyexp.schema import build, closest, echo_typed, shown
-from noisyexp.tasks import Task, find_task
-from noisyexp.training import graphs
+from noisyexp.tasks import find_task
 from noisyexp.training.config import RunConfig
-from noisyexp.training.device import KINDS, chosen_device
+from noisyexp.training.device import chosen_device
 from noisyexp.training.estimate import estimate, too_large
 from noisyexp.training.folder import RunNames
 from noisyexp.training.processes import gpu_problem, torchrun_size
@@ -147,7 +145,7 @@ def _spec(
     if run is None or task is None:
         return None
     if run.training.cuda_graph:
-        problems += _graph_checks(run, find_task(task.name), local)
+        problems += graph_checks(run, find_task(task.name), local)
     needed = estimate(task, run.training, run.data.source)
     if local and (excess := too_large(needed, chosen_device(run.device))):
         problems.append(excess)
@@ -232,44 +230,6 @@ def _task_section(values: Any, problems: list[str]) -> Any:
         problems.append(f"task.name={error}")
         return None
     return build(task.config_type, values, "task", problems)
-
-
-def cross_checks(run: RunConfig, local: bool) -> Iterator[str]:
-    """Problems that need more than one section, or the machine."""
-    kind = KINDS[chosen_device(run.device)]
-    if local and not kind.available():
-        missing = f"torch sees no {run.device.upper()} device here"
-        yield f"device={run.device}: {missing}; use device=cpu or device=auto"
-    cores = os.cpu_count() or 1
-    if run.threads is not None and run.threads > cores and local:
-        yield f"threads={run.threads}: this machine has {cores}"
-    if run.precision == "fp16" and local and not kind.has_fp16:
-        yield "precision=fp16: needs a CUDA device; use bf16 or fp32"
-    for extra, wanted in (
-        ("wandb", run.logger.wandb != "off"),
-        ("tensorboard", run.logger.tensorboard),
-    ):
-        if wanted and importlib.util.find_spec(extra) is None:
-            yield f"logger: {extra} is not installed; run pip install -e '.[{extra}]'"
-    unit = find_variant(run.act.variant)
-    if run.anneal.schedule != "none" and not (unit.has_noise or unit.has_p):
-        yield (
-            f"anneal.schedule={run.anneal.schedule}: {run.act.variant} units have no noise to "
-            "anneal; use anneal.schedule=none"
-        )
-    if run.anneal.schedule != "none" and run.anneal.floor > run.anneal.start:
-        yield f"anneal.floor={run.anneal.floor}: must not be above anneal.start={run.anneal.start}"
-
-
-def _graph_checks(run: RunConfig, task: type[Task], local: bool) -> Iterator[str]:
-    # What "auto" is elsewhere is not known here.
-    if (local or run.device != "auto") and not KINDS[chosen_device(run.device)].captures:
-        yield f"{graphs.KEY}: {graphs.NEEDS_GPU}"
-    reason = graphs.why_not(task, run.precision)
-    if reason is not None:
-        yield f"{graphs.KEY}: {reason}"
-    if run.anneal.schedule != "none":
-        yield f"{graphs.KEY}: c is part of what is captured; use anneal.schedule=none"
 
 
 def _known_choices(parsed: list[Override], groups: Groups, problems: list[str]) -> list[Override]:

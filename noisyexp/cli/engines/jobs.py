@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.cli.attempt import Ended, attempt
-from noisyexp.cli.compose import cross_checks
+from noisyexp.cli.cross_checks import cross_checks
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError
 from noisyexp.fileio import read_json, write_json
 from noisyexp.schema import build
