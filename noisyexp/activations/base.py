@@ -81,13 +81,20 @@ class Activation(nn.Module):
     alpha_and_c: Tensor | None
     """alpha and c, (2,) float64 on the CPU: the same numbers for graphs. None while one of them is
     a tensor, which may want a gradient."""
-    path: str
+    path: str = ""
     """Module path, by which a `NoiseSource` knows the unit; "" before `attach_noise`."""
     noise_source: NoiseSource | None
     p_shape: PShape = "unit"
     _p_checked: bool = False
     backend: str
     """"auto", or "eager" to compute as written, without the compiled kernels."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As torch's module; one that was pickled by 0.1.0 calls its path `site`."""
+        if "site" in state:
+            state = {**state, "path": state["site"]}
+            del state["site"]
+        super().__setstate__(state)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

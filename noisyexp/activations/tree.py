@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,8 @@ def add_noise_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> 
 
     For an optimiser that was made before `replace_activations`. Other options are those of its
     first group now. Learning rate schedulers know only the groups that were there when they were
-    made: make them after this.
+    made: make them after this. Of a p that it has in a group with weight decay a warning tells: its
+    state cannot be moved.
 
     Returns:
         The p that were added, in module order; none if it had all.
@@ -60,12 +62,17 @@ def add_noise_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> 
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("LBFGS has one group of parameters: make it again with all of them")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    new = {
-        name: p
-        for name, p in model.named_parameters()
-        if id(p) not in held and any(p is own for own in noise_parameters(model))
-    }
+    own = {id(p) for p in noise_parameters(model)}
+    groups = optimizer.param_groups
+    decaying = [p for g in groups if g.get("weight_decay") for p in g["params"] if id(p) in own]
+    if decaying:
+        warnings.warn(
+            f"weight decay pulls {len(decaying)} p of the noise towards 0: make the optimiser with "
+            "noise_parameters(model) in a group with weight_decay=0",
+            stacklevel=2,
+        )
+    held = {id(p) for group in groups for p in group["params"]}
+    new = {name: p for name, p in model.named_parameters() if id(p) in own - held}
     if new:
         first: dict[str, Any] = dict(optimizer.param_groups[0])
         named = first.pop("param_names", None) is not None

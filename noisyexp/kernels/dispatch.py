@@ -103,7 +103,7 @@ def way(*tensors: Tensor | None) -> int:
     if not alike or dtype not in DTYPES or kind not in BACKENDS:
         names = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in given}))
         places = ", ".join(sorted({str(t.device) for t in given}))
-        _say(f"they take float32 or float64 on one CPU or GPU, not {names} on {places}")
+        _say(f"they take float32 or float64 on one CPU or GPU, not {names} together on {places}")
         return PLAIN
     if not compiling and transformed():
         _say("a transform of torch.func or forward-mode AD is at work")

@@ -187,7 +187,7 @@ def note_float32() -> None:
         reason = "it is switched off" if os.environ.get(SWITCH) == "off" else (
             "this processor has no bf16 instructions"
         )  # fmt: skip
-        warnings.warn(f"precision=bf16 computes in float32 here: {reason}", stacklevel=2)
+        warnings.warn(f"bf16 computes in float32 here: {reason}", stacklevel=2)
 
 
 def loop(name: str) -> Any:

@@ -127,7 +127,8 @@ class NoisyRecurrent(NoisyModule):
         half = half_dtype(x, self.weight_ih_l0)
         if half is None or self._backend != "auto":
             return self._run_layers(x, state, mask, None)
-        dtype = result_dtype(half, state[-1], self.kernel.rounds_states)
+        # torch's layer takes another way for packed sequences, a step at a time as cells do.
+        dtype = result_dtype(half, state[-1], self.kernel.rounds_states and mask is None)
         with torch.autocast(x.device.type, enabled=False):
             state = tuple(part.float() for part in state)
             output, final = self._run_layers(x.float(), state, mask, half)

@@ -256,3 +256,6 @@ def test_an_optimiser_made_before_is_told_and_gets_p(named: bool) -> None:
         torch.testing.assert_close(now.detach(), old - 0.02)
     with pytest.raises(ValueError, match="LBFGS has one group"):
         add_noise_parameters(torch.optim.LBFGS(model.out.parameters()), model)
+    decaying = torch.optim.AdamW(model.parameters(), weight_decay=0.3)
+    with pytest.warns(UserWarning, match=rf"weight decay pulls {len(p)} p of the noise towards 0"):
+        assert add_noise_parameters(decaying, model) == []

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from noisyexp import NoisyGRUCell, NoisyLSTM, make_activation, replace_activations, set_noise_level
-from noisyexp.activations import Activation, activations
+from noisyexp.activations import Activation, NoiseSource, activations, attach_noise
 from noisyexp.activations.settings import pack, unpack
 
 X = 5 * torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -277,3 +277,20 @@ def test_packing_is_readable_and_exact() -> None:
     assert unpack(state) == {"variant": "nah", "flag": True, **numbers}
     text = bytes(int(value) for value in state[2:258]).decode()
     assert json.loads(text) == {"variant": "nah", "flag": True, "numbers": list("abcde")}
+
+
+def test_a_module_that_was_pickled_whole_by_the_first_version() -> None:
+    """It calls the path of a unit `site`."""
+    torch.manual_seed(0)
+    layer = NoisyLSTM(3, 4, variant="nah")
+    attach_noise(layer, NoiseSource(3))
+    for unit in activations(layer):
+        unit.__dict__["site"] = unit.__dict__.pop("path")
+    old = copy.deepcopy(layer)  # by the same two methods as pickle
+    assert [unit.path for unit in activations(old)] == [
+        f"units.l0.{name}" for name in ("i", "f", "g", "o", "c")
+    ]
+    again = NoisyLSTM(3, 4, variant="nah")
+    again.load_state_dict(old.state_dict())
+    attach_noise(again, NoiseSource(3))
+    assert torch.equal(old(X)[0], again(X)[0])

@@ -273,7 +273,7 @@ def test_bf16_without_instructions_is_fp32_and_says_so(
     monkeypatch.setenv("NOISYEXP_BF16", "off")
     monkeypatch.setattr(matmul, "_state", {})
     full = execute(make_spec(tmp_path)).record["curve"]
-    with pytest.warns(UserWarning, match="precision=bf16 computes in float32 here"):
+    with pytest.warns(UserWarning, match="bf16 computes in float32 here"):
         half = execute(make_spec(tmp_path, precision="bf16")).record["curve"]
     assert half == full
 
