@@ -192,4 +192,4 @@ def test_a_wheel_runs_every_verb_in_a_folder_of_its_own(tmp_path: Path) -> None:
         image.fromarray(np.zeros((60, 80, 3), np.uint8) + 90).save(work / "grey.png")
         done = call("caption", "weights=captioning/reference", "image=grey.png", "beam=2")
         assert done.returncode == 0, done.stderr
-        assert re.fullmatch(r"(\w+ )+ \(\d+\.\d nats\)\n", done.stdout)
+        assert re.fullmatch(r"\w.* \(\d+\.\d nats\)\n", done.stdout)
