@@ -368,9 +368,10 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, OSError):
+    told = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
+    if isinstance(error, OSError) and not told:
         return explain_read(error)
-    if isinstance(error, TypeError | AttributeError | KeyError | AssertionError | RecursionError):
+    if not told and not isinstance(error, ValueError):  # Python's words
         said = cut((str(error).strip() or type(error).__name__).splitlines()[0])
         return f"these words make no configuration; a value may be of the wrong kind ({said})"
     if isinstance(error, YAMLError):  # what, and in which file and line
