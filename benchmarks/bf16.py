@@ -151,7 +151,7 @@ def layer_numbers(cell: str, form: str, threads: int) -> list[Tensor]:
 
 
 def products_table(names: list[str], rounds: int) -> None:
-    """Microseconds of single products, weights packed before; GFLOP/s of ours."""
+    """Microseconds of single products, weights packed before, and GFLOP/s."""
     fast = [name for name in names if name != "rounded"]
     print("product: microseconds (GFLOP/s)")
     for rows, depth, columns in PRODUCTS:

@@ -74,7 +74,7 @@ def one_pass(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> flo
 
 
 def measure(maker: Maker, rounds: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds of torch's module and of ours: uncompiled, and compiled in each mode."""
+    """Median milliseconds of torch's module and the noisy one: uncompiled, and in each mode."""
     torch._dynamo.reset()  # few graphs are kept of one function, then it runs as it is
     own, noisy, x = maker()
     x.requires_grad_()

@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence, Set
 from pathlib import Path
 from types import FrameType
@@ -52,14 +53,27 @@ class _Output(io.FileIO):
             return len(memoryview(data).cast("B"))
 
 
+_format_as_python = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    line: str | None = None,
+) -> str:  # fmt: skip
+    if issubclass(category, UserWarning) and Path(__file__).parent in Path(filename).parents:
+        return f"warning: {message}\n"
+    return _format_as_python(message, category, filename, lineno, line)
+
+
 def settle_output() -> None:
     """Make printing safe: no reader, a full disk or an old encoding must not end the work.
 
     A character that the encoding lacks is written as an escape, and so are the bytes of a file's
     name that could not be decoded. What cannot be written is dropped; whether that is a failure is
     asked at the end, see `lost_output`. Streams that are not those of the system, as in tests,
-    stay as they are.
+    stay as they are. A warning of the package is a line, without the place in the code.
     """
+    warnings.formatwarning = _format_warning
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed before the start: the next file would get its number

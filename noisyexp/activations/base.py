@@ -94,7 +94,7 @@ class Activation(nn.Module):
         if "site" in state:
             state = {**state, "path": state["site"]}
             del state["site"]
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

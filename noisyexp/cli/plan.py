@@ -46,7 +46,7 @@ MOST_LINES = 40
 class Arguments:
     """Of the command line, beside the words of the runs."""
 
-    jobs: int = option("runs at a time: the time of all of them is given for so many, too", low=1)
+    jobs: int = option("number of runs at a time, for which the time of all is given, too", low=1)
     calibrate: bool = option("make ten updates here where no record is of this kind of machine")
 
 

@@ -22,7 +22,6 @@ from noisyexp.report.group_table import number
 from noisyexp.report.groups import differing_keys
 from noisyexp.report.run_set import HINT, RUN, Run, conditions, find_runs, in_order, meets, spoken
 from noisyexp.schema import option
-from noisyexp.training.folder import locked
 
 REMOVE = "rm"
 
@@ -100,6 +99,8 @@ def remove(runs: Sequence[Run], sure: bool) -> int:
     if not sure:
         print("nothing was removed")
         return 0
+    from noisyexp.training.folder import locked  # brings torch, which a list does without
+
     kept = 0
     for run in runs:
         folder = run.path.parent

@@ -50,7 +50,9 @@ class TrainingConfig:
     weight_decay: float = option("L2 penalty; p of the noisy units is left out", low=0)
     max_grad_norm: float | None = option("global L2 norm to clip to; null for none", above=0)
     lr_schedule: LearningRateConfig = option("learning-rate rule")
-    patience: int | None = option("stop after so many validations in vain; null: never", low=1)
+    patience: int | None = option(
+        "validations without a better one until a stop; null: never", low=1
+    )
     stopping: str = option("which validations are in vain", choices=("in_a_row", "history"))
     evaluate_every: int = option("epochs between validations", low=1)
     use_weights: str = option("weights of the final evaluation", choices=("last", "best"))

@@ -42,7 +42,7 @@ def why_not(task: type[Task], precision: str) -> str | None:
 
 
 def _own_dropout(model: nn.Module) -> str | None:
-    """The layers of cuDNN, if there are any, whose dropout no seed of ours decides."""
+    """The layers of cuDNN, if there are any, whose dropout the run's seed does not decide."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase) and module.dropout and module.num_layers > 1:
             spec = getattr(module, "spec", None)

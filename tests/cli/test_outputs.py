@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,24 @@ def test_a_pipe_that_does_not_wait_is_waited_for(
     assert b"".join(taken) == b"x" * 1_000_000
 
 
+def test_a_warning_is_one_line_without_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this package; others keep Python's form, which names the place."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    settle_output()
+    place = str(ROOT / "noisyexp" / "training" / "run.py")
+    ours = warnings.formatwarning(UserWarning("bf16 is float32"), UserWarning, place, 7)  # type: ignore[arg-type]
+    other = warnings.formatwarning(UserWarning("old"), UserWarning, "/somewhere/torch.py", 7)  # type: ignore[arg-type]
+    assert ours == "warning: bf16 is float32\n"
+    assert other.startswith("/somewhere/torch.py:7: UserWarning: old")
+
+
 def test_ctrl_c_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("noisyexp.cli.report.find_runs", stop)
+    monkeypatch.setattr("noisyexp.report.averages.find_runs", stop)
     assert start(["report"]) == 130
     assert capfd.readouterr().err.strip() == "interrupted"  # click ends the line of ^C first
 

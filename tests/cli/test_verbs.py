@@ -20,6 +20,7 @@ from noisyexp.cli.figure import main as figure_main
 from noisyexp.cli.table import main as table_main
 from noisyexp.pictures.catalogue import figure_names
 from noisyexp.report.sheet import load_sheets
+from tests.record_fixtures import RecordMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,9 +152,11 @@ def test_without_the_packages_of_experiments_one_line_says_so() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
-def test_listing_and_completing_need_no_torch() -> None:
+def test_listing_and_completing_need_no_torch(tmp_path: Path, make_record: RecordMaker) -> None:
+    make_record(tmp_path / "runs" / "0" / "run.json", 100.0)
     code = (
         "import sys; from noisyexp.cli.command import main; main([]); "
+        f"assert main(['runs', {str(tmp_path / 'runs')!r}]) == 0; "
         "from noisyexp.cli.completion import complete; complete('run', 'act='); "
         "print('loaded' if 'torch' in sys.modules or 'hydra' in sys.modules else 'light')"
     )

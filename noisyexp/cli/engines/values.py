@@ -124,7 +124,7 @@ ELSEWHERE = {
     **{word: f"hydra.launcher.sbatch.{word}" for word in SBATCH},
     **dict.fromkeys(("job_name", "output", "error", "open_mode"), ""),
 }
-"""Words for sbatch that have a key of ours, or that the launcher says itself."""
+"""Words for sbatch that have a key of the launcher, or that it says itself."""
 
 SEED = _whole(0, None, words=", or null")
 

@@ -61,7 +61,7 @@ class CaptioningConfig:
         "factor of matrices that start orthogonal; null: 1 for act=reference, else 0.01", low=0
     )
     n_words: int | None = option("ids of the output layer; null: as many as there are", low=3)
-    max_words: int = option("training captions with so many words or more are left out", low=2)
+    max_words: int = option("number of words from which on a training caption is left out", low=2)
     batch_size: int = option("B, most captions of an update", low=1)
     train_images: int | None = option("training images; null: all", low=1, high=MOST_SENTENCES)
     beam: int = option(

@@ -44,7 +44,7 @@ class WordModelConfig:
     batch_size: int = option("B, parallel streams", low=1)
     steps: int = option("T, steps of a window and of backpropagation", low=1)
     reset: str = option("state at the start of an epoch", choices=("zero", "zaremba"))
-    max_tokens: int | None = option("read only so many tokens of each split; null: all", low=100)
+    max_tokens: int | None = option("number of tokens to read of each split; null: all", low=100)
     vocab_size: int = option("words of the generated language", low=40, high=MOST_SENTENCES)
     train_tokens: int = option(
         "training tokens of the generated language", low=1000, high=MOST_EXAMPLES
