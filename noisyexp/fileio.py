@@ -51,6 +51,33 @@ def explain_at(error: OSError) -> str:
     return f"{where}{explain(error)}"
 
 
+def explain_read(error: Exception) -> str:
+    """Why a file that was to be read cannot be used, in one line without the words of Python.
+
+    Args:
+        error: of the machine, or of what makes something of the file's content.
+    """
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, NotADirectoryError):
+        return "there is no such file: what should be its folder is a file"
+    if isinstance(error, OSError) and error.errno:
+        return explain(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text; save it in that encoding"
+    if isinstance(error, json.JSONDecodeError):
+        if not error.doc.strip():
+            return "it is empty"
+        return f"it is not JSON ({error.msg} in line {error.lineno}, column {error.colno})"
+    if isinstance(error, RecursionError):
+        return "it has brackets within brackets, deeper than can be read"
+    if isinstance(error, KeyError) and error.args:
+        return f"it has no {error.args[0]}"
+    if isinstance(error, TypeError | AttributeError | KeyError | IndexError):
+        return "its content is not what it has to be"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def check_regular(path: Path) -> None:
     """Refuse a folder, a pipe or a device in place of a file: reading one may never end.
 
@@ -68,7 +95,7 @@ def atomic_write_bytes(path: Path, data: bytes, *, make_folder: bool = True) -> 
     """Write `data` to `path`: temporary file in the same folder, fsync, rename.
 
     Readers see either the old content or the new one. On any error the temporary file is removed
-    and the old content stays.
+    and the old content stays; the error names `path` and never the temporary file.
 
     Args:
         path: where to.
@@ -80,8 +107,9 @@ def atomic_write_bytes(path: Path, data: bytes, *, make_folder: bool = True) -> 
     """
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    name = None
     try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -89,9 +117,12 @@ def atomic_write_bytes(path: Path, data: bytes, *, make_folder: bool = True) -> 
         # mkstemp makes the file private; a record or a table is for everyone who can read the tree.
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+    except BaseException as error:
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -110,7 +141,7 @@ def write_json(path: Path, value: Any, *, make_folder: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse the JSON file at `path`.
+    """Parse the JSON file at `path`, which an editor may have given a byte order mark.
 
     Raises:
         OSError: it cannot be read, or is no file.
@@ -118,7 +149,7 @@ def read_json(path: Path) -> Any:
     """
     check_regular(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
         raise ValueError("brackets within brackets, deeper than can be read") from error
 

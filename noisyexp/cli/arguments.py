@@ -6,12 +6,16 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from noisyexp.errors import ConfigError
 from noisyexp.schema import build, closest, echo_typed
 
 Section = TypeVar("Section")
+
+HELP = "help"
+"""A word that people try before they find --help."""
 
 
 def read_arguments(
@@ -95,6 +99,9 @@ def read_values(
     """
     given: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
+    if list(arguments) == [HELP] and not Path(HELP).exists():
+        problems.append(f"{HELP}: use --help")
+        return given
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals and words and not argument.startswith("-"):

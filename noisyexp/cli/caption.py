@@ -18,7 +18,7 @@ from torch import Tensor
 from noisyexp.cli.arguments import read_arguments
 from noisyexp.cli.verb import check_outputs, check_task, exit_code_of, place_of
 from noisyexp.errors import ConfigError, NoisyexpError, RecordError
-from noisyexp.fileio import check_regular
+from noisyexp.fileio import check_regular, explain, explain_read
 from noisyexp.pictures.attention import draw_caption_maps
 from noisyexp.schema import option
 from noisyexp.tasks.captioning import Captioning
@@ -62,7 +62,8 @@ def draw(pixels: Tensor, words: list[str], maps: Tensor, path: Path) -> None:
     try:
         draw_caption_maps(pixels, words, maps).savefig(path)
     except (OSError, ValueError) as error:
-        raise NoisyexpError(f"picture={path} cannot be written: {error}") from error
+        said = explain(error) if isinstance(error, OSError) else error
+        raise NoisyexpError(f"picture={path} cannot be written: {said}") from error
 
 
 def _check_picture(path: Path, image: Path) -> None:
@@ -93,7 +94,7 @@ def describe(given: Arguments) -> None:
         check_regular(image)
         pixels = prepare_image(image.read_bytes(), upright=True)
     except (OSError, ValueError) as error:
-        raise RecordError(f"{image} cannot be read as a picture: {error}") from error
+        raise RecordError(f"{image} cannot be read as a picture: {explain_read(error)}") from error
     if given.run:
         check_task(Path(place), "captioning")
     run = load_run(place, given.weights or "best", only_words=True)

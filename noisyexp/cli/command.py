@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from noisyexp import __version__
+from noisyexp.cli.arguments import HELP
 from noisyexp.cli.completion import complete
 from noisyexp.cli.verb import say_missing
 from noisyexp.process import settle
@@ -66,6 +67,15 @@ class Verbs(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         """Their names."""
         return list(self.commands)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb of a line; the word help is answered with how to ask for help."""
+        if args[:1] == [HELP]:
+            verb = args[1] if args[1:] and args[1] in VERBS else "<verb>"
+            raise click.UsageError(f"use noisyexp --help, or noisyexp {verb} --help", context)
+        return super().resolve_command(context, args)
 
 
 class Words(click.Command):

@@ -24,6 +24,7 @@ from noisyexp.cli.config_files import read_config_files
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
 from noisyexp.cli.cross_checks import cross_checks, graph_checks
 from noisyexp.cli.engines.values import value_problems
+from noisyexp.cli.kinds import kind_problem
 from noisyexp.cli.overrides import given_twice, is_free, parse
 from noisyexp.cli.sweep_space import (
     Sweeper,
@@ -35,9 +36,10 @@ from noisyexp.cli.sweep_space import (
 )
 from noisyexp.cli.unused import Unused, leave_out, own_settings
 from noisyexp.errors import ConfigError, NoisyexpError
+from noisyexp.fileio import explain_read
 from noisyexp.places import CONFIG_DIR, DATA_VARIABLE
 from noisyexp.report.run_set import OWN
-from noisyexp.schema import build, closest, echo_typed, shown
+from noisyexp.schema import build, closest, cut, echo_typed, shown
 from noisyexp.tasks import find_task
 from noisyexp.training.config import RunConfig
 from noisyexp.training.device import chosen_device
@@ -52,6 +54,8 @@ NOT_COMPOSED = (
     TypeError, AttributeError, KeyError,
 )  # fmt: skip
 """What Hydra raises for words that it cannot make a configuration of."""
+MERGING = "Error merging override "
+"""How Hydra begins when a value is not of the kind that its key has."""
 
 
 @contextmanager
@@ -224,8 +228,11 @@ def _task_section(values: Any, problems: list[str]) -> Any:
     if not isinstance(values, Mapping) or "name" not in values:
         problems.append("task.name: missing (the task's folder)")
         return None
+    if not isinstance(values["name"], str):
+        problems.append(f"task.name={shown(values['name'])}: expected a text, as ptb")
+        return None
     try:
-        task = find_task(str(values["name"]))
+        task = find_task(values["name"])
     except ValueError as error:
         problems.append(f"task.name={error}")
         return None
@@ -260,11 +267,11 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         return parsed  # whole files only, as every table asks for: composed once, by their job
     choices = [f"{key}={value}" for key, value in chosen.items()]
     try:
-        names = keys_of(*groups.searchpath, *choices)
+        made = _composed(*groups.searchpath, *choices)
     except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return []
-    kept = []
+    names, kept = list(_dotted(made)), []
     for override in parsed:
         key = override.key_or_group
         if key.startswith(OWN) and key not in names:
@@ -273,6 +280,10 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
         known, plus = key in chosen or key in names, override.is_add()
         if known and (plus or (override.is_force_add() and key in chosen)):
             problems.append(f"{override.input_line}: {key} is there already; leave out the +")
+        elif key in names and key not in chosen and f"{key}.".startswith("hydra."):
+            wrong = kind_problem(made, override, groups)
+            problems += [] if wrong is None else [wrong]
+            kept += [override] if wrong is None else []
         elif known or plus or is_free(key):
             kept.append(override)
         else:
@@ -284,7 +295,12 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
 
 def keys_of(*choices: str) -> list[str]:
     """Dotted names of all keys, Hydra's own included, that there are with some choices of files."""
-    return list(_dotted(compose(ROOT_FILE, overrides=list(choices), return_hydra_config=True)))
+    return list(_dotted(_composed(*choices)))
+
+
+def _composed(*overrides: str) -> DictConfig:
+    """The configuration of some overrides, Hydra's own section included."""
+    return compose(ROOT_FILE, overrides=list(overrides), return_hydra_config=True)
 
 
 def _searchpath(parsed: list[Override]) -> list[str]:
@@ -315,7 +331,7 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
     if not own or problems:
         return Sweeper()
     try:
-        config = compose(ROOT_FILE, overrides=own, return_hydra_config=True)
+        config = _composed(*own)
     except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return None
@@ -326,7 +342,7 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
 
 def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:
     try:
-        config = compose(ROOT_FILE, overrides=job, return_hydra_config=True)
+        config = _composed(*job)
     except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return None
@@ -352,6 +368,12 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
 
 
 def _first_line(error: Exception) -> str:
+    told = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
+    if isinstance(error, OSError) and not told:
+        return explain_read(error)
+    if not told and not isinstance(error, ValueError):  # Python's words
+        said = cut((str(error).strip() or type(error).__name__).splitlines()[0])
+        return f"these words make no configuration; a value may be of the wrong kind ({said})"
     if isinstance(error, YAMLError):  # what, and in which file and line
         return " ".join(str(error).split())
     if isinstance(cause := error.__cause__, ConfigKeyError):  # of a section that was given whole
@@ -362,4 +384,8 @@ def _first_line(error: Exception) -> str:
     key = getattr(error, "full_key", None)
     said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
     lines = said.splitlines()
+    if lines[0].startswith(MERGING):
+        override = lines[0].removeprefix(MERGING)
+        deleted = override.startswith("~")
+        return f"{override}: the key {'is needed' if deleted else 'takes another kind of value'}"
     return (f"{key}: " if key else "") + lines[0]

@@ -20,7 +20,8 @@ class Groups:
     def options(self, group: str) -> list[str]:
         """Files of a group, those in its folders as "folder/file"; empty without such a group."""
         # Hydra reads its files again at every question, 50 ms each; a key with a dot is no group.
-        if "." in group:
+        # So is `hydra`, the folder of Hydra's own groups.
+        if "." in group or group == "hydra":
             return []
         if group not in self._options:
             files = self._list(group, ObjectType.CONFIG)

@@ -42,13 +42,15 @@ def draw(arguments: Sequence[str], root: Path) -> None:
         ConfigError: no such figure.
     """
     given = read_arguments(Arguments, arguments, {"names": []}, about=__doc__ or "", words="names")
-    chosen = [f"fig{name}" if name.isdigit() else name for name in given.names]
-    names = figure_names(root)
-    unknown = [name for name in chosen if name not in names]
+    typed = {name: f"fig{name}" if name.isdigit() else name for name in given.names}
+    chosen, names = list(typed.values()), figure_names(root)
+    unknown = [
+        f"{word}: choose from {', '.join(names)}.{closest(name, names)}"
+        for word, name in typed.items()
+        if name not in names
+    ]
     if unknown:
-        raise ConfigError(
-            [f"{name}: choose from {', '.join(names)}.{closest(name, names)}" for name in unknown]
-        )
+        raise ConfigError(unknown)
     folder = root / "results" / "figures"
     drawn: dict[str, list[Picture]] = {}
     for name in chosen or names:

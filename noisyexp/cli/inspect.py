@@ -23,7 +23,7 @@ from noisyexp.activations import Activation, variants
 from noisyexp.cli.arguments import help_lines
 from noisyexp.cli.inspect_settings import ALL, DEFAULTS, Settings, parse
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.fileio import atomic_write_text
+from noisyexp.fileio import atomic_write_text, explain_at
 from noisyexp.pictures.unit_equations import describe
 from noisyexp.pictures.unit_pages import Drawing, draw_overview, draw_unit, measure_unit, page
 from noisyexp.pictures.unit_profile import PROBE, look_at, make_unit, measure
@@ -129,6 +129,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"cannot write the picture: {error}; choose another out=<path>", file=sys.stderr)
+        said = explain_at(error)
+        print(f"cannot write the picture: {said}; choose another out=<path>", file=sys.stderr)
         return 1
     return 0

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from noisyexp.cli.arguments import HELP
 from noisyexp.schema import shown
 
 FREE = (
@@ -59,6 +60,8 @@ FORMS = {
 
 def _form(text: str) -> str:
     """How a value of this kind is written."""
+    if text == HELP:
+        return "see noisyexp run --help"
     name = text.partition("=")[2].strip().partition("(")[0]
     if name in FORMS:
         return f"{name} is used as in {FORMS[name]}"

@@ -115,7 +115,8 @@ def reproduce(arguments: Sequence[str], root: Path) -> int:
             [f"scale={given.scale}: choose from {', '.join(scales)}.{closest(given.scale, scales)}"]
         )
     sheets = load_sheets(CONFIG_DIR.parent)
-    wanted = [(name, find_sheet(sheets, name)) for name in map(folder_name, given.tables)]
+    names = {typed: folder_name(typed) for typed in given.tables}
+    wanted = [(name, find_sheet(sheets, name, typed)) for typed, name in names.items()]
     failed: list[str] = []
     for name, sheet in wanted:
         rows = load_rows(CONFIG_DIR / "experiment" / sheet.rows)

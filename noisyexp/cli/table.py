@@ -55,7 +55,7 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     """The files of table `name` and their contents; nothing is written.
 
     Args:
-        name: of the sheet, "table2".
+        name: of the sheet, "table2" or 2.
         root: the repository.
         compose: resolved config of an experiment at a scale.
 
@@ -67,7 +67,8 @@ def make_table(name: str, root: Path, compose: Compose) -> dict[Path, str]:
     kind, _, task = name.partition("_")
     if kind in TITLES and task:
         return make_pilot(kind, task, root / "results")
-    sheet = find_sheet(load_sheets(root), name)
+    typed, name = name, folder_name(name)
+    sheet = find_sheet(load_sheets(root), name, typed)
     table, rows = compute(sheet, root, compose)
     results = root / "results"
     used = [r for section in table.sections for line in section.lines for r in line.records]
@@ -169,7 +170,7 @@ def write(arguments: Sequence[str], root: Path, compose: Compose) -> int:
     if not given.names and not run:
         print("no records in results/records: no page to write", file=sys.stderr)
     for name in given.names or run:
-        for path, text in make_table(folder_name(name), root, compose).items():
+        for path, text in make_table(name, root, compose).items():
             shown = seen_from_here(path)
             current = path.read_bytes() if path.exists() else None
             if not given.compare:

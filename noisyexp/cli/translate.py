@@ -24,7 +24,7 @@ from noisyexp.cli.verb import check_outputs, check_task, exit_code_of, print_tex
 from noisyexp.data.moses import detokenise, tokenise
 from noisyexp.data.parallel import EOS, UNK
 from noisyexp.errors import RecordError
-from noisyexp.fileio import check_regular
+from noisyexp.fileio import check_regular, explain_read
 from noisyexp.nn.beam import Hypothesis
 from noisyexp.pictures.attention import check_picture, plot_alignment
 from noisyexp.schema import option
@@ -67,7 +67,9 @@ def read_lines(path: str | None) -> list[str]:
         text = content.decode("utf-8-sig")  # a mark at the beginning is no word
     except (OSError, UnicodeDecodeError) as error:
         name = "standard input" if path is None else f"input={path}"
-        raise RecordError(f"{name}: cannot be read as UTF-8 text ({error})") from error
+        raise RecordError(
+            f"{name}: cannot be read as UTF-8 text ({explain_read(error)})"
+        ) from error
     return text.removesuffix("\n").split("\n") if text else []
 
 

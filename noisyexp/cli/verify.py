@@ -28,7 +28,7 @@ from noisyexp.cli.verb import exit_code_of
 from noisyexp.errors import NoisyexpError, RecordError
 from noisyexp.records.agreement import disagreements
 from noisyexp.records.comparison import BLOCKS, Comparison, compare_curves, compare_results
-from noisyexp.records.record_files import load_record, read_run_json
+from noisyexp.records.record_files import UnreadableError, load_record, read_run_json
 from noisyexp.records.run_record import FINISHED, RunRecord
 from noisyexp.schema import option
 from noisyexp.tasks import Task, find_task
@@ -46,6 +46,8 @@ from noisyexp.training.trainer import Trainer
 TOLERANCE = 0.02
 """Largest relative difference on another machine, torch or number of threads: they round
 differently, and training carries that on. On the same: equal bits."""
+
+KINDS = "Records lie in results/records; that of a run is run.json in its folder."
 
 
 class StopAfter(Callback):
@@ -137,7 +139,10 @@ def verify(path: Path, epochs: int, tolerance: float | None) -> int:
     Raises:
         RecordError: it is no record, or of a run that did not end, or cannot be repeated here.
     """
-    record = load_record(path)
+    try:
+        record = load_record(path)
+    except UnreadableError as error:
+        raise RecordError(f"{error}. {KINDS}") from error
     if record.status not in FINISHED:
         raise RecordError(f"{path}: status is {record.status}; only a run that ended is repeated")
     whole = epochs >= len(record.curve)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import DataError
-from noisyexp.fileio import explain, sha256_file
+from noisyexp.fileio import explain, explain_read, sha256_file
 
 _BLOCK = 1 << 16
 _OFFLINE_VARIABLES = ("NOISYEXP_OFFLINE", "HF_HUB_OFFLINE")
@@ -101,7 +101,7 @@ def resolve(
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise DataError(f"{target}: cannot be read ({explain(error)})") from error
+        raise DataError(f"{target}: cannot be read ({explain_read(error)})") from error
     else:
         if found != (found[0] if file.size is None else file.size, file.sha256):
             raise DataError(wrong_file(file, target, *found))

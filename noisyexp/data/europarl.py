@@ -21,7 +21,7 @@ from typing import IO
 from noisyexp.data.download import RemoteFile, Source, resolve
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
-from noisyexp.fileio import explain
+from noisyexp.fileio import explain_read
 
 LANGUAGES = ("en", "fr")
 CORPORA = ("full", "any")
@@ -57,8 +57,8 @@ class TextFile:
                 for line in islice(file, limit):
                     yield line.removesuffix(b"\n").decode("utf-8")
         except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zlib.error) as error:
-            raise DataError(f"{self.path}: cannot be read ({error}). Put the right file there.") \
-                from error  # fmt: skip
+            said = f"{self.path}: cannot be read ({explain_read(error)}). Put the right file there."
+            raise DataError(said) from error
 
     @contextmanager
     def _open(self) -> Iterator[Iterable[bytes]]:
@@ -201,7 +201,7 @@ def europarl(root: Path, corpus: str, offline: bool | None = None) -> dict[str, 
     try:
         (folder / ARCHIVE.name).exists()
     except OSError as error:  # a folder that may not be looked into
-        raise DataError(f"{folder}: cannot be read ({explain(error)})") from error
+        raise DataError(f"{folder}: cannot be read ({explain_read(error)})") from error
     if all(path.is_file() for path in plain.values()):
         return {k: _checked(root, path, UNPACKED[k]) for k, path in plain.items()}
     here = (root / ARCHIVE.name).is_file()

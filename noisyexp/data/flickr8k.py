@@ -18,7 +18,7 @@ from pathlib import Path
 from noisyexp.data.download import RemoteFile, Source, download, is_offline, resolve
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
-from noisyexp.fileio import check_regular, explain, sha256_file
+from noisyexp.fileio import check_regular, explain_read, sha256_file
 
 ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 ARCHIVE = "flickr8k/Flickr8k_Dataset.zip"
@@ -141,7 +141,8 @@ class ImageArchive:
                 return [archive.read(self.members[name]) for name in names]
         except Exception as error:  # damaged, encrypted, packed by another method: almost anything
             raise DataError(
-                f"{self.path}: images cannot be unpacked ({error}); it was left as it is.\n"
+                f"{self.path}: images cannot be unpacked ({explain_read(error)}); it was left "
+                "as it is.\n"
                 f"{_advice()}"
             ) from error
 
@@ -166,12 +167,13 @@ def open_images(root: Path, offline: bool | None = None) -> ImageArchive:
             ) from None
         _download(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({explain(error)})") from error
+        raise DataError(f"{path}: cannot be read ({explain_read(error)})") from error
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise DataError(f"{path}: {error}; it was left as it is.\n{_advice()}") from error
+        said = f"{path}: {explain_read(error)}; it was left as it is.\n{_advice()}"
+        raise DataError(said) from error
     members = {
         entry.rsplit("/", 1)[-1]: entry
         for entry in sorted(entries, key=lambda entry: entry.rsplit("/", 1)[-1])

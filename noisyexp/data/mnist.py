@@ -22,7 +22,7 @@ from torch import Tensor
 
 from noisyexp.data.download import RemoteFile, Source, hub_rows, resolve, wrong_file
 from noisyexp.errors import DataError
-from noisyexp.fileio import check_regular, explain
+from noisyexp.fileio import check_regular, explain_read
 
 ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist"
 HUB_ID = "ylecun/mnist"
@@ -148,11 +148,13 @@ def _content(file: RemoteFile, root: Path, offline: bool | None) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         return resolve(file, root, offline=offline).read_bytes()
     except OSError as error:
-        raise DataError(f"{packed}: cannot be read ({explain(error)})") from error
+        raise DataError(f"{packed}: cannot be read ({explain_read(error)})") from error
     try:
         content = gzip.decompress(bytes_there)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{packed}: cannot be unpacked ({error}). {advice}") from error
+        raise DataError(
+            f"{packed}: cannot be unpacked ({explain_read(error)}). {advice}"
+        ) from error
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != file.sha256:
         wrong = wrong_file(file, packed, len(content), sha256)

@@ -23,7 +23,7 @@ from typing import Any
 from noisyexp.data.europarl import TextFile
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError
-from noisyexp.fileio import atomic_write_bytes, explain
+from noisyexp.fileio import atomic_write_bytes, explain, explain_read
 
 FORMAT = 1
 PIECE = 20_000
@@ -74,7 +74,8 @@ def read_pieces(pieces: Iterable[Path], limit: int | None = None) -> Iterator[st
             lines = gzip.decompress(piece.read_bytes()).decode("utf-8").split("\n")
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(
-                f"{piece}: cannot be read ({error}). Delete it and run again: it is made again."
+                f"{piece}: cannot be read ({explain_read(error)}). Delete it and run again: it is "
+                "made again."
             ) from error
         for line in lines[:-1]:
             if count == limit:

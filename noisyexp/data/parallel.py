@@ -20,7 +20,7 @@ import numpy.typing as npt
 from noisyexp.data.moses import read_pieces
 from noisyexp.data.vocab import Vocab
 from noisyexp.errors import DataError
-from noisyexp.fileio import check_regular
+from noisyexp.fileio import check_regular, explain, explain_read
 
 EOS, UNK = "<eos>", "UNK"
 """The first two words of every dictionary. Moses escapes < and >: no text has the first."""
@@ -120,15 +120,15 @@ def encode_pieces(pieces: list[Path], limit: int | None, size: int, cache: Path)
             _keep(side, folder)
         except OSError as error:
             raise DataError(
-                f"{folder}: cannot be written ({error}). Free some space there, or set the "
-                "environment variable NOISYEXP_CACHE to a folder that can be written."
+                f"{folder}: cannot be written ({explain(error)}). Free some space there, or set "
+                "the environment variable NOISYEXP_CACHE to a folder that can be written."
             ) from error
     try:
         return _kept(folder)
     except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{folder}: cannot be read ({error}). Delete this folder and run again: it is made "
-            "again."
+            f"{folder}: cannot be read ({explain_read(error)}). Delete this folder and run again: "
+            "it is made again."
         ) from error
 
 
@@ -150,7 +150,7 @@ def _array(path: Path) -> npt.NDArray[Any]:
         check_regular(path)
         found: npt.NDArray[Any] = np.load(path, mmap_mode="r")
     except Exception as error:  # the header of a damaged file is read as Python
-        raise ValueError(f"{path.name}: {error}") from error
+        raise ValueError(f"{path.name}: {explain_read(error)}") from error
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.fileio import check_regular
+from noisyexp.fileio import check_regular, explain_read
 from noisyexp.records.kinds import SCHEMA
 from noisyexp.records.run_record import RunRecord, from_content
 from noisyexp.records.schema import problems_of
@@ -31,28 +31,30 @@ def checked(raw: Any, name: str) -> RunRecord:
     return from_content(raw, name)
 
 
+class UnreadableError(RecordError):
+    """A file that was to be a run record is none at all."""
+
+
 def read_run_json(path: Path, name: str) -> Any:
     """The content of a JSON file, unchecked.
 
     Raises:
-        RecordError: it cannot be read or is not JSON.
+        RecordError: there is none.
+        UnreadableError: it cannot be read or is not JSON.
     """
     try:
         check_regular(path)
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         raw = json.loads(text)
         if "\\ud" in text.lower():  # halves of characters, which no file can hold
             json.dumps(raw, ensure_ascii=False).encode("utf-8")
         return raw
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RecordError(f"{name}: no such file") from error
+    except UnicodeEncodeError as error:
+        raise UnreadableError(f"{name} is no run record: it has half a character") from error
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, RecursionError):
-            reason = "it is nested too deeply"
-        raise RecordError(
-            f"cannot read the run record {name}: {reason}. Restore it (git checkout) or delete it."
-        ) from error
+        raise UnreadableError(f"{name} is no run record: {explain_read(error)}") from error
 
 
 def load_record(path: Path, name: str | None = None) -> RunRecord:
@@ -82,4 +84,7 @@ def load_records(folder: Path, tables: Iterable[str] | None = None) -> list[RunR
     places = [folder] if tables is None else [folder / table for table in dict.fromkeys(tables)]
     paths = [path for place in places for path in place.rglob("*.json")]
     paths.sort(key=lambda path: path.relative_to(folder).parts)
-    return [load_record(path, path.relative_to(folder).as_posix()) for path in paths]
+    try:
+        return [load_record(path, path.relative_to(folder).as_posix()) for path in paths]
+    except UnreadableError as error:  # it was a record when it was committed
+        raise RecordError(f"{error}. Restore it (git checkout) or delete it.") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.fileio import read_json
+from noisyexp.fileio import explain_read, read_json
 from noisyexp.nan_names import as_typed
 from noisyexp.records.record_files import load_record
 from noisyexp.records.run_record import RunRecord
@@ -153,7 +153,7 @@ def _runs_of_sweep(folder: Path) -> list[Path]:
     try:
         listed = [Path(run["run"]) for run in read_json(file)["runs"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{file} is no list of a sweep: {error}") from error
+        raise RecordError(f"{file} is no list of a sweep: {explain_read(error)}") from error
     found = [root.joinpath(*run.parts[-2:]) / RUN for run in listed]
     return [file for file in dict.fromkeys(found) if file.is_file()]
 

@@ -178,8 +178,13 @@ def load_sheets(root: Path) -> dict[str, Sheet]:
     return {sheet.name: sheet for sheet in sorted(found, key=lambda sheet: sheet.order)}
 
 
-def find_sheet(sheets: Mapping[str, Sheet], name: str) -> Sheet:
+def find_sheet(sheets: Mapping[str, Sheet], name: str, typed: str | None = None) -> Sheet:
     """The sheet of this name, or the one that draws the figure of this name.
+
+    Args:
+        sheets: all there are.
+        name: of one.
+        typed: what the person typed for it, for the message; default `name`.
 
     Raises:
         RecordError: there is none.
@@ -190,7 +195,8 @@ def find_sheet(sheets: Mapping[str, Sheet], name: str) -> Sheet:
         if name in [picture.figure for picture in sheet.pictures]:
             return sheet
     raise RecordError(
-        f"no table {name!r}; there are {', '.join(sheets) or 'none'}.{closest(name, sheets)}"
+        f"no table {(typed or name)!r}; there are {', '.join(sheets) or 'none'}."
+        f"{closest(name, sheets)}"
     )
 
 

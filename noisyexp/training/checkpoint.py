@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from noisyexp.errors import CheckpointError
-from noisyexp.fileio import atomic_write_bytes, check_regular, explain
+from noisyexp.fileio import atomic_write_bytes, check_regular, explain, explain_read
 from noisyexp.tasks import StepOutput
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.folder import check_held
@@ -98,9 +98,11 @@ def load(
         raise
     except CheckpointError:
         raise
-    except Exception as error:  # a damaged file makes zipfile and torch raise almost anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except zipfile.BadZipFile as error:
+        reason = "it is no checkpoint, or a part of one" if path.stat().st_size else "it is empty"
         raise CheckpointError(f"checkpoint {path} is damaged: {reason}") from error
+    except Exception as error:  # a damaged file makes zipfile and torch raise almost anything
+        raise CheckpointError(f"checkpoint {path} is damaged: {explain_read(error)}") from error
     number = state.get("format") if isinstance(state, dict) else None
     if not isinstance(number, int) or not OLDEST <= number <= FORMAT:
         raise CheckpointError(f"checkpoint {path} is not of format {OLDEST} to {FORMAT}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyexp.errors import RecordError
-from noisyexp.fileio import read_json
+from noisyexp.fileio import explain_read, read_json
 from noisyexp.records.run_record import FINISHED
 from noisyexp.records.schema import problems_of
 
@@ -30,7 +30,7 @@ def finished_record(folder: Path, digest: str | None = None) -> dict[str, Any] |
     except (FileNotFoundError, NotADirectoryError):  # whoever makes the folder says the latter
         return None
     except (OSError, ValueError, RecursionError) as error:
-        _made_again(path, str(error))
+        _made_again(path, explain_read(error))
         return None
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
         _made_again(path, "it is no record of a run")

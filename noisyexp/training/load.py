@@ -13,7 +13,7 @@ from torch import nn
 
 from noisyexp.activations import SCHEDULES, set_noise_level
 from noisyexp.errors import CheckpointError, RecordError
-from noisyexp.fileio import read_json
+from noisyexp.fileio import explain_read, read_json
 from noisyexp.places import CONFIG_DIR, data_folder
 from noisyexp.records.yaml_file import read_yaml
 from noisyexp.schema import build
@@ -99,7 +99,8 @@ def find_trained(place: str | Path, weights: str | None = None) -> Trained:
             state = _checkpoint(folder / checkpoint.BEST, digest)
         return _trained(folder, record, state, callbacks)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint in {folder} is not of this run: {error}") from error
+        said = f"the checkpoint in {folder} is not of this run: {explain_read(error)}"
+        raise CheckpointError(said) from error
 
 
 def _trained(
@@ -157,12 +158,14 @@ def load_run(
         if task.curriculum is not None:
             task.curriculum.load_state_dict(found.callbacks["FollowCurriculum"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the checkpoint in {place} is not of this run: {error}") from error
+        said = f"the checkpoint in {place} is not of this run: {explain_read(error)}"
+        raise CheckpointError(said) from error
     model = task.build_model(act.spec())
     try:
         load_model(model, found.model)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the weights in {place} are of another model: {error}") from error
+        said = f"the weights in {place} are of another model: {explain_read(error)}"
+        raise CheckpointError(said) from error
     if anneal.schedule != "none":  # the expectation of some units depends on c
         schedule = SCHEDULES[anneal.schedule](anneal.start, anneal.floor, anneal.every)
         set_noise_level(model, schedule(max(found.step - 1, 0)))
@@ -195,8 +198,18 @@ def _recorded(file: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any],
         if not all(isinstance(section, dict) for section in sections):
             raise ValueError("its configuration is damaged")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{folder} is not the folder of a run: {error}") from error
+        raise RecordError(f"{folder} is not the folder of a run: {_wrong(file, error)}") from error
     return record, config, digest if isinstance(digest, str) else None
+
+
+def _wrong(file: Path, error: Exception) -> str:
+    """Why `file` is not the record of a run, and where one is found."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"{file.name}: {explain_read(error)}"
+    folder, ending = file.parent, "; `noisyexp runs` lists the runs"
+    if not folder.exists():
+        return f"there is no such folder{ending}"
+    return (f"it has no {file.name}" if folder.is_dir() else "it is a file") + ending
 
 
 def _filled(config: dict[str, Any], file: str, section: str) -> dict[str, Any]:
@@ -221,3 +234,6 @@ def _checkpoint(path: Path, digest: str | None) -> dict[str, Any]:
         return checkpoint.load(path, config_hash=digest)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the run has no such checkpoint") from error
+    except CheckpointError as error:
+        again = f"Put a good copy there, or delete {path.parent} and do the run again."
+        raise CheckpointError(f"{error}. {again}") from error

@@ -20,8 +20,33 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: they are of another model.
     """
-    own = {key: kept for key, kept in model.state_dict().items() if key.endswith(EXTRA_STATE)}
-    model.load_state_dict({**state, **own})
+    wanted = model.state_dict()
+    own = {key: kept for key, kept in wanted.items() if key.endswith(EXTRA_STATE)}
+    try:
+        model.load_state_dict({**state, **own})
+    except RuntimeError as error:  # torch's list has a line for every weight
+        raise RuntimeError(_difference(wanted, {**state, **own}) or str(error)) from error
+
+
+def _difference(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """How the weights `state` differ from those of the model, in one line; "" if by no name."""
+
+    def shape(value: Any) -> Any:
+        return getattr(value, "shape", None)
+
+    kinds = {
+        "missing": [key for key in wanted if key not in state],
+        "of another shape": [
+            key for key in wanted if key in state and shape(state[key]) != shape(wanted[key])
+        ],
+        "unknown": [key for key in state if key not in wanted],
+    }
+    return ", ".join(
+        f"{len(keys)} {'is' if len(keys) == 1 else 'are'} {kind} ({keys[0]}"
+        f"{', ...' if len(keys) > 1 else ''})"
+        for kind, keys in kinds.items()
+        if keys
+    )
 
 
 def load_optimizer(

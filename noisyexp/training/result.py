@@ -9,6 +9,7 @@ from typing import Any
 
 from noisyexp.activations import set_noise_level
 from noisyexp.errors import CheckpointError, DivergedError
+from noisyexp.fileio import explain_read
 from noisyexp.training import checkpoint
 from noisyexp.training.callbacks import Evaluate
 from noisyexp.training.older import load_model
@@ -67,5 +68,7 @@ def _load_best(trainer: Trainer, folder: Path, digest: str) -> dict[str, Any]:
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {again}") from error
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not fit this run: {error}; {again}") from error
+        raise CheckpointError(
+            f"{path} does not fit this run: {explain_read(error)}; {again}"
+        ) from error
     return next(row for row in trainer.curve if row["step"] == best["step"])

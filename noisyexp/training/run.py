@@ -21,7 +21,7 @@ from noisyexp.activations import (
 )
 from noisyexp.activations.share import SharedSource
 from noisyexp.errors import CheckpointError, DivergedError, NoisyexpError
-from noisyexp.fileio import ADVICE, explain, explain_at, write_json
+from noisyexp.fileio import ADVICE, explain, explain_at, explain_read, write_json
 from noisyexp.nan_names import as_typed
 from noisyexp.records.config_hash import config_hash
 from noisyexp.records.content_digest import sealed
@@ -289,7 +289,8 @@ def _restore(trainer: Trainer, folder: Path, digest: str) -> bool:
         raise
     except Exception as error:  # what is missing or of another kind raises almost anything
         raise CheckpointError(
-            f"the checkpoint in {folder} does not fit this version of the code: {error}. {again}"
+            f"the checkpoint in {folder} does not fit this version of the code: "
+            f"{explain_read(error)}. {again}"
         ) from error
     print(f"resuming {folder.name} at step {trainer.step}", file=sys.stderr)
     return True

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from noisyexp.errors import CheckpointError, RecordError
-from noisyexp.fileio import atomic_write_bytes
+from noisyexp.fileio import atomic_write_bytes, explain_read
 from noisyexp.places import project_root
 from noisyexp.schema import closest
 
@@ -128,4 +128,5 @@ def read(path: Path) -> dict[str, Any]:
             "words": [str(word) for word in json.loads(about.get("words", "[]"))],
         }
     except Exception as error:  # its own error type, of a damaged head or of bytes that are missing
-        raise CheckpointError(f"{path} is no file of weights of this project: {error}") from error
+        said = f"{path} is no file of weights of this project: {explain_read(error)}"
+        raise CheckpointError(said) from error

@@ -238,7 +238,7 @@ def test_hydra_settings_of_a_sweep_are_checked_too(run: Run) -> None:
     assert run("-m", "hydra.sweep.dir=a,b").problems == [
         "hydra.sweep.dir=a,b: Hydra's own keys cannot be swept over"
     ]
-    assert run("-m", "hydra.job.num=x").problems == ["Error merging override hydra.job.num=x"]
+    assert run("-m", "hydra.job.num=x").problems == ["hydra.job.num=x: expected a whole number"]
 
 
 def test_jobs_come_in_hydras_order_with_their_own_overrides() -> None:

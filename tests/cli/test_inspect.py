@@ -148,6 +148,7 @@ def test_places_that_cannot_be_written(
     assert command.main([f"out={tmp_path}/file/x"]) == 1
     shown = capsys.readouterr().err
     assert "is a folder" in shown and "choose another out=<path>" in shown
+    assert "Errno" not in shown and ".tmp" not in shown
 
 
 def test_a_picture_and_a_table(

@@ -96,6 +96,45 @@ def test_mistakes_are_explained(
     assert message in capsys.readouterr().err
 
 
+def test_a_place_that_is_no_run_is_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    places = {file: "it is a file", tmp_path / "x": "there is no such folder",
+              tmp_path: "it has no run.json"}  # fmt: skip
+    for place, said in places.items():
+        assert sample.main([f"run={place}"]) == 2
+        err = capsys.readouterr().err
+        whole = f"{place} is not the folder of a run: {said}; `noisyexp runs` lists the runs"
+        assert err == f"error: {whole}\n"
+    (tmp_path / "run.json").mkdir()
+    assert sample.main([f"run={tmp_path}"]) == 2
+    assert "a run: run.json: a folder, not a file; " in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_weights_is_one_line(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "last.pt"
+    state = checkpoint.load(path)
+    weights = dict(state["model"])
+    kept = {key: state[key] for key in state if key not in ("format", "digest", "config_hash")}
+    first = next(iter(weights))
+    count = sum(not key.endswith("_extra_state") for key in weights)
+    for model, said in (
+        ({}, f"{count} are missing ({first}, ...)"),
+        ({**weights, "x": torch.zeros(1)}, "1 is unknown (x)"),
+        ({**weights, first: torch.zeros(1)}, f"1 is of another shape ({first})"),
+    ):
+        checkpoint.save({**kept, "model": model}, path, state["config_hash"])
+        with pytest.raises(CheckpointError, match="of another model") as caught:
+            load_run(tmp_path / "run")
+        assert str(caught.value).endswith(f"of another model: {said}")
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"it is empty\. Put a good copy there, or delete"):
+        load_run(tmp_path / "run")
+
+
 def test_a_run_that_was_killed(run: Path, tmp_path: Path) -> None:
     """Its run.json has no curve: c is that of the schedule at the checkpoint's step."""
     for name in ("last.pt", "best.pt"):

@@ -45,6 +45,34 @@ def test_a_word_that_is_no_verb_is_one_message(capsys: pytest.CaptureFixture[str
     assert captured.out == "" and "tabel" in captured.err and "table" in captured.err
 
 
+def test_a_number_that_is_no_table_is_echoed_as_it_was_typed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb, said in (("table", "no table '99'"), ("reproduce", "no table '99'"),
+                       ("figure", "99: choose from")):  # fmt: skip
+        assert main([verb, "99"]) == 2
+        err = capsys.readouterr().err
+        assert said in err and "table99" not in err and "fig99" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["help"], "use noisyexp --help, or noisyexp <verb> --help"),
+        (["help", "sample"], "use noisyexp --help, or noisyexp sample --help"),
+        (["run", "help"], "see noisyexp run --help"),
+        (["sample", "help"], "help: use --help"),
+        (["table", "help"], "help: use --help"),
+        (["inspect", "help"], "help: use --help"),
+    ],
+)
+def test_the_word_help_points_to_the_option(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", [name for name in VERBS if name != "run"])
 def test_help_of_a_verb_shows_examples_that_name_it(
     name: str, capsys: pytest.CaptureFixture[str]

@@ -12,9 +12,11 @@ import pytest
 
 from noisyexp.cli.run import main as run
 from noisyexp.cli.verify import TOLERANCE, main
+from noisyexp.errors import RecordError
 from noisyexp.records.comparison import Comparison, compare_curves, compare_results
 from noisyexp.records.config_hash import config_hash
 from noisyexp.records.content_digest import sealed
+from noisyexp.records.record_files import load_records
 from noisyexp.tasks import find_task
 from noisyexp.training.record import ARITHMETIC, ARITHMETIC_OF_TASKS
 
@@ -62,8 +64,22 @@ def test_a_pipe_or_a_device_is_not_read(tmp_path: Path, capsys: pytest.CaptureFi
     os.mkfifo(pipe)
     for path in (pipe, "/dev/null"):
         assert main([str(path)]) == 2
-        said = f"cannot read the run record {path}: a pipe, socket or device, not a file"
+        said = f"{path} is no run record: a pipe, socket or device, not a file"
         assert said in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_record_is_not_to_be_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "passwd"
+    path.write_text("root:x:0:0")
+    assert main([str(path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{path} is no run record: it is not JSON" in err and "run.json in its folder" in err
+    assert "delete" not in err
+    with pytest.raises(RecordError, match=r"x\.json is no run record.*Restore it \(git checkout\)"):
+        path.rename(tmp_path / "x.json")
+        load_records(tmp_path)
 
 
 def test_on_the_same_machine_no_difference_is_tolerated(

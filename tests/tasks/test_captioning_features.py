@@ -214,15 +214,15 @@ def test_a_damaged_file_is_named(
         (good[:-1], known, "mmap length"),
         (good + b"x", known, "its SHA-256"),
         (b"", known, "No data left"),
-        (good, b"{}", "sha256"),
-        (good, b"", "Expecting value"),
+        (good, b"{}", "it has no sha256"),
+        (good, b"", "it is empty"),
     ):
         path.write_bytes(values)
         facts.write_bytes(text)
         with pytest.raises(DataError) as caught:
             load_features(archive, "tiny", tmp_path / "cache")
         message = str(caught.value)
-        assert message.startswith(f"{path} cannot be used ({why}") or f"('{why}')" in message
+        assert message.startswith(f"{path} cannot be used ({why}")
         assert f"Delete it and {facts}" in message
     path.unlink()
     assert load_features(archive, "tiny", tmp_path / "cache").values.shape == (7, 4, 1)

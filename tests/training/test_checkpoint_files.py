@@ -111,6 +111,17 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"", "it is empty"), (b"text", "it is no checkpoint, or a part of one")]
+)
+def test_what_is_no_archive_is_said_in_words(content: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    assert str(caught.value) == f"checkpoint {path} is damaged: {why}"
+
+
 def test_newest_of_none_one_and_two(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from noisyexp.fileio import atomic_write_text, read_json, sha256_file, write_json
+from noisyexp.fileio import (
+    atomic_write_text,
+    explain_at,
+    explain_read,
+    read_json,
+    sha256_file,
+    write_json,
+)
 
 
 def test_write_replaces_the_content_and_nothing_else(tmp_path: Path) -> None:
@@ -37,6 +44,58 @@ def test_failure_leaves_the_old_content(
         atomic_write_text(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    """And never the temporary one beside it: in a folder's place, and in a folder that is gone."""
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "gone" / "a.txt"):
+        with pytest.raises(OSError) as caught:
+            atomic_write_text(path, "new", make_folder=False)
+        assert explain_at(caught.value).startswith(f"{path}: ")
+        assert ".tmp" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}".encode("utf-16"), "it is not UTF-8 text; save it in that encoding"),
+        (b"", "it is empty"),
+        (b"{\n1}", "it is not JSON ("),
+        (b"[" * 100_000, "brackets within brackets"),
+        ("folder", "a folder, not a file; "),
+        ("pipe", "a pipe, socket or device, not a file; "),
+        ("circle", "Too many levels of symbolic links; "),
+        ("nothing", "there is no such file"),
+        ("below a file", "there is no such file: "),
+    ],
+)
+def test_why_a_file_cannot_be_read_is_said_in_words(
+    content: bytes | str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.json"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "folder":
+        path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif content == "circle":
+        path.symlink_to(path)
+    elif content == "below a file":
+        (tmp_path / "file").write_text("")
+        path = tmp_path / "file" / "run.json"
+    with pytest.raises((OSError, ValueError)) as caught:
+        read_json(path)
+    text = explain_read(caught.value)
+    assert said in text and "Errno" not in text and "codec" not in text and "\n" not in text
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(path) == {"a": 1}
 
 
 def test_json_round_trip_and_numbers_that_json_lacks(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import torch
 from noisyexp.data.flickr8k import ImageArchive
 from noisyexp.data.progress import Counter
 from noisyexp.errors import DataError, NoisyexpError
-from noisyexp.fileio import read_json, sha256_file, write_json
+from noisyexp.fileio import explain, explain_read, read_json, sha256_file, write_json
 from noisyexp.locks import hold
 from noisyexp.places import cache_folder
 from noisyexp.tasks.captioning.extractors import (
@@ -84,8 +84,8 @@ def load_features(archive: ImageArchive, name: str, folder: Path | None = None) 
                     _extract(archive, name, path)
         except OSError as error:
             raise NoisyexpError(
-                f"{path} cannot be written ({error}). What was extracted is kept: make room, or "
-                "set the environment variable NOISYEXP_CACHE to a folder with room."
+                f"{path} cannot be written ({explain(error)}). What was extracted is kept: make "
+                "room, or set the environment variable NOISYEXP_CACHE to a folder with room."
             ) from error
     shutil.rmtree(path.with_suffix(".pieces"), ignore_errors=True)  # a kill may have left them
     rows = {image: row for row, image in enumerate(archive.members)}
@@ -106,8 +106,8 @@ def _read(path: Path, rows: dict[str, int], shape: tuple[int, int, int]) -> Feat
             raise ValueError("its SHA-256 is not the one recorded")
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be used ({error}). Delete it and {facts} and run again: its "
-            "annotations are then extracted once more."
+            f"{path} cannot be used ({explain_read(error)}). Delete it and {facts} and run again: "
+            "its annotations are then extracted once more."
         ) from error
     return found
 
