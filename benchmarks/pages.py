@@ -178,7 +178,7 @@ def tasks_page(result: Mapping[str, Any]) -> str:
     long = ", ".join(f"{rounds} for {name}" for name, rounds in result["long"].items())
     bf16 = (
         ""
-        if result["bf16"]
+        if result.get("bf16", "not asked")
         else " bf16 is not measured: this processor has no instructions for it."
     )
     header = ["model", *map(as_typed, arms)]

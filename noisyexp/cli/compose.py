@@ -284,7 +284,7 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
             wrong = kind_problem(made, override, groups)
             problems += [] if wrong is None else [wrong]
             kept += [override] if wrong is None else []
-        elif known or plus or is_free(key):
+        elif known or plus or override.is_force_add() or (is_free(key) and not key.startswith(OWN)):
             kept.append(override)
         else:
             # Hydra's own keys are suggested only to those who ask for one.

@@ -114,16 +114,13 @@ def test_a_sweep_and_a_queue_of_another_shape(
         assert said in capsys.readouterr().err
 
 
-def test_the_help_of_a_file_that_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("noisyexp.cli.help.CONFIG_DIR", tmp_path)
+def test_the_help_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "act").mkdir()
     (tmp_path / "act" / "mine.yaml").write_bytes(BOM + UNIT)
-    assert _comment("act", "mine") == "Mine"
+    assert _comment([tmp_path], "act", "mine") == "Mine"
     (tmp_path / "act" / "mine.yaml").write_bytes(b"# M\xefne.\n")
     with pytest.raises(RecordError, match="line 1: not UTF-8"):
-        _comment("act", "mine")
+        _comment([tmp_path], "act", "mine")
 
 
 def test_an_empty_folder_of_data_in_the_environment_is_as_none(

@@ -268,7 +268,7 @@ def test_a_picture_of_a_unit_of_ones_own(
     [
         (["act=steeep"], "act=steeep: choose from hard, nah, "),
         (["act=steep", "act.settings.step=2"], "Did you mean act.settings.steep?"),
-        (["act=steep", "act.settings.steep=2", "c=-1"], "c=-1.0: expected a number"),
+        (["act=steep", "act.settings.steep=2", "c=-1"], "c=-1: expected a number"),
         (["act=all"], "act=all: leave out hydra.searchpath="),
     ],
 )  # fmt: skip

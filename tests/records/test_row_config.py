@@ -43,7 +43,7 @@ def test_files_that_are_missing_or_unreadable(tmp_path: Path) -> None:
         row_config("table2/nope", "paper")
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "row.yaml").write_text("a: [1")
-    with pytest.raises(RecordError, match=r"row\.yaml, line 1: cannot be read as YAML: "):
+    with pytest.raises(RecordError, match=r"row\.yaml, line 2: cannot be read as YAML: "):
         row_config("row", "paper", tmp_path)
 
 

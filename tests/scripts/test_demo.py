@@ -18,11 +18,11 @@ def test_the_first_line_comes_before_the_runs(
 ) -> None:
     printed = []
 
-    def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], folder: Path) -> int:
         printed.append(capsys.readouterr().out)
-        return subprocess.CompletedProcess(command, 3)
+        return 3
 
-    monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setattr(script, "run_child", run)
     assert script.main([]) == 3
     assert script.main(["run_root=elsewhere"]) == 3
     assert [text.splitlines() for text in printed] == [
