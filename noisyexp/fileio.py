@@ -121,8 +121,8 @@ def atomic_write_bytes(path: Path, data: bytes, *, make_folder: bool = True) -> 
         if name is not None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

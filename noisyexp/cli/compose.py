@@ -278,13 +278,14 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
             units = [value for o in parsed if o.key_or_group == "act" for value in _values(o)]
             names += own_settings(groups.searchpath, units)
         known, plus = key in chosen or key in names, override.is_add()
-        if known and (plus or (override.is_force_add() and key in chosen)):
+        forced = override.is_force_add()
+        if known and (plus or (forced and key in chosen)):
             problems.append(f"{override.input_line}: {key} is there already; leave out the +")
         elif key in names and key not in chosen and f"{key}.".startswith("hydra."):
             wrong = kind_problem(made, override, groups)
             problems += [] if wrong is None else [wrong]
             kept += [override] if wrong is None else []
-        elif known or plus or override.is_force_add() or (is_free(key) and not key.startswith(OWN)):
+        elif known or plus or (is_free(key) and (forced or not key.startswith(OWN))):
             kept.append(override)
         else:
             # Hydra's own keys are suggested only to those who ask for one.

@@ -231,7 +231,7 @@ def nested(depth: int) -> list[Any]:
 def test_nesting_that_no_parser_takes(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(RecordError, match=r"x\.json: it is nested too deeply"):
+    with pytest.raises(RecordError, match=r"x\.json is no run record: it has brackets"):
         load_record(path)
 
 
