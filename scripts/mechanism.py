@@ -32,6 +32,7 @@ from noisyexp.fileio import write_json
 from noisyexp.nn.language_model import LanguageModel
 from noisyexp.nn.noisy import NoisyModule
 from noisyexp.places import CHECKOUT
+from noisyexp.records.publish import FOLDERS
 from noisyexp.training.callbacks import Callback
 from noisyexp.training.run import execute
 from noisyexp.training.trainer import Trainer
@@ -228,6 +229,12 @@ class Measure(Callback):
         print(f"epoch {trainer.epoch}: {found['nats']:.3f} nats", flush=True)
 
 
+def command_of(words: Sequence[str]) -> str:
+    """The command line that repeats a measurement, without folders of this machine."""
+    kept = [word for word in words if not word.startswith(FOLDERS)]
+    return " ".join(["python scripts/mechanism.py", *kept]).replace(" experiment=", " ", 1)
+
+
 def measure(words: Sequence[str], epochs: Sequence[int], path: Path) -> None:
     """Train the run of `words` with snapshots and write them to `path`."""
     specs = check([*words, "progress=off"])
@@ -240,7 +247,7 @@ def measure(words: Sequence[str], epochs: Sequence[int], path: Path) -> None:
     write_json(
         path,
         {
-            "command": " ".join(["python scripts/mechanism.py", *words]),
+            "command": command_of(words),
             **{key: outcome.record[key] for key in KEPT},
             "bins": {"edge": EDGE, "count": BINS},
             "windows": WINDOWS,
