@@ -279,8 +279,8 @@ def whole_pass(call: LayerCall, way: str, gates: Tensor, weights: Weights) -> K.
 def copy_pays(batch: int, w_hh: Tensor) -> bool:
     """Whether products (B, H) with W_hh^T are faster on a copy of it in the order of rows.
 
-    The copy costs what two (several threads) to ten steps gain. One thread has the same bits up to
-    the size that is asked for here, and loses beyond it.
+    Several threads are up to three times faster on it. On one thread the bits are the same up to
+    the size that is asked for here; beyond it they are others, and records keep theirs.
     """
     if torch.get_num_threads() > 1:
         return batch <= 48 and w_hh.numel() <= 2**22

@@ -90,7 +90,7 @@ def test_a_caption_and_its_picture(
         ),
         (["image=x.jpg"], "no model given: run=<folder>, or weights=<name in results/weights>"),
         (["run=x", "image=nowhere.jpg"], "nowhere.jpg cannot be read as a picture"),
-        (["run=x", "image=/dev/null"], "a pipe, socket or device, not a file"),
+        (["run=x", "image=/dev/null"], "/dev/null cannot be read as a picture: a pipe, socket"),
     ],
 )
 def test_mistakes_are_explained(

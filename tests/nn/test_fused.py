@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_sequence
 from noisyexp import NoisyLSTM
 from noisyexp.activations import NoiseSource, attach_noise
 from noisyexp.kernels import library
+from noisyexp.nn.products import copy_pays
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels")
 
@@ -186,3 +187,20 @@ def test_six_numbers_a_unit_and_step_are_kept_for_backward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         layer(torch.randn(50, 8, 32))
     assert kept == 50 * 8 * 32 * 6  # gates, cells and the output
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("rows", [40, 60])
+def test_several_threads_with_and_without_a_copy_of_the_weights(cell: str, rows: int) -> None:
+    """The product of a step by W_hh^T, see `products.copy_pays`, against the plain loop."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        layer = make(cell, 2, 30, variant="hard")
+        assert copy_pays(rows, layer.weight_hh_l0) == (rows == 40)
+        x = torch.randn(16, rows, 2)
+        fast, plain = (run(layer, backend, x, None) for backend in ("auto", "eager"))
+    finally:
+        torch.set_num_threads(before)
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=2e-4, atol=2e-5)
