@@ -7,7 +7,6 @@ sweep can use is left where it is, and refused as in a single run.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from hydra import compose
 from noisyexp.activations import Activation, find_variant
 from noisyexp.cli.config_groups import ROOT_FILE
 from noisyexp.report.run_set import OWN
+from noisyexp.training.config import arguments_of
 
 CHOOSES = ("act", "act.variant", "experiment")
 """Keys by which a job of a sweep has its unit."""
@@ -80,25 +80,12 @@ def can_use(unit: type[Activation], key: str) -> bool:
     if key.startswith("anneal."):
         return noisy
     if key.startswith(OWN):
-        return key.removeprefix(OWN).partition(".")[0] in arguments(unit)
+        return key.removeprefix(OWN).partition(".")[0] in arguments_of(unit)
     section, _, name = key.rpartition(".")
     if f"{section}." not in UNITS_OWN or not unit.__module__.startswith("noisyexp."):
         return True
     uses = {"c": noisy, "alpha": unit.leaks, "p_shape": unit.has_p, "learn_p": unit.has_p}
     return uses.get(name, True)
-
-
-def arguments(unit: type[Activation]) -> set[str]:
-    """Names of the settings that a unit is made with, those that it hands on included."""
-    names: set[str] = set()
-    for cls in unit.__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        found = inspect.signature(vars(cls)["__init__"]).parameters.values()
-        names |= {one.name for one in found if one.kind is not one.VAR_KEYWORD}
-        if not any(one.kind is one.VAR_KEYWORD for one in found):
-            break
-    return names - {"self", "kind", "num_units"}
 
 
 def own_settings(searchpath: Sequence[str], units: Sequence[str]) -> list[str]:

@@ -170,20 +170,28 @@ class ActConfig:
         return ActivationSpec(self.variant, shared, **kinds)
 
 
+def arguments_of(unit: type[Activation]) -> list[str]:
+    """Names of the settings that a unit is made with, those that it hands on included."""
+    names: list[str] = []
+    for cls in unit.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        found = inspect.signature(vars(cls)["__init__"]).parameters.values()
+        names += [
+            one.name for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        ]
+        if not any(one.kind is one.VAR_KEYWORD for one in found):
+            break
+    return [name for name in dict.fromkeys(names) if name not in ("self", "kind", "num_units")]
+
+
 def _wrong_setting(unit: type[Activation], given: Mapping[str, Any], error: Exception) -> str:
     """What is wrong with `act.settings`, from the error with which the unit could not be made."""
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if unknown is None or unknown[1] not in given:
         return f"settings: {error}"
-    name, common = unknown[1], inspect.signature(Activation.__init__).parameters
-    own = [
-        argument.name
-        for cls in unit.__mro__
-        if "__init__" in vars(cls) and issubclass(cls, Activation)
-        for argument in inspect.signature(cls.__init__).parameters.values()
-        if argument.name not in common
-        and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
-    ]
+    name, common = unknown[1], arguments_of(Activation)
+    own = [argument for argument in arguments_of(unit) if argument not in common]
     takes = (
         f"its own are {', '.join(own)}.{closest(name, own)}" if own else "it has none of its own"
     )

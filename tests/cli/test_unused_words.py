@@ -12,14 +12,16 @@ import pytest
 from noisyexp.activations import Activation, find_variant, variants
 from noisyexp.cli.compose import check
 from noisyexp.cli.plan import main as plan_main
-from noisyexp.cli.unused import Unused, arguments, can_use
+from noisyexp.cli.unused import Unused, can_use
 from noisyexp.errors import ConfigError
 from noisyexp.report.averages import average
+from noisyexp.training.config import arguments_of
 
 Run = Callable[..., Any]
 Records = Callable[..., dict[str, dict[str, Any]]]
 OWN = """
 from noisyexp.activations import Activation
+from noisyexp.training.config import arguments_of
 
 
 class Base(Activation):
@@ -144,6 +146,6 @@ def test_what_a_unit_can_use_is_what_changes_it() -> None:
             pairs = [(one.train()(x, noise), one.eval()(x)) for one in made]
             same = all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
             assert can_use(unit, f"act.{key}") == (not same), (name, key)
-    assert {"alpha", "c", "p_shape"} <= arguments(find_variant("nah"))
+    assert {"alpha", "c", "p_shape"} <= {*arguments_of(find_variant("nah"))}
     assert not can_use(find_variant("nah"), "act.settings.strength")
     assert can_use(find_variant("reference"), "training.lr")
