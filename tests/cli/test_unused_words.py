@@ -21,7 +21,6 @@ Run = Callable[..., Any]
 Records = Callable[..., dict[str, dict[str, Any]]]
 OWN = """
 from noisyexp.activations import Activation
-from noisyexp.training.config import arguments_of
 
 
 class Base(Activation):
