@@ -23,6 +23,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from noisyexp.cli.config_files import read_config_files
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
 from noisyexp.cli.cross_checks import cross_checks, graph_checks
+from noisyexp.cli.engines.targets import target_problems
 from noisyexp.cli.engines.values import value_problems
 from noisyexp.cli.kinds import kind_problem
 from noisyexp.cli.overrides import given_twice, is_free, parse
@@ -102,7 +103,9 @@ def check(
             sweeper = _sweeper(parsed, loader, problems)
             if sweeper is None:
                 raise ConfigError(problems)
-            parsed += _known_choices(readable(sweeper.params, problems), groups, problems)
+            if params := readable(sweeper.params, problems):
+                params = _known_choices(params, groups, problems)
+                parsed = _known_keys([*parsed, *params], groups, problems)
         except (*NOT_COMPOSED, ValueError) as error:  # a search path that leads nowhere
             raise ConfigError([*problems, _first_line(error)]) from error
         specs = []
@@ -336,7 +339,7 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
     except NOT_COMPOSED as error:
         problems.append(_first_line(error))
         return None
-    problems += value_problems(config.hydra, resolved=False)
+    problems += [*target_problems(config.hydra), *value_problems(config.hydra, resolved=False)]
     given = {override.key_or_group for override in parsed}
     return read_sweeper(config.hydra, OverridesParser.create(loader), given, problems)
 

@@ -139,6 +139,36 @@ def test_a_value_that_cannot_be_is_refused_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+MISSING = "there is no such class to import"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.launcher._target_=abc"],
+         "no such launcher; choose one by its name, as hydra/launcher=basic"),
+        (["hydra.sweeper._target_=hydra_plugins.noisyexp.SerialLauncher"],
+         "no such sweeper; choose one by its name, as hydra/sweeper=basic"),
+        (["hydra/sweeper=optuna", "hydra.sweeper.sampler._target_=abc"], MISSING),
+        (["+hydra.callbacks.mine._target_=not.there"], MISSING),
+    ],
+)  # fmt: skip
+def test_a_class_that_is_not_there_is_refused_before_anything_starts(
+    words: list[str], said: str, run: Callable[..., Any], settings: Callable[..., list[str]]
+) -> None:
+    if "hydra/sweeper=optuna" in words:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    result = run(*SWEEP, *words, *settings())
+    assert (result.code, result.problems) == (2, [f"{words[-1].lstrip('+')}: {said}"])
+
+
+def test_parameters_of_the_sweeper_are_keys(
+    run: Callable[..., Any], settings: Callable[..., list[str]]
+) -> None:
+    result = run("-m", "task=ptb", "hydra.sweeper.params={sed: 1}", *settings())
+    assert (result.code, result.problems) == (2, ["sed=1: no such key. Did you mean seed?"])
+
+
 def test_a_value_that_refers_to_another_key_is_judged_with_its_value(
     run: Callable[..., Any], settings: Callable[..., list[str]], tmp_path: Path
 ) -> None:
