@@ -392,4 +392,5 @@ def _first_line(error: Exception) -> str:
         override = lines[0].removeprefix(MERGING)
         deleted = override.startswith("~")
         return f"{override}: the key {'is needed' if deleted else 'takes another kind of value'}"
-    return (f"{key}: " if key else "") + lines[0]
+    said = " ".join(lines[: 2 if lines[0].endswith("composing config:") else 1])
+    return (f"{key}: " if key else "") + said

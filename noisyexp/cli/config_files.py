@@ -55,8 +55,17 @@ class ConfigFiles(FileConfigSource):
             config=config,
             path=f"{self.scheme()}://{self.path}",
             provider=self.provider,
-            header=self._get_header_dict(text[:HEADER]),
+            header=self._header(text, path),
         )
+
+    def _header(self, text: str, path: Path) -> dict[str, str | None]:
+        """What the comments that begin with @ say: the section that the file's keys belong to."""
+        try:
+            return self._get_header_dict(text[:HEADER])
+        except ValueError as error:
+            raise ConfigFileError(
+                f"{path}: {error}; a first line of this kind is # @package <section>"
+            ) from error
 
 
 def read_config_files() -> None:
