@@ -21,6 +21,7 @@ typedef struct {
 } memory_step;
 
 #define MAX_WRITERS 16
+#define AHEAD 3
 #define COSINE_EPS 1e-8    /* as in nn/memory.py */
 #define SHARPEN_TINY 1e-16
 
@@ -96,45 +97,51 @@ static REAL NAME(dot)(const REAL *a, const REAL *b, int64_t n) {
     return NAME(total)(sum);
 }
 
+/* The larger of each pair of numbers; compilers keep an array's maximum in single numbers. */
+INLINE NAME(lanes) NAME(larger)(NAME(lanes) a, NAME(lanes) b) {
+    const __typeof__(a > b) first = a > b;
+    return (NAME(lanes))((first & (__typeof__(first))a) | (~first & (__typeof__(first))b));
+}
+
 static REAL NAME(greatest)(const REAL *x, int64_t n) {
-    REAL most[LANES], found;
+    NAME(lanes) most = x[0] - (NAME(lanes)){0};
+    REAL all[LANES];
     int64_t i = 0;
-    for (int l = 0; l < LANES; l++) most[l] = x[0];
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) most[l] = x[i + l] > most[l] ? x[i + l] : most[l];
-    found = most[0];
-    for (int l = 1; l < LANES; l++) found = most[l] > found ? most[l] : found;
-    for (; i < n; i++) found = x[i] > found ? x[i] : found;
-    return found;
+    for (; i + LANES <= n; i += LANES) most = NAME(larger)(NAME(load_row)(x + i, LANES), most);
+    memcpy(all, &most, sizeof most);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int l = 0; l < half; l++) all[l] = all[l + half] > all[l] ? all[l + half] : all[l];
+    for (; i < n; i++) all[0] = x[i] > all[0] ? x[i] : all[0];
+    return all[0];
 }
 
 /* Four rows of `matmul` in one block of columns. */
-INLINE void NAME(matmul_block)(int heads, int64_t inner, int count, const REAL *a, int64_t next_row,
-                               int64_t next, const REAL *b, int64_t b_row, REAL *c, int64_t c_row,
-                               int adds) {
+INLINE void NAME(matmul_block)(int heads, int64_t inner, int64_t n, int count, const REAL *a,
+                               int64_t next_row, int64_t next, const REAL *b, const REAL *plus,
+                               REAL *c) {
     NAME(lanes) sums[4] = {{0}};
-    for (int h = 0; h < heads && adds; h++) sums[h] = NAME(load_row)(c + h * c_row, count);
+    for (int h = 0; h < heads && plus; h++) sums[h] = NAME(load_row)(plus + h * n, count);
     for (int64_t k = 0; k < inner; k++) {
-        const NAME(lanes) v = NAME(load_row)(b + k * b_row, count);
+        const NAME(lanes) v = NAME(load_row)(b + k * n, count);
         for (int h = 0; h < heads; h++) sums[h] += a[h * next_row + k * next] * v;
     }
-    for (int h = 0; h < heads; h++) NAME(put)(sums[h], c + h * c_row, count);
+    for (int h = 0; h < heads; h++) NAME(put)(sums[h], c + h * n, count);
 }
 
-/* c (I, n) = a (I, K) b (K, n), or added to c; a may lie transposed. */
+/* c (I, n) = plus (I, n) + a (I, K) b (K, n); a may lie transposed, plus may be null or c itself. */
 static void NAME(matmul)(int64_t I, int64_t K, int64_t n, const REAL *a, int64_t next_row,
-                         int64_t next, const REAL *b, int64_t b_row, REAL *c, int64_t c_row,
-                         int adds) {
+                         int64_t next, const REAL *b, const REAL *plus, REAL *c) {
     for (int64_t i = 0; i < I; i += 4) {
         const REAL *from = a + i * next_row;
         const int heads = I - i < 4 ? (int)(I - i) : 4;
         for (int64_t j = 0; j < n; j += LANES) {
-            REAL *to = c + i * c_row + j;
+            const REAL *old = plus ? plus + i * n + j : NULL;
+            REAL *to = c + i * n + j;
             if (n - j >= LANES && heads == 4)
-                NAME(matmul_block)(4, K, LANES, from, next_row, next, b + j, b_row, to, c_row, adds);
+                NAME(matmul_block)(4, K, n, LANES, from, next_row, next, b + j, old, to);
             else
-                NAME(matmul_block)(heads, K, n - j < LANES ? (int)(n - j) : LANES, from, next_row,
-                                   next, b + j, b_row, to, c_row, adds);
+                NAME(matmul_block)(heads, K, n, n - j < LANES ? (int)(n - j) : LANES, from, next_row,
+                                   next, b + j, old, to);
         }
     }
 }
@@ -203,6 +210,7 @@ typedef struct {
     REAL *cosines, *content, *moved, *logs, *d_weights; /* (H, N) */
     REAL *gated, *d_moved;    /* (H, N + 2), (N + 2): both ends of a row are at the other side too */
     REAL *d_written, *d_erase;                     /* (M, N), (W M, LANES) */
+    const REAL *ahead[AHEAD];                      /* of the next episode, (M, N) each, or null */
 } NAME(episode);
 
 static NAME(episode) NAME(memory_place)(const memory_step *a, int64_t part) {
@@ -268,6 +276,17 @@ static void NAME(memory_settings)(NAME(episode) *e, const REAL *x) {
     }
 }
 
+/* Ask for a share of the next episode's arrays, one of e->heads, so that they are in the cache when its
+   turn comes; all at once would wait for the memory. */
+static void NAME(fetch_ahead)(const NAME(episode) *e, int64_t share) {
+    const int64_t size = e->m * e->n * (int64_t)sizeof(REAL);
+    for (int array = 0; array < AHEAD && e->ahead[array]; array++) {
+        const char *next = (const char *)e->ahead[array];
+        for (int64_t at = share * size / e->heads; at < (share + 1) * size / e->heads; at += 64)
+            __builtin_prefetch(next + at, 0, 2);
+    }
+}
+
 /* Content, gate and shift: what is sharpened, and its logarithms. */
 static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REAL *before) {
     const int64_t n = e->n;
@@ -283,12 +302,13 @@ static void NAME(memory_address)(NAME(episode) *e, const REAL *memory, const REA
     }
     EACH_ROW e->lengths[i] = NAME(root_of)(e->lengths[i]);
     EACH_ROW e->inverse[i] = 1 / (e->lengths[i] + (REAL)COSINE_EPS);
-    NAME(matmul)(e->heads, e->m, n, e->scaled, e->m, 1, memory, n, e->cosines, n, 0);
+    NAME(matmul)(e->heads, e->m, n, e->scaled, e->m, 1, memory, NULL, e->cosines);
     for (int64_t h = 0; h < e->heads; h++) {
         REAL *restrict cosines = e->cosines + h * n, *restrict content = e->content + h * n;
         REAL *restrict gated = e->gated + h * (n + 2) + 1, *restrict moved = e->moved + h * n;
         const REAL *old = before + h * n, gate = e->gate[h], *s = e->shift + 3 * h;
         EACH_ROW content[i] = cosines[i] = cosines[i] * e->inverse[i];
+        NAME(fetch_ahead)(e, h);
         NAME(softmax)(content, n);
         EACH_ROW gated[i] = gate * content[i] + (1 - gate) * old[i];
         gated[-1] = gated[n - 1], gated[n] = gated[0];
@@ -328,20 +348,14 @@ static void NAME(memory_one_forward)(const memory_step *a, NAME(episode) *e, int
                (REAL *)a->reads + b * e->readers * e->m);
 }
 
-/* Ask for n numbers of the next episode, so that they are in the cache when its turn comes. */
-static void NAME(fetch_ahead)(const void *from, int64_t n) {
-    const char *line = (const char *)from, *end = line + n * (int64_t)sizeof(REAL);
-    for (; line < end; line += 64) __builtin_prefetch(line, 0, 2);
-}
-
 void NAME(memory_forward)(const memory_step *a) {
     _Pragma("omp parallel for schedule(static) num_threads(a->threads) if (a->threads > 1)")
     for (int part = 0; part < a->threads; part++) {
         NAME(episode) e = NAME(memory_place)(a, part);
         const int64_t end = a->batch * (part + 1) / a->threads;
         for (int64_t b = a->batch * part / a->threads; b < end; b++) {
-            const int64_t cells = e.m * e.n;
-            if (b + 1 < end) NAME(fetch_ahead)((const REAL *)a->memory + (b + 1) * cells, cells);
+            const int64_t next = (b + 1) * e.m * e.n;
+            e.ahead[0] = b + 1 < end ? (const REAL *)a->memory + next : NULL;
             NAME(memory_one_forward)(a, &e, b);
         }
     }

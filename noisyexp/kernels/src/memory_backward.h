@@ -32,6 +32,15 @@ INLINE void NAME(write_backward_block)(const NAME(episode) *e, int64_t writers, 
     for (int64_t w = 0; w < writers; w++) NAME(put)(d_w[w], e->d_weights + w * n + j, count);
 }
 
+static const REAL *NAME(at_or_null)(const void *from, int64_t at) {
+    return from ? (const REAL *)from + at : NULL;
+}
+
+static void NAME(copy_or_zero)(const REAL *from, REAL *to, int64_t n) {
+    if (from) memcpy(to, from, (size_t)n * sizeof(REAL));
+    else memset(to, 0, (size_t)n * sizeof(REAL));
+}
+
 /* Of reading and writing: d_weights, d_written as the gradient of the memory, and `d` of what is
    added and erased, before their tanh and sigmoid. */
 static void NAME(write_backward)(const memory_step *a, const NAME(episode) *e, int64_t b,
@@ -40,17 +49,17 @@ static void NAME(write_backward)(const memory_step *a, const NAME(episode) *e, i
     const int64_t locations = e->heads * n, cells = m * n, vectors = writers * m;
     const REAL *memory = (const REAL *)a->memory + b * cells;
     const REAL *written = (const REAL *)a->written + b * cells;
-    if (a->d_weights)
-        memcpy(e->d_weights, (const REAL *)a->d_weights + b * locations,
-               (size_t)locations * sizeof(REAL));
-    else memset(e->d_weights, 0, (size_t)locations * sizeof(REAL));
-    if (a->d_written)
-        memcpy(e->d_written, (const REAL *)a->d_written + b * cells, (size_t)cells * sizeof(REAL));
-    else memset(e->d_written, 0, (size_t)cells * sizeof(REAL));
+    const REAL *d_weights = NAME(at_or_null)(a->d_weights, b * locations);
+    const REAL *d_written = NAME(at_or_null)(a->d_written, b * cells);
+    const REAL *d_read = d_weights ? d_weights + writers * n : NULL;
+    NAME(copy_or_zero)(d_weights, e->d_weights, writers * n);
     if (a->d_reads) {
         const REAL *d_reads = (const REAL *)a->d_reads + b * readers * m;
-        NAME(matmul)(m, readers, n, d_reads, 1, m, weights + writers * n, n, e->d_written, n, 1);
-        NAME(matmul)(readers, m, n, d_reads, m, 1, written, n, e->d_weights + writers * n, n, 1);
+        NAME(matmul)(m, readers, n, d_reads, 1, m, weights + writers * n, d_written, e->d_written);
+        NAME(matmul)(readers, m, n, d_reads, m, 1, written, d_read, e->d_weights + writers * n);
+    } else {
+        NAME(copy_or_zero)(d_written, e->d_written, cells);
+        NAME(copy_or_zero)(d_read, e->d_weights + writers * n, readers * n);
     }
     NAME(dots)(writers, m, n, weights, e->d_written, d);
     memset(e->d_erase, 0, (size_t)(vectors * LANES) * sizeof(REAL));
@@ -135,7 +144,7 @@ static void NAME(memory_one_backward)(const memory_step *a, NAME(episode) *e, in
     NAME(keys_backward)(e, d_key, d_beta);
     NAME(settings_backward)(e, raw, d, (REAL *)a->d_raw + b * e->inputs);
     if (!a->d_memory) return;
-    NAME(matmul)(m, heads, n, e->scaled, 1, m, e->d_weights, n, e->d_written, n, 1);
+    NAME(matmul)(m, heads, n, e->scaled, 1, m, e->d_weights, e->d_written, e->d_written);
     /* As of a key: a row of zeros has no direction. */
     EACH_ROW e->d_lengths[i] = e->lengths[i] > 0 ? e->d_lengths[i] / e->lengths[i] : 0;
     for (int64_t k = 0; k < m; k++) {
@@ -151,10 +160,10 @@ void NAME(memory_backward)(const memory_step *a) {
         NAME(episode) e = NAME(memory_place)(a, part);
         const int64_t end = a->batch * (part + 1) / a->threads;
         for (int64_t b = a->batch * part / a->threads; b < end; b++) {
-            const int64_t cells = e.m * e.n, next = b + 1 < end ? (b + 1) * cells : b * cells;
-            NAME(fetch_ahead)((const REAL *)a->memory + next, cells);
-            NAME(fetch_ahead)((const REAL *)a->written + next, cells);
-            if (a->d_written) NAME(fetch_ahead)((const REAL *)a->d_written + next, cells);
+            const int64_t next = (b + 1) * e.m * e.n;
+            e.ahead[0] = b + 1 < end ? (const REAL *)a->memory + next : NULL;
+            e.ahead[1] = (const REAL *)a->written + next;
+            e.ahead[2] = NAME(at_or_null)(a->d_written, next);
             NAME(memory_one_backward)(a, &e, b);
         }
     }
