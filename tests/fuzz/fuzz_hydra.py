@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> None:
             names[choices] = keys_of(*choices)
         return names[choices]
 
-    create = functools.cache(OmegaConf.create)
+    real = OmegaConf.load
+    parsed = functools.cache(lambda text: real(io.StringIO(text)))
 
     def load(file: Any) -> Any:
         text = Path(file).read_text("utf-8") if isinstance(file, str | Path) else file.read()
-        return copy.deepcopy(create(text))
+        return copy.deepcopy(parsed(text))
 
     monkeypatch.setattr(OmegaConf, "load", load)
     monkeypatch.setattr(loader, "create_defaults_list", defaults)

@@ -72,7 +72,7 @@ def test_command_lines(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with compose_module.hydra_session():
         keys = compose_module.keys_of("task=mixture")
     monkeypatch.setattr(run_module, "run_one", lambda spec: 0)
-    monkeypatch.setattr(run_module, "_sweep", lambda argv, specs: 0)
+    monkeypatch.setattr(run_module, "_sweep", lambda argv, specs, unused: 0)
     draw, found, processes = random.Random(f"lines {SEED}"), Counter[Any](), 0
     failures: list[str] = []
     for number in range(count):
