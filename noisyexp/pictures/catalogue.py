@@ -16,6 +16,7 @@ from noisyexp.pictures.analysis_figures import plot_learned_units, plot_noise_si
 from noisyexp.pictures.chance import chance_levels
 from noisyexp.pictures.curves import line_name, plot_curves
 from noisyexp.pictures.escape import caption_fig2, draw_fig2
+from noisyexp.pictures.mechanism import caption_mechanism, draw_mechanism, load_mechanism
 from noisyexp.pictures.unit_figures import UNIT_FIGURES
 from noisyexp.places import configs_of
 from noisyexp.records.record_files import load_records
@@ -24,6 +25,7 @@ from noisyexp.records.run_record import RunRecord
 from noisyexp.report.sheet import PictureSheet, Sheet, load_sheets
 
 ESCAPE = "fig2"
+MECHANISM = "mechanism"
 MOST_LINES = 7
 """Most rows of one readable figure; with more, our rows get a figure of their own."""
 SCALES = ("paper", "cpu", "smoke", "demo")
@@ -100,6 +102,8 @@ def draw_figure(name: str, root: Path) -> list[Picture]:
         return [Picture(name, caption())]
     if name == ESCAPE:
         return draw_escape(root)
+    if name == MECHANISM:
+        return draw_measured_inputs(root)
     drawn = []
     for sheet, wanted in figures_of(load_sheets(root))[name]:
         rows = load_rows(configs_of(root) / "experiment" / sheet.rows)
@@ -119,6 +123,17 @@ def draw_escape(root: Path) -> list[Picture]:
     result = read_json(path)
     draw_fig2(result, root / "results" / "figures" / ESCAPE)
     return [Picture(ESCAPE, caption_fig2(result))]
+
+
+def draw_measured_inputs(root: Path) -> list[Picture]:
+    """What `scripts/mechanism.py` has measured of rows of Table 2; nothing without it."""
+    found = load_mechanism(root / "results" / "mechanism")
+    if not found:
+        return []
+    rows = load_rows(configs_of(root) / "experiment" / "table2")
+    labels = {row.experiment.partition("/")[2]: row.label for row in rows}
+    draw_mechanism(found, labels, root / "results" / "figures" / MECHANISM)
+    return [Picture(MECHANISM, caption_mechanism(found, labels))]
 
 
 @dataclass(frozen=True)
@@ -217,7 +232,7 @@ def figures_of(sheets: Mapping[str, Sheet]) -> dict[str, list[tuple[Sheet, Pictu
 
 def figure_names(root: Path) -> list[str]:
     """All figures, those of the paper by their number, then those of tables."""
-    drawn = [*UNIT_FIGURES, ESCAPE, *figures_of(load_sheets(root))]
+    drawn = [*UNIT_FIGURES, ESCAPE, MECHANISM, *figures_of(load_sheets(root))]
     return sorted(drawn, key=lambda name: (not name.startswith("fig"), _number(name), name))
 
 
@@ -248,17 +263,18 @@ def captions_page(pictures: Mapping[str, Sequence[Picture]]) -> str:
     """
     blocks = [
         "# Figures",
-        "Drawn by `make figures` from `results/records/`, `results/escape.json` and the units "
-        "themselves. Only the text and captions of the paper were at hand, not its images: each "
-        "caption says what is inferred. Curves are means over seeds, bands go from the lowest to "
-        "the highest seed. Colour and dash name the unit, markers the row; of lines that coincide "
-        "each has its markers at other places, and schedules that are the same are drawn one below "
+        "Drawn by `make figures` from `results/records/`, `results/escape.json`, "
+        "`results/mechanism/` and the units themselves. Only the text and captions of the paper "
+        "were at hand, not its images: each caption says what is inferred. Curves are means over "
+        "seeds, bands go from the lowest to the highest seed. Colour and dash name the unit, "
+        "markers the row; of lines that coincide each has its markers at other places, and "
+        "schedules that are the same are drawn one below "
         "the other.",
     ]
     for name, drawn in pictures.items():
         if not drawn:
             continue
-        title = name.replace("table", "Table ").replace("fig", "Figure ")
+        title = name.replace("table", "Table ").replace("fig", "Figure ").replace("mech", "Mech")
         blocks.append(f"## {title}")
         for picture in drawn:
             blocks += [f"![{title}]({picture.stem}.png)", picture.caption]
