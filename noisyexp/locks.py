@@ -29,6 +29,8 @@ from noisyexp.process import is_alive, started_at
 
 LOOK_EVERY = 0.5
 """Seconds between looks at a lock that is waited for."""
+MOST_DIGITS = 9
+"""Of a process id; what is longer is none."""
 
 
 class HeldError(Exception):
@@ -96,7 +98,7 @@ def _held(path: Path) -> Iterator[None]:
         raise OSError(errno.EINVAL, "a symbolic link, not a file", str(path))
     with contextlib.suppress(FileNotFoundError):
         check_regular(path)
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
         try:
             if fcntl is None:
                 raise OSError("no flock on this system")
@@ -142,7 +144,7 @@ def _mark(path: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if path.read_text("utf-8") == own:
+            if path.read_text("utf-8", "replace") == own:
                 path.unlink()
 
 
@@ -153,16 +155,16 @@ def _remove_stale(path: Path) -> None:
         HeldError: it is alive, or on another machine.
     """
     with contextlib.suppress(FileNotFoundError):
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8", "replace")
         process, host, start = _parts(text)
-        if host != socket.gethostname():
+        if not process or host != socket.gethostname():
             raise HeldError(f"{describe(text)} (if that has ended, delete {path})")
-        if not process or (is_alive(process) and start in ("", started_at(process))):
+        if is_alive(process) and start in ("", started_at(process)):
             raise HeldError(describe(text))
         # Renamed first: of two processes that find it, one gets it.
         aside = path.with_name(f"{path.name}.{os.getpid()}")
         os.replace(path, aside)
-        if aside.read_text("utf-8") != text:  # another was faster, and this is its mark
+        if aside.read_text("utf-8", "replace") != text:  # another was faster, and this is its mark
             with contextlib.suppress(OSError):
                 os.link(aside, path)
         aside.unlink()
@@ -174,8 +176,9 @@ def this_process() -> str:
 
 
 def _parts(text: str) -> tuple[int, str, str]:
-    words = [*text.split(), "", "", ""]
-    return int(words[0]) if words[0].isdigit() else 0, words[1], words[2]
+    number, host, start, *_ = [*text.split(), "", "", ""]
+    known = number.isascii() and number.isdigit() and len(number) <= MOST_DIGITS
+    return int(number) if known else 0, host, start
 
 
 def describe(text: str) -> str:

@@ -11,9 +11,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from noisyexp.cli.engines.local import how_it_ended
+from noisyexp.training.signals import REQUEUE
 
 Records = Callable[..., dict[str, dict[str, Any]]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,11 +85,20 @@ def test_submitit_on_this_machine(
     assert sweep.returncode == 1 and "1 of 2 runs complete, 1 interrupted" in said
 
 
-@pytest.mark.parametrize("launcher", ["local", pytest.param("basic", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("launcher", "signum", "code"),
+    [
+        ("local", signal.SIGUSR2, REQUEUE),
+        pytest.param("local", signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param("basic", signal.SIGUSR2, REQUEUE, marks=pytest.mark.slow),
+        pytest.param("basic", signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_the_list_of_a_stopped_sweep_says_what_became_of_its_runs(
-    launcher: str, settings: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    """One run at work, one that waits."""
+    launcher: str, signum: signal.Signals, code: int, settings: Callable[..., list[str]],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """One run at work, one that waits. SIGUSR2 is what sbatch sends before a time limit."""
     rest = [word for word in settings() if not word.startswith("training.epochs")]
     words = ["-m", "task=ptb", "act=reference", "seed=0,1", f"hydra/launcher={launcher}", *rest,
              "training.epochs=100000", "checkpoint.every_steps=50"]  # fmt: skip
@@ -96,11 +109,12 @@ def test_the_list_of_a_stopped_sweep_says_what_became_of_its_runs(
         while not [*(tmp_path / "runs").rglob("last.pt")]:
             assert sweep.poll() is None
             time.sleep(0.05)
-        sweep.send_signal(signal.SIGTERM)
-        assert sweep.wait(timeout=60) == 128 + signal.SIGTERM
+        sweep.send_signal(signum)
+        assert sweep.wait(timeout=60) == code
     stopped, waiting = sweep_list(tmp_path)
     assert (stopped["status"], waiting["status"]) == ("interrupted", "not run")
-    assert stopped["reason"].startswith("SIGTERM") and waiting["reason"] is None
+    told = signum.name if launcher == "basic" else "SIGTERM"  # which its processes get
+    assert stopped["reason"].startswith(told) and waiting["reason"] is None
 
 
 QUICK = ("submitit_local", signal.SIGINT)
@@ -160,6 +174,13 @@ def test_what_a_terminal_sends_ends_all_runs_with_a_checkpoint(
     assert again.returncode == 0, again.stdout
     (record,) = records().values()
     assert (record["status"], record["cost"]["sessions"]) == ("complete", 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGRTMIN, signal.SIGRTMIN + 1])
+def test_a_worker_can_die_of_any_signal(number: int, tmp_path: Path) -> None:
+    job: Any = SimpleNamespace(path=lambda name: tmp_path / name)
+    names = {9: "SIGKILL", 34: "SIGRTMIN", 35: "signal 35"}
+    assert how_it_ended(-number, job) == f"killed by {names[number]}, see {tmp_path / 'log'}"
 
 
 def reasons(records: dict[str, Any]) -> list[str]:

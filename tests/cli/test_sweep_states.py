@@ -67,6 +67,24 @@ def test_a_run_that_another_process_works_at_is_in_use(
 
 
 @pytest.mark.parametrize(
+    "damage",
+    [{"status": "complete"}, {}, {"status": "interrupted"}, {"status": ["failed"]},
+     {"status": "complete", "final": {}}, {"status": "failed"}],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_record_ends_no_sweep(
+    damage: dict[str, Any], tiny: Run, settings: Settings
+) -> None:
+    """The list of a sweep is written before its first run: what it cannot read counts as none."""
+    spec = spec_of(settings, "seed=0")
+    spec.folder.mkdir(parents=True)
+    write_json(spec.folder / "run.json", {"config_hash": spec.digest, **damage})
+    result = tiny("-m", "act=reference", "seed=0,1")
+    assert (result.code, result.problems) == (0, [])
+    assert report_of(result)[0] == "2 of 2 runs complete"
+
+
+@pytest.mark.parametrize(
     "words", [("seed=1,1",), ("seed=1", "training.lr=1,1.0"), ("seed=1,1", "hydra/launcher=local")]
 )
 def test_a_run_that_is_given_twice_is_done_and_counted_once(

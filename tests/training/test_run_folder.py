@@ -148,6 +148,23 @@ def test_a_disk_without_flock_locks_by_a_file(
     ):
         raise AssertionError
     assert mark.read_text() == "17 elsewhere 5"
+    # What names no process, damaged as it may be, is left to a person as well.
+    for left in (b"", b"\xff\xfe\x00", f"{10**20} {host} 5".encode(), f"\u00b2 {host} 5".encode()):
+        mark.write_bytes(left)
+        with (
+            pytest.raises(RunLockedError, match=f"process unknown .*delete {mark}"),
+            locked(tmp_path),
+        ):
+            raise AssertionError
+        assert mark.read_bytes() == left
+
+
+@pytest.mark.parametrize("left", [b"\xff\xfe\x00", b"9" * 30, "\u00b2".encode()])
+def test_a_lock_that_is_held_names_nobody_where_it_was_damaged(left: bytes, tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / "lock").write_bytes(left)
+        with pytest.raises(RunLockedError, match="process unknown"), locked(tmp_path):
+            raise AssertionError
 
 
 def test_a_finished_run_is_not_touched_again(

@@ -26,7 +26,7 @@ from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.records.run_record import FINISHED
 from noisyexp.tasks import find_task
 from noisyexp.training.run import Outcome, reason_of
-from noisyexp.training.signals import HANG_UP, Interrupted
+from noisyexp.training.signals import HANG_UP, PUT_BACK, Interrupted
 
 
 class EngineLauncher(Launcher):
@@ -162,9 +162,10 @@ def line_of(job: Job) -> str:
 
 @contextlib.contextmanager
 def terminated_by_signal() -> Iterator[None]:
-    """SIGTERM and SIGHUP become `Interrupted`, so that what was started is ended, too.
+    """Signals that end the command become `Interrupted`, so that what was started is ended, too.
 
-    One that is ignored stays so: nohup ignores SIGHUP.
+    SIGTERM, SIGHUP, and those that announce a time limit. One that is ignored stays so: nohup
+    ignores SIGHUP.
     """
 
     def leave(signum: int, frame: FrameType | None) -> None:
@@ -173,7 +174,8 @@ def terminated_by_signal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heeded = [n for n in (signal.SIGTERM, *HANG_UP) if signal.getsignal(n) is not signal.SIG_IGN]
+    known = (signal.SIGTERM, *HANG_UP, *PUT_BACK)
+    heeded = [n for n in known if signal.getsignal(n) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, leave) for signum in heeded}
     try:
         yield

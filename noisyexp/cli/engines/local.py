@@ -95,4 +95,6 @@ def how_it_ended(code: int, job: Job) -> str | None:
     """What an exit status tells that the run could not say itself."""
     if code >= 0:
         return None if code == 0 else f"exit status {code}, see {job.path('log')}"
-    return f"killed by {signal.Signals(-code).name}, see {job.path('log')}"
+    # One of the real-time signals has no name.
+    names = {number.value: number.name for number in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}, see {job.path('log')}"

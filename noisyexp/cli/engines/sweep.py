@@ -13,6 +13,8 @@ from typing import Any
 from noisyexp.cli.engines.jobs import Job
 from noisyexp.cli.unused import Unused
 from noisyexp.fileio import read_json, write_json
+from noisyexp.records.run_record import FINISHED
+from noisyexp.records.schema import problems_of
 from noisyexp.training.run import RunSpec
 
 FOLDER = "sweeps"
@@ -92,13 +94,16 @@ def _entry(job: Job) -> dict[str, Any]:
 
 
 def last_record(job: Job) -> dict[str, Any] | None:
-    """The run's record, finished or not."""
+    """The run's record, finished or not; None for one that is damaged, which is made again."""
     try:
         record: dict[str, Any] = read_json(job.spec.folder / "run.json")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    own = isinstance(record, dict) and record.get("config_hash") == job.spec.digest
-    return record if own else None
+    if not isinstance(record, dict) or record.get("config_hash") != job.spec.digest:
+        return None
+    status = record.get("status")
+    whole = isinstance(status, str) and (status not in FINISHED or not problems_of(record))
+    return record if whole else None
 
 
 def standing(job: Job, record: dict[str, Any] | None) -> tuple[str, str | None]:
@@ -112,7 +117,7 @@ def standing(job: Job, record: dict[str, Any] | None) -> tuple[str, str | None]:
         return IN_USE, job.message
     if record is None:
         return NOT_RUN, job.message
-    status, reason = str(record["status"]), record["reason"]
+    status, reason = record["status"], record.get("reason")
     return status, (job.message or reason) if status == "interrupted" else str(reason)
 
 
