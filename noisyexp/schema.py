@@ -24,6 +24,8 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    longest: int | None = None,
+    without: str | None = None,
 ) -> Any:
     """A field of a section.
 
@@ -33,9 +35,12 @@ def option(
         low: smallest number allowed.
         high: largest number allowed.
         above: number that the value must exceed.
+        longest: characters that a text, or each text of a list, may have; it has one at least.
+        without: characters that none of these texts may have.
     """
     limits = {"choices": choices, "low": low, "high": high, "above": above}
-    return dataclasses.field(metadata={"help": help, **limits})
+    texts = {"longest": longest, "without": without}
+    return dataclasses.field(metadata={"help": help, **limits, **texts})
 
 
 LARGEST = 1e38
@@ -154,7 +159,8 @@ def _value(hint: Any, value: Any, path: str, limits: Mapping[str, Any], problems
         kinds = (int, float) if kind is float else (kind,)
         wrong_type = kind is not Any and any(type(item) not in kinds for item in value)
     choices = limits.get("choices")
-    if wrong_type or (value == "" and choices is None) or not _printable(value):
+    unfit = wrong_type or not _printable(value) or not _worded(value, limits)
+    if unfit or (value == "" and choices is None):
         problems.append(f"{path}={shown(given)}: expected {describe(hint, limits)}")
         return None
     if choices is not None and value not in choices:
@@ -190,6 +196,17 @@ def _printable(value: Any) -> bool:
     return not isinstance(value, str) or not any(c in value for c in "\0\n\r")
 
 
+def _worded(value: Any, limits: Mapping[str, Any]) -> bool:
+    """Whether a text, or each text of a list, has the length and the characters allowed."""
+    longest, without = limits.get("longest"), limits.get("without") or ""
+    texts = value if isinstance(value, list) else [value]
+    return longest is None or all(
+        1 <= len(text) <= longest and not any(c in text for c in without)
+        for text in texts
+        if isinstance(text, str)
+    )
+
+
 def describe(hint: Any, limits: Mapping[str, Any]) -> str:
     """What a value may be, in words: "a number (at least 0)".
 
@@ -210,6 +227,10 @@ def describe(hint: Any, limits: Mapping[str, Any]) -> str:
         for key, word in (("above", "above"), ("low", "at least"), ("high", "at most"))
         if limits.get(key) is not None
     ]
+    if limits.get("longest") is not None:
+        bounds.append(f"1 to {limits['longest']} characters{' each' if plain is list else ''}")
+    if limits.get("without"):
+        bounds.append(f"none of {' '.join(limits['without'])}")
     if limits.get("choices") is not None:
         bounds.append("one of " + ", ".join(str(choice) for choice in limits["choices"]))
     bounds += ["or null"] if optional else []

@@ -95,9 +95,9 @@ class LoggerConfig:
         "Weights & Biases; auto: online, or offline where that does not work",
         choices=("off", "offline", "online", "auto"),
     )
-    wandb_project: str = option("Weights & Biases project")
+    wandb_project: str = option("Weights & Biases project", longest=128, without="/\\#?%:")
     wandb_entity: str | None = option("user or team of the project; null: that of the login")
-    wandb_tags: list[str] = option("tags of the run")
+    wandb_tags: list[str] = option("tags of the run", longest=64)
     wandb_group: str | None = option("group; null: the row, or runs that differ in seed alone")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisyexp.errors import NoisyexpError
+from noisyexp.fileio import ADVICE
 from noisyexp.records.config_hash import config_hash
 from noisyexp.training.config import LoggerConfig
 from noisyexp.training.folder import RunNames
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 
 PATIENCE = 60
 """Seconds that a server may take to answer."""
+LATER = "logger.wandb=offline (`wandb sync` uploads later)"
+"""What to use where a run cannot be online."""
+
+
+class _Contradicted(Exception):
+    """The user's W&B says that nothing is to be online.
+
+    Args:
+        where: what says so, as a sentence.
+        mend: how to end that.
+    """
+
+    def __init__(self, where: str, mend: str) -> None:
+        super().__init__(where)
+        self.mend = mend
 
 
 class WandbLogger(StepLogger):
@@ -54,28 +70,40 @@ class WandbLogger(StepLogger):
         """Start the run.
 
         Raises:
-            NoisyexpError: it cannot be online, and mode is "online".
+            NoisyexpError: W&B refuses its settings or does not start; or the run cannot be online,
+                and mode is "online".
         """
-        mode = "online" if self.config.wandb == "auto" else self.config.wandb
+        if self.config.wandb == "offline":
+            self._start_offline()
+            return
         try:
-            self._run = self._init(mode)
+            self._run = self._init("online")
         except NoisyexpError:
             raise
         except Exception as error:
-            if mode == "offline":
-                raise
             import wandb
 
             wandb.teardown()  # what the try has begun still has the run's id
-            said = (str(error) or type(error).__name__).strip().splitlines()[0]
             if self.config.wandb != "auto":
-                raise NoisyexpError(
-                    f"Weights & Biases cannot be reached or does not let us in ({said}): run "
-                    "`wandb login`, or use logger.wandb=offline (`wandb sync` uploads later) or "
-                    "logger.wandb=auto (offline where online does not work)"
-                ) from error
-            print(f"Weights & Biases: offline, because {said}", file=sys.stderr)
+                raise _not_online(error) from error
+            self._start_offline()  # whose reason, if it too is refused, is the one that counts
+            reason = _refusal(error) or _first_line(error)
+            print(f"Weights & Biases: offline, because {reason}", file=sys.stderr)
+
+    def _start_offline(self) -> None:
+        try:
             self._run = self._init("offline")
+        except NoisyexpError:
+            raise
+        except Exception as error:
+            import wandb
+
+            wandb.teardown()  # the next job of a sweep starts afresh
+            if isinstance(error, OSError) and error.errno in ADVICE:
+                raise  # a full disk has a line of its own
+            raise NoisyexpError(
+                _refused(error) or f"Weights & Biases does not start: {_first_line(error)}"
+            ) from error
 
     def _init(self, mode: str) -> Any:
         try:
@@ -83,9 +111,11 @@ class WandbLogger(StepLogger):
         except ImportError as error:
             raise missing_extra("wandb") from error
         wandb.setup(settings=wandb.Settings(silent=True))
-        # It would ask for a key, and be told much later that one is wrong.
-        if mode == "online" and not wandb.login(prompt=False):
-            raise RuntimeError("there is no key here")
+        if mode == "online":
+            _check_mode(wandb.setup().settings.mode)
+            # It would ask for a key, and be told much later that one is wrong.
+            if not wandb.login(prompt=False):
+                raise RuntimeError("there is no key here")
         names = self.names
         # Runs that differ in their seed alone belong together.
         alike = config_hash({**self.plain, "seed": 0})[:6]
@@ -126,6 +156,51 @@ class WandbLogger(StepLogger):
         with contextlib.suppress(AttributeError):
             self._run.summary.update(record.get("final") or {})
         self._run.finish(exit_code=0)
+
+
+def _check_mode(mode: str) -> None:
+    """With such a mode of the user's own, a login is not even tried."""
+    if mode not in ("offline", "dryrun", "disabled"):
+        return
+    if "WANDB_MODE" in os.environ:
+        raise _Contradicted(f"the environment has WANDB_MODE={mode}", "unset it")
+    raise _Contradicted(f"its settings file has mode={mode}", "run `wandb online`")
+
+
+def _not_online(error: Exception) -> NoisyexpError:
+    """For a run that must be online."""
+    if isinstance(error, _Contradicted):
+        return NoisyexpError(
+            f"Weights & Biases: logger.wandb=online, but {error}: {error.mend}, or use {LATER}"
+        )
+    return NoisyexpError(
+        _refused(error)
+        or f"Weights & Biases cannot be reached or does not let us in ({_first_line(error)}): run "
+        f"`wandb login`, or use {LATER} or logger.wandb=auto (offline where online does not work)"
+    )
+
+
+def _refused(error: Exception) -> str | None:
+    said = _refusal(error)
+    return None if said is None else f"Weights & Biases refuses its settings: {said}"
+
+
+def _refusal(error: Exception) -> str | None:
+    """Why W&B refuses a value, or None if that is not what happened."""
+    import wandb
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):  # its last line is an address of pydantic's pages
+        last = error.errors()[-1]
+        key = ".".join(str(part) for part in last["loc"])
+        return f"{key}: {last['msg'].removeprefix('Value error, ')}"
+    if isinstance(error, wandb.errors.UsageError):
+        return (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def in_sweep() -> bool:

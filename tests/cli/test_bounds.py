@@ -35,6 +35,8 @@ MISTAKES = {
         "run_root=": "run_root=: expected a text",
         "data.root=": "data.root=: expected a text",
         "act.label=''": "act.label='': expected a text",
+        "logger.wandb_project=a/b": "a/b: expected a text (1 to 128 characters, none of / ",
+        f"logger.wandb_tags=[{'x' * 65}]": "x]: expected a list of texts (1 to 64 characters each)",
     },
     "words": {
         "s\u0435ed=1": "is CYRILLIC SMALL LETTER IE",

@@ -29,13 +29,18 @@ class Outer:
     maybe: Inner | None = option("a section or null")
     free: dict[str, Any] = option("anything")
     items: list[int] = option("numbers")
+    short: str | None = option("a short text", longest=4, without="/:")
+    words: list[str] = option("short texts", longest=3)
     anything: Any = option("any value")
 
 
 GOOD: dict[str, Any] = {
     "count": 3, "share": 0.25, "flag": True, "name": "x", "kind": "hard", "limit": None,
     "inner": {"rate": 1.5}, "maybe": None, "free": {"a": [1]}, "items": [1, 2], "anything": object,
+    "short": None, "words": [],
 }  # fmt: skip
+SHORT = "a text (1 to 4 characters, none of / :)"
+WORDS = "a list of texts (1 to 3 characters each)"
 
 
 def problems_of(**changes: Any) -> list[str]:
@@ -63,6 +68,8 @@ def test_good_values_make_the_section() -> None:
         ({"maybe": {"rate": 2.5}}, "maybe", Inner(2.5)),
         ({"anything": None}, "anything", None),
         ({"free": {}}, "free", {}),
+        ({"short": "abcd"}, "short", "abcd"),
+        ({"words": ["a", "b/c"]}, "words", ["a", "b/c"]),
     ],
 )
 def test_limits_are_inclusive_and_whole_numbers_serve_as_numbers(
@@ -103,6 +110,14 @@ def test_limits_are_inclusive_and_whole_numbers_serve_as_numbers(
         ({"maybe": {"rate": "x"}}, "top.maybe.rate='x': expected a number (above 0, at most 2.5)"),
         ({"free": [1]}, "top.free=[1]: expected a mapping"),
         ({"items": {}}, "top.items={}: expected a list of whole numbers"),
+        ({"short": ""}, f"top.short='': expected {SHORT}"),
+        ({"short": "abcde"}, f"top.short='abcde': expected {SHORT}"),
+        ({"short": "a/b"}, f"top.short='a/b': expected {SHORT}"),
+        ({"short": "a:"}, f"top.short='a:': expected {SHORT}"),
+        ({"short": 3}, f"top.short=3: expected {SHORT}"),
+        ({"words": ["a", ""]}, f"top.words=['a', '']: expected {WORDS}"),
+        ({"words": ["abcd"]}, f"top.words=['abcd']: expected {WORDS}"),
+        ({"words": "abc"}, f"top.words='abc': expected {WORDS}"),
     ],
 )
 def test_each_mistake_names_key_value_and_what_is_allowed(
@@ -115,7 +130,9 @@ def test_unknown_and_missing_keys() -> None:
     values = {key: value for key, value in GOOD.items() if key != "count"}
     problems: list[str] = []
     assert build(Outer, {**values, "cuont": 3, "inner": {"rate": 1, "x": 1}}, "", problems) is None
-    keys = "count, share, flag, name, kind, limit, inner, maybe, free, items, anything"
+    keys = (
+        "count, share, flag, name, kind, limit, inner, maybe, free, items, short, words, anything"
+    )
     assert problems == [
         f"cuont=3: no such key. Did you mean count? Keys here: {keys}",
         "count: missing (how many)",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from noisyexp.cli.compose import check
-from noisyexp.errors import NoisyexpError
+from noisyexp.errors import ConfigError, NoisyexpError
 from noisyexp.records.config_hash import config_hash
 from noisyexp.training import RunSpec, execute
 
@@ -168,6 +168,139 @@ def test_a_server_that_says_no(
     with server(knows) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)
         one_line_or_offline(said, tmp_path, make_spec, lambda: capsys.readouterr().err)
+
+
+def not_started(choice: str, folder: Path, make_spec: Callable[..., RunSpec]) -> str:
+    """Why a run with logger.wandb=choice failed, as it is said and as its record has it."""
+    spec = make_spec(folder, act="reference", keys={"logger.wandb": choice})
+    with pytest.raises(NoisyexpError) as caught:
+        execute(spec)
+    assert caught.value.exit_code == 1
+    record = json.loads((spec.folder / "run.json").read_text())
+    assert (record["status"], record["reason"]) == ("failed", str(caught.value))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("choice", ["offline", "online", "auto"])
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RUN_ID", "a/b:c", "Run ID cannot contain the characters: :;,#?/'"),
+        (
+            "BASE_URL", "nonsense",
+            "base_url: Input should be a valid URL, relative URL without a base",
+        ),
+        (
+            "TAGS", "",
+            "run_tags: Tag at index 0 is empty. Tags must be between 1 and 64 characters",
+        ),
+        (
+            "MODE", "nonsense",
+            "mode: Input should be 'online', 'offline', 'shared', 'disabled', 'dryrun' or 'run'",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_are_refused(
+    choice: str,
+    variable: str,
+    value: str,
+    said: str,
+    tmp_path: Path,
+    make_spec: Callable[..., RunSpec],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A login would not help, and offline they are refused too."""
+    monkeypatch.setenv(f"WANDB_{variable}", value)
+    refused = f"Weights & Biases refuses its settings: {said}"
+    assert not_started(choice, tmp_path, make_spec) == refused
+    assert "Weights & Biases" not in capsys.readouterr().err
+
+
+def test_a_start_that_fails_otherwise(
+    tmp_path: Path, make_spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def init(**_: Any) -> None:
+        raise wandb.errors.Error("its other process is gone\nand more")
+
+    monkeypatch.setattr(wandb, "init", init)
+    expected = "Weights & Biases does not start: its other process is gone"
+    assert not_started("offline", tmp_path, make_spec) == expected
+    assert not_started("auto", tmp_path, make_spec) == expected
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline", "dryrun"])
+def test_a_mode_in_the_environment_that_contradicts(
+    mode: str,
+    tmp_path: Path,
+    make_spec: Callable[..., RunSpec],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SOME_KEY)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert not_started("online", tmp_path, make_spec) == (
+        f"Weights & Biases: logger.wandb=online, but the environment has WANDB_MODE={mode}: unset "
+        "it, or use logger.wandb=offline (`wandb sync` uploads later)"
+    )
+    if mode != "disabled":
+        return
+    spec = make_spec(tmp_path, act="reference", keys={"logger.wandb": "auto"})
+    assert execute(spec).record["status"] == "complete"
+    line = "Weights & Biases: offline, because the environment has WANDB_MODE=disabled"
+    assert line in capsys.readouterr().err.splitlines()
+    assert list(spec.folder.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_a_mode_in_a_settings_file_that_contradicts(
+    tmp_path: Path, make_spec: Callable[..., RunSpec]
+) -> None:
+    """As `wandb offline` leaves it."""
+    (tmp_path / "CONFIG").mkdir()
+    (tmp_path / "CONFIG" / "settings").write_text("[default]\nmode = offline\n")
+    assert not_started("online", tmp_path, make_spec) == (
+        "Weights & Biases: logger.wandb=online, but its settings file has mode=offline: run "
+        "`wandb online`, or use logger.wandb=offline (`wandb sync` uploads later)"
+    )
+
+
+PROJECT = r"a text (1 to 128 characters, none of / \ # ? % :)"
+TAGS = "a list of texts (1 to 64 characters each)"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        *[("wandb_project", f"'a{character}b'", PROJECT) for character in "/#?%:"],
+        ("wandb_project", r"'a\b'", PROJECT),
+        ("wandb_project", "''", PROJECT),
+        ("wandb_project", "x" * 129, PROJECT),
+        ("wandb_tags", f"[good,{'x' * 65}]", TAGS),
+        ("wandb_tags", "['']", TAGS),
+    ],
+)
+def test_names_that_are_refused(key: str, value: str, expected: str) -> None:
+    """They are W&B's rules, held before anything is written."""
+    with pytest.raises(ConfigError) as caught:
+        check(["task=ptb", "act=nah", "logger=wandb", f"logger.{key}={value}"])
+    (problem,) = caught.value.problems
+    said, _, allowed = problem.partition(": expected ")
+    assert said.startswith(f"logger.{key}=") and allowed == expected
+
+
+def test_the_longest_names_are_taken(tmp_path: Path, make_spec: Callable[..., RunSpec]) -> None:
+    keys = {
+        "logger.wandb": "offline", "logger.wandb_project": "x" * 128,
+        "logger.wandb_tags": ["y" * 64, "a/b"], "logger.wandb_group": "a/b:c " * 40,
+        "logger.wandb_entity": "z" * 200,
+    }  # fmt: skip
+    spec = make_spec(tmp_path, act="reference", keys=keys)
+    assert execute(spec).record["status"] == "complete"
+    (file,) = spec.folder.glob("wandb/offline-run-*/run-*.wandb")
+    runs = [record.run for record in wandb_records(file) if record.HasField("run")]
+    assert (runs[0].project, list(runs[0].tags)) == ("x" * 128, ["y" * 64, "a/b"])
 
 
 @pytest.mark.slow
