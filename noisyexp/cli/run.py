@@ -21,6 +21,7 @@ from noisyexp.cli.config_groups import ROOT_FILE
 from noisyexp.cli.engines.jobs import RunFailedError, objective
 from noisyexp.cli.engines.plugins import register
 from noisyexp.cli.engines.report import sweep_report
+from noisyexp.cli.engines.storage import check_storage
 from noisyexp.cli.engines.sweep import Sweep, begin, complain, say
 from noisyexp.cli.help import SEARCHPATH, key_texts, long_text, short_text
 from noisyexp.cli.named_sweeps import expand_sweeps
@@ -101,11 +102,7 @@ def main(argv: list[str]) -> int:
     multirun = any(flag in argv for flag in MULTIRUN_FLAGS)
     overrides = [argument for argument in argv if argument not in MULTIRUN_FLAGS]
     try:
-        unknown = [argument for argument in overrides if argument.startswith("-")]
-        if unknown:
-            raise ConfigError(
-                [f"{flag}: no such option; see noisyexp run --help" for flag in unknown]
-            )
+        _check_flags(overrides)
         unused = Unused()
         specs = check(overrides, once=True, unused=unused)
         if multirun and torchrun_size() > 1:
@@ -113,6 +110,8 @@ def main(argv: list[str]) -> int:
         if len(specs) > 1 and not multirun:
             raise ConfigError([f"{len(specs)} runs in one command: add -m to sweep over values"])
         _check_start(overrides)
+        if multirun:
+            check_storage(specs[0].command[1:])
     except NoisyexpError as error:
         # Of the processes of a torchrun one on each machine says it.
         if torchrun_size() == 1 or os.environ.get("LOCAL_RANK") == "0":
@@ -145,6 +144,12 @@ def read_words(words: Sequence[str], unused: Unused | None = None) -> list[RunSp
     specs = check(overrides, once=True, unused=unused)
     _check_start(overrides)
     return specs
+
+
+def _check_flags(words: Sequence[str]) -> None:
+    unknown = [word for word in words if word.startswith("-")]
+    if unknown:
+        raise ConfigError([f"{flag}: no such option; see noisyexp run --help" for flag in unknown])
 
 
 def _check_start(overrides: Sequence[str]) -> None:
@@ -248,10 +253,14 @@ def _sweep(argv: list[str], specs: list[RunSpec], unused: Unused) -> int:
         return error.exit_code
     except Exception as error:
         launched = False
+        sweep.leave_out_unstarted()
         if isinstance(error, OSError):
             complain(explain_at(error))
         elif isinstance(error, EXPECTED):
-            complain(spoken(error).strip().splitlines()[0])
+            # The first line tells enough beside a report; Hydra has the reason in its second.
+            whole = isinstance(error, HydraException) or not sweep.list_jobs()
+            text = spoken(error).strip()
+            complain(" ".join(text.split()) if whole else text.splitlines()[0])
         else:
             traceback.print_exc()
     if not launched and not sweep.list_jobs():  # its sweeper failed before the first run

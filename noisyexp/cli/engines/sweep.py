@@ -62,6 +62,15 @@ class Sweep:
         given = [Job(n, spec.command[1:], spec, self.folder) for n, spec in enumerate(self.given)]
         return list({job.spec.folder: job for job in [*given, *self.jobs]}.values())
 
+    def leave_out_unstarted(self) -> None:
+        """Take out the runs of another launcher that have written nothing since the sweep began.
+
+        For a sweeper that failed: they are what the command was checked with, and nobody may have
+        asked for them. Of our launchers those are out since they were made, if they were.
+        """
+        since = self.started.timestamp()
+        self.given = [spec for spec in self.given if _written(spec.folder / "run.json") >= since]
+
     def write(self) -> str:
         """Write `sweep.json`; returns where it is or why it is not."""
         path = self.folder / "sweep.json"
@@ -76,6 +85,14 @@ class Sweep:
         except OSError as error:  # the runs' own messages say more
             return f"no list: {path}: {error.strerror or error}"
         return f"list in {path}"
+
+
+def _written(path: Path) -> float:
+    """When a file was last written, 0 if it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0
 
 
 def _entry(job: Job) -> dict[str, Any]:

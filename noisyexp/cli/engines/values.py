@@ -1,7 +1,8 @@
 """What the keys of launchers and sweepers take, checked before anything starts.
 
 Hydra hands the values on as they are: n_jobs=two fails within a launcher, and with
-array_parallelism=0 a sweep would wait for ever.
+array_parallelism=0 a sweep would wait for ever. Optuna asks for all trials of a batch before the
+first run, so that a giant batch would be silent for hours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from noisyexp.cli.sweep_space import MAX_JOBS
 from noisyexp.schema import closest
 
 
@@ -28,13 +30,16 @@ class Rule(NamedTuple):
         )
 
 
-def _whole(least: int, *others: int | None, words: str = "") -> Rule:
-    """A whole number of at least `least`, or one of `others`."""
+def _whole(least: int, *others: int | None, words: str = "", most: int | None = None) -> Rule:
+    """A whole number of at least `least` and at most `most`, or one of `others`."""
 
     def takes(value: Any) -> bool:
-        return value in others or (type(value) is int and value >= least)
+        if value in others:
+            return True
+        return type(value) is int and least <= value and (most is None or value <= most)
 
-    return Rule(f"expected a whole number of at least {least}{words}", takes)
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+    return Rule(f"expected a whole number {bounds}{words}", takes)
 
 
 def _number(*others: None, words: str = "", least: float = 0, most: float | None = None) -> Rule:
@@ -126,7 +131,8 @@ ELSEWHERE = {
 }
 """Words for sbatch that have a key of the launcher, or that it says itself."""
 
-SEED = _whole(0, None, words=", or null")
+SEED = _whole(0, None, words=", or null", most=2**32 - 1)
+"""What NumPy's generators take."""
 
 RULES: dict[str, dict[str, Rule]] = {
     "LocalLauncher": {"n_jobs": _whole(1, -1, words=", or -1 for as many as there is room for")},
@@ -147,16 +153,16 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "BasicSweeper": {"max_batch_size": _whole(1, None, words=", or null for all runs at once")},
     "OptunaSweeper": {
-        "n_trials": _whole(1),
-        "n_jobs": _whole(1),
+        "n_trials": _whole(1, most=MAX_JOBS),
+        "n_jobs": _whole(1, most=MAX_JOBS),
         "max_failure_rate": _number(most=1),
         "storage": _like(r"\w[\w+]*://.*", "expected an address, as sqlite:///study.db").or_null(),
         "study_name": _text("rates").or_null(),
         "sampler.seed": SEED,
-        "sampler.n_startup_trials": _whole(0),
-        "sampler.n_ei_candidates": _whole(1),
-        "sampler.n_ehvi_candidates": _whole(1),
-        "sampler.population_size": _whole(2),
+        "sampler.n_startup_trials": _whole(0, most=MAX_JOBS),
+        "sampler.n_ei_candidates": _whole(1, most=MAX_JOBS),
+        "sampler.n_ehvi_candidates": _whole(1, most=MAX_JOBS),
+        "sampler.population_size": _whole(2, most=MAX_JOBS),
     },
 }
 """By the class of a launcher or sweeper; those that are not here check their keys themselves."""
