@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,8 @@ def find_trained(place: str | Path, weights: str | None = None) -> Trained:
         CheckpointError: no such checkpoint, or a damaged one.
     """
     folder = Path(place)
-    if not folder.is_dir() and str(place) in weights_file.names():
+    # os.path: a name that is too long is no folder, and no error either.
+    if not os.path.isdir(folder) and str(place) in weights_file.names():
         file = weights_file.find(str(place))
         record, config, digest = _recorded(file.with_suffix(".json"), file)
         state = weights_file.read(file)

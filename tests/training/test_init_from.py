@@ -74,5 +74,9 @@ def test_weights_that_do_not_fit_are_one_message(first: Path, tmp_path: Path) ->
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="init_from=nowhere: nowhere is not the folder of a run"):
         spec(tmp_path, "act=reference", "init_from=nowhere")
+    with pytest.raises(
+        ConfigError, match="is not the folder of a run: run\\.json: File name too long"
+    ):
+        spec(tmp_path, "act=reference", f"init_from={'a' * 300}")
     with pytest.raises(ConfigError, match="init_weights: filled in by init_from"):
         spec(tmp_path, "act=reference", "init_weights=0123")
