@@ -23,6 +23,9 @@ def target_problems(hydra: Mapping[str, Any]) -> Iterator[str]:
     Args:
         hydra: the section `hydra` of a composed configuration.
     """
+    from noisyexp.cli.engines.plugins import register  # which imports what calls this
+
+    register()
     known = Plugins.instance().class_name_to_class
     for name, kind in KINDS.items():
         target = str(hydra[name]["_target_"])
