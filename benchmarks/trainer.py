@@ -100,13 +100,13 @@ def main() -> int:
         "machine": describe_machine(torch.device("cpu")),
         "torch": torch.__version__,
         "import_torch_s": import_seconds("torch"),
-        "import_noisyexp_s": import_seconds("noisyexp"),
+        "import_noisyexp_s": import_seconds("noisyexp.nn"),  # the package alone imports no torch
         "step": step_milliseconds(),
         "step_setting": f"2 x 64 LSTM, B = T = 20, 200 words; {ROUNDS} rounds of {STEPS} steps",
     }
     step = result["step"]
     print(
-        f"import: torch {result['import_torch_s']:.2f} s, noisyexp (torch included) "
+        f"import: torch {result['import_torch_s']:.2f} s, noisyexp.nn (torch included) "
         f"{result['import_noisyexp_s']:.2f} s\n"
         f"step: bare loop {step['bare_ms']:.2f} ms, trainer {step['trainer_ms']:.2f} ms, "
         f"overhead {step['overhead_ms']:.3f} ms"
