@@ -274,7 +274,8 @@ def captions_page(pictures: Mapping[str, Sequence[Picture]]) -> str:
     for name, drawn in pictures.items():
         if not drawn:
             continue
-        title = name.replace("table", "Table ").replace("fig", "Figure ").replace("mech", "Mech")
+        title = name.replace("table", "Table ").replace("fig", "Figure ")
+        title = title[0].upper() + title[1:]
         blocks.append(f"## {title}")
         for picture in drawn:
             blocks += [f"![{title}]({picture.stem}.png)", picture.caption]
