@@ -7,12 +7,17 @@ tensors, dispatch modes) it goes by an operator, which a graph can hold. Both ru
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from noisyexp.kernels import cpu, cuda
 from noisyexp.kernels.backend import Backend, notice, switched_off
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 BACKENDS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda}
 """By torch's name of the kind of device. All that differs between devices is asked there."""
@@ -21,6 +26,16 @@ PLAIN, DIRECT, OPERATOR = range(3)
 
 DTYPES = (torch.float32, torch.float64)
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """Marks a function for torch.compile: its result is a constant of the graph.
+
+    As `torch.compiler.assume_constant_result`, which does this alone but imports the compiler
+    first, and so takes as long as to import torch.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def backend_of(tensor: Tensor) -> Backend:
@@ -117,19 +132,19 @@ def way(*tensors: Tensor | None) -> int:
     return DIRECT
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def _ready(kind: str, index: int | None) -> bool:
     """Whether the kernels can be had now; a graph takes the answer of its making."""
     return BACKENDS[kind].runs(index)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def exporting_to_onnx() -> bool:
     """Whether an ONNX exporter is at work: it knows none of our operators, but the plain code."""
     return bool(torch.onnx.is_in_onnx_export())
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def _say(reason: str) -> None:
     if not switched_off():
         notice(reason)

@@ -37,7 +37,7 @@ def half_dtype(*tensors: Tensor | None) -> torch.dtype | None:
     return dtypes.pop() if len(dtypes) == 1 and torch.float32 not in dtypes else None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@dispatch.constant_in_graphs
 def operand_dtype(half: torch.dtype, device: torch.device) -> torch.dtype | None:
     """The dtype that operands are rounded to there, None for none.
 

@@ -6,7 +6,9 @@ compared with. Shapes: T steps, B sequences, H units, D directions (1 or 2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +22,18 @@ from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
 from noisyexp.nn.equations import State
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
+
+
+@cache
+def _outside_graphs() -> Callable[..., Any]:
+    """The forward pass, none of whose functions torch.compile looks at.
+
+    Unless its `allow_rnn` is set, torch.compile leaves modules of torch.nn.LSTM and GRU out of its
+    graphs, and would then make graphs of the functions that they call, one by one. Made once the
+    compiler has been imported: to import it takes as long as to import torch.
+    """
+    disabled: Callable[..., Any] = torch.compiler.disable(NoisyRecurrent._forward)  # type: ignore[no-untyped-call]
+    return disabled
 
 
 class NoisyRecurrent(NoisyModule):
@@ -75,7 +89,9 @@ class NoisyRecurrent(NoisyModule):
         x = input.data if isinstance(input, PackedSequence) else input
         if self.runs_torch(self.first_units, x, self.weight_ih_l0):
             return super().forward(input, hx)
-        return self._forward(input, hx) if torch.compiler.is_compiling() else self._eager(input, hx)
+        if not torch.compiler.is_compiling() and "torch._dynamo" in sys.modules:
+            return _outside_graphs()(self, input, hx)
+        return self._forward(input, hx)
 
     def _forward(self, input: Tensor | PackedSequence, hx: Any) -> Any:
         x = input.data if isinstance(input, PackedSequence) else input
@@ -100,10 +116,6 @@ class NoisyRecurrent(NoisyModule):
         if not batched:
             return output.squeeze(1), self._as_state(tuple(s.squeeze(1) for s in final))
         return output.transpose(0, 1) if self.batch_first else output, self._as_state(final)
-
-    # Unless its `allow_rnn` is set, torch.compile leaves modules of torch.nn.LSTM and GRU out of
-    # its graphs, and would then make graphs of the functions that they call, one by one.
-    _eager = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
 
     def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         x, lengths = pad_packed_sequence(input)
