@@ -177,7 +177,7 @@ def map_unit(x: Tensor, p: Tensor | None, activation: K.Activation) -> Tensor:
     value = torch.empty_like(x)
     point_to_p(activation, p)
     run = backend_of(x).function("unit_map", x)
-    run(activation, _size(x), x.data_ptr(), value.data_ptr(), None, None)
+    run(activation, unit_size(x), x.data_ptr(), value.data_ptr(), None, None)
     return value
 
 
@@ -189,7 +189,7 @@ def map_unit_back(
     kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and p, all contiguous; that of x is written over `kept` of forward."""
-    size, backend = _size(x), backend_of(x)
+    size, backend = unit_size(x), backend_of(x)
     # Another thread may be in this graph's backward, too.
     activation = K.Activation.from_buffer_copy(activation)
     sums = None if p is None else x.new_zeros(backend.sums_for_p(size.threads), size.units)
@@ -204,7 +204,8 @@ def map_unit_back(
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
 
-def _size(x: Tensor) -> K.Shape:
+def unit_size(x: Tensor) -> K.Shape:
+    """The shape of x, (..., units), as the kernels of a unit take it."""
     sizes = blocks_rows_units(x.shape)
     return K.Shape(*sizes, backend_of(x).parts_of_map(*sizes))
 
@@ -228,7 +229,7 @@ class _Unit(torch.autograd.Function):
             return map_unit(x, p, activation)
         point_to_p(activation, p)
         value, kept = torch.empty_like(x), torch.empty_like(x)
-        backend_of(x).function("unit_keep", x)(activation, _size(x), *addresses(x, value, kept))
+        backend_of(x).function("unit_keep", x)(activation, unit_size(x), *addresses(x, value, kept))
         ctx.save_for_backward(x, p, given, kept)
         return value
 

@@ -214,15 +214,19 @@ def shared_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody has hooks on the calls of a module."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def call(layer: nn.Linear, x: Tensor) -> Tensor:
     """`layer(x)`, its weight shared where the layer is torch's and nobody watches its calls."""
-    watched = (
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-    )
-    if type(layer) is nn.Linear and not watched:
+    if type(layer) is nn.Linear and not is_watched(layer):
         return shared_linear(x, layer.weight, layer.bias)
     y: Tensor = layer(x)
     return y

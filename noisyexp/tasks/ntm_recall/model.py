@@ -10,8 +10,9 @@ from torch.nn.functional import linear
 
 from noisyexp.activations import ActivationSpec, draws_apart
 from noisyexp.nn import NoisyLSTMCell
+from noisyexp.nn.fused_machine import MachineWeights, can_fuse_machine, fused_machine
 from noisyexp.nn.memory import MemoryHeads, MemoryState
-from noisyexp.nn.shared import shared_linear, shared_weights
+from noisyexp.nn.shared import is_watched, shared_linear, shared_weights
 
 State = tuple[Tensor, ...]
 
@@ -150,8 +151,10 @@ class NTM(nn.Module):
             (T - first, B, outputs).
         """
         controller: Controller = self.controller
-        state = controller.first_state(x.shape[1])
         memory: MemoryState = self.memory.first_state(x.shape[1])
+        if weights is None and (found := self._at_once(x, memory)) is not None:
+            return self.output(torch.cat([part[first:] for part in found], -1))  # type: ignore[no-any-return]
+        state = controller.first_state(x.shape[1])
         features = []
         with shared_weights():
             for step, projected in enumerate(controller.project(x).unbind(0)):
@@ -163,3 +166,16 @@ class NTM(nn.Module):
                     weights.append(memory.weights.detach())
         scores: Tensor = self.output(torch.stack(features))
         return scores
+
+    def _at_once(self, x: Tensor, memory: MemoryState) -> tuple[Tensor, Tensor] | None:
+        """Outputs of the controller and what was read, of all steps, where kernels have them."""
+        controller, heads = self.controller, self.memory
+        layers = (controller, heads, heads.map)
+        if tuple(map(type, layers)) != (FeedForward, MemoryHeads, nn.Linear) or any(
+            map(is_watched, layers)
+        ):
+            return None
+        (read,) = controller.first_state(x.shape[1])
+        weights = MachineWeights(read, heads.map.weight, heads.map.bias)
+        given = controller.unit, controller.project(x), weights, memory, heads.write_heads
+        return fused_machine(*given) if can_fuse_machine(*given) else None
