@@ -11,6 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from noisyexp.activations.ops import UNITS, Encoded, decode, keep, kept, no_gradients
 from noisyexp.kernels.ops import define
+from noisyexp.nn import single
 from noisyexp.nn.equations import CELLS
 from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
@@ -38,11 +39,36 @@ def _forward(
 ) -> tuple[Tensor, ...]:
     """Output (T, B, H), h and c (empty without c) after the last step, and what backward needs."""
     call, ps = _layer_call(arguments)
+    gemm = _single_product(call, x, weights)
+    if gemm is not None:
+        return _forward_single(call, gemm, x, state, _weights(weights), ps)
     with torch.autocast(x.device.type, enabled=False):
         run = forward_pass(choose_products(call, x), call, x, state, _weights(weights), ps)
     h, *rest = run.final_states()
     assert run.gates is not None
     return run.output, h, rest[0] if rest else x.new_empty(0), run.gates, run.cells
+
+
+def _single_product(call: LayerCall, x: Tensor, weights: Sequence[Tensor]) -> int | None:
+    """The routine by which one step of a cell is one call of C, see `single`; None elsewhere."""
+    if len(x) != 1 or call.mask is not None or call.operands is not None:
+        return None
+    return single.product_for(x[0], _weights(weights))
+
+
+def _forward_single(
+    call: LayerCall, gemm: int, x: Tensor, state: Sequence[Tensor], weights: Weights,
+    ps: Sequence[Tensor | None],
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """As `_forward`; no two results share memory."""
+    h, *rest = (part.contiguous() for part in state)
+    start = h, rest[0] if rest else None
+    (output, *c), (gates, cells) = single.forward(
+        call, gemm, x[0].contiguous(), *start, weights, ps
+    )
+    cells = c[0].clone() if cells is None else cells
+    gates, final = gates[: len(h)], c[0] if c else x.new_empty(0)
+    return output.clone()[None], output, final, gates[None], cells[None]
 
 
 def _forward_fake(
@@ -69,6 +95,18 @@ def _backward(
     """
     call, ps = _layer_call(arguments)
     output, gates, cells = of_forward
+    gemm = _single_product(call, x, weights)
+    if gemm is not None:
+        d_output, d_final, d_c = grads
+        parts = [d for d in (None if d_output is None else d_output[0], d_final) if d is not None]
+        d_h = parts[0] + parts[1] if len(parts) == 2 else next(iter(parts), None)
+        h, *rest = (part.contiguous() for part in state)
+        found, d_ps = single.backward(
+            call, gemm, x[0].contiguous(), h, rest[0] if rest else None, _weights(weights),
+            (gates[0].contiguous(), None if rest else cells[0].contiguous()), ps, (d_h, d_c),
+            (wants[0], wants[1], wants[1], True, True),
+        )  # fmt: skip
+        return _found(found, d_ps, x, len(state), len(weights))
     flat = x.reshape(x.shape[0] * x.shape[1], -1)
     h_start, *rest = (part.contiguous() for part in state)
     run = Forward(
@@ -78,12 +116,20 @@ def _backward(
     products = choose_products(call, x)
     d_gates = torch.empty_like(gates[0] if products.keeps_gates else gates)
     with torch.autocast(x.device.type, enabled=False):
-        (d_x, d_h, d_c, *d_weights), d_ps = backward_pass(
-            products, run, grads, (wants[0], wants[1]), d_gates
-        )
-    found = [d_x, d_h, *([d_c] if len(state) == 2 else []), *d_weights[: len(weights)]]
-    found += [d_p for d_p in d_ps if d_p is not None]
-    return [x.new_empty(0) if d is None else d.contiguous() for d in found]
+        found, d_ps = backward_pass(products, run, grads, (wants[0], wants[1]), d_gates)
+    return _found(found, d_ps, x, len(state), len(weights))
+
+
+def _found(
+    found: Sequence[Tensor | None], d_ps: Sequence[Tensor | None], x: Tensor, states: int,
+    weights: int,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients as the operator gives them: those of c and of biases only where there are some."""
+    d_x, d_h, d_c, *d_weights = found
+    d_x = None if d_x is None else d_x.view(x.shape)
+    given = [d_x, d_h, *([d_c] if states == 2 else []), *d_weights[:weights]]
+    given += [d_p for d_p in d_ps if d_p is not None]
+    return [x.new_empty(0) if d is None else d.contiguous() for d in given]
 
 
 def _backward_fake(

@@ -20,7 +20,7 @@ from noisyexp.kernels.cpu import address
 from noisyexp.kernels.derivatives import batching, first_derivatives
 from noisyexp.kernels.dispatch import backend_of
 from noisyexp.nn.layer_call import LayerCall
-from noisyexp.nn.products import TRANSPOSE_ROWS, Weights, gradients_of_p
+from noisyexp.nn.products import TRANSPOSE_ROWS, Weights, gradients_of_p, sum_of_biases
 
 
 def product_for(x: Tensor, weights: Weights) -> int | None:
@@ -51,7 +51,7 @@ def run(
     x, (h, *rest) = x.contiguous(), (part.contiguous() for part in state)
     c = rest[0] if rest else None
     if not torch.is_grad_enabled():
-        return _forward(call, gemm, x, h, c, weights, ps)[0]
+        return forward(call, gemm, x, h, c, weights, ps)[0]
     after: tuple[Tensor, ...] = _Step.apply(  # type: ignore[no-untyped-call]
         call, gemm, x, h, c, *weights, *ps, *tokens
     )
@@ -68,7 +68,7 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         ps = ps[: len(call.activations)]  # what follows are the tokens of shared weights
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
-        after, kept = _forward(call, gemm, x, h, c, weights, ps)
+        after, kept = forward(call, gemm, x, h, c, weights, ps)
         ctx.call, ctx.gemm = call, gemm
         ctx.save_for_backward(x, h, c, *weights, *kept, *ps)
         ctx.set_materialize_grads(False)
@@ -82,11 +82,11 @@ class _Step(torch.autograd.Function):
         x, h, c, *rest = saved
         weights, kept, ps = Weights(*rest[:4]), rest[4:6], rest[6:]
         wants = ctx.needs_input_grad[2:7]
-        found, d_ps = _backward(ctx.call, ctx.gemm, x, h, c, weights, kept, ps, (d_h, d_c), wants)
+        found, d_ps = backward(ctx.call, ctx.gemm, x, h, c, weights, kept, ps, (d_h, d_c), wants)
         return (None, None, *found, *d_ps, None, None)
 
 
-def _forward(
+def forward(
     call: LayerCall, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
     ps: Sequence[Tensor | None],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor | None]]:  # fmt: skip
@@ -120,12 +120,15 @@ def _single_step(
     return single
 
 
-def _backward(
+def backward(
     call: LayerCall, gemm: int, x: Tensor, h: Tensor, c: Tensor | None, weights: Weights,
     kept: Sequence[Tensor | None], ps: Sequence[Tensor | None], grads: Sequence[Tensor | None],
     wants: Sequence[bool],
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:  # fmt: skip
-    """Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh and of every p, as asked for in `wants`."""
+    """Gradients of x, h, c, W_ih, W_hh, b_ih, b_hh and of every p, as asked for in `wants`.
+
+    Of `kept` the gates may also come without their last row.
+    """
     (batch, hidden), adds = h.shape, call.cell.adds
     gates, cells = kept
     assert gates is not None
@@ -144,6 +147,9 @@ def _backward(
         d_gates=d_gates, d_recurrent=d_recurrent, d_carry=carry,
     )  # fmt: skip
     layer.sums_apart = 0 if parts == 1 else hidden
+    bias = sum_of_biases(call, weights) if len(gates) == batch else None
+    if bias is not None:
+        layer.bias = bias.data_ptr()
     single = _single_step(call, gemm, "backward", x, weights, gates, layer)
     at_once = [shared is None or batching() for shared in call.shared]
     like = (x, h, weights.w_ih, weights.w_hh)
