@@ -181,14 +181,34 @@ def map_unit(x: Tensor, p: Tensor | None, activation: K.Activation) -> Tensor:
     return value
 
 
+def keep_unit(x: Tensor, p: Tensor | None, activation: K.Activation) -> tuple[Tensor, Tensor]:
+    """phi(x), x contiguous, and one number for each of x by which backward makes no noise again."""
+    value, kept = torch.empty_like(x), torch.empty_like(x)
+    point_to_p(activation, p)
+    run = backend_of(x).function("unit_keep", x)
+    run(activation, unit_size(x), *addresses(x, value, kept))
+    return value, kept
+
+
+def may_keep(unit: Activation, x: Tensor) -> bool:
+    """Whether `keep_unit` is for this unit, whose draws have keys, on this x.
+
+    Without a draw backward costs little; a clip is not in what is kept.
+    """
+    return (
+        x.numel() <= KEPT_NUMBERS and not unit.clip_output and dispatch.has("unit_keep", x.device)
+    )
+
+
 def map_unit_back(
     d_value: Tensor,
     x: Tensor,
     p: Tensor | None,
     activation: K.Activation,
     kept: Tensor | None = None,
+    over: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of x and p, all contiguous; that of x is written over `kept` of forward."""
+    """Gradients of x and p, all contiguous; with `over` that of x is written over `kept`."""
     size, backend = unit_size(x), backend_of(x)
     # Another thread may be in this graph's backward, too.
     activation = K.Activation.from_buffer_copy(activation)
@@ -198,8 +218,8 @@ def map_unit_back(
         d_x = torch.empty_like(x)
         name, arrays = "unit_map", addresses(x, None, d_value, d_x)
     else:
-        d_x = kept
-        name, arrays = "unit_back_kept", addresses(x, kept, d_value, kept)
+        d_x = kept if over else torch.empty_like(x)
+        name, arrays = "unit_back_kept", addresses(x, kept, d_value, d_x)
     backend.function(name, x)(activation, size, *arrays)
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
 
@@ -227,9 +247,7 @@ class _Unit(torch.autograd.Function):
         if not keeps:
             ctx.save_for_backward(x, p, given, None)
             return map_unit(x, p, activation)
-        point_to_p(activation, p)
-        value, kept = torch.empty_like(x), torch.empty_like(x)
-        backend_of(x).function("unit_keep", x)(activation, unit_size(x), *addresses(x, value, kept))
+        value, kept = keep_unit(x, p, activation)
         ctx.save_for_backward(x, p, given, kept)
         return value
 
@@ -284,8 +302,6 @@ def fused_unit(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
     activation, x = kernel_activation(unit, draws), x.contiguous()
     if not (torch.is_grad_enabled() and (x.requires_grad or (p is not None and p.requires_grad))):
         return map_unit(x, p, activation)
-    # Without a draw backward costs little; and a clip is not in what is kept.
-    drawn = isinstance(draws, DrawKey) and not activation.clip
-    keeps = drawn and x.numel() <= KEPT_NUMBERS and "unit_keep" in backend_of(x).KERNELS
+    keeps = isinstance(draws, DrawKey) and may_keep(unit, x)
     value: Tensor = _Unit.apply(x, p, activation, given, keeps)  # type: ignore[no-untyped-call]
     return value

@@ -15,6 +15,7 @@ from torch import Tensor
 from noisyexp.activations import fused
 from noisyexp.activations.noise import NoiseSource, fresh_keys
 from noisyexp.kernels import bindings as K
+from noisyexp.kernels import dispatch
 from noisyexp.kernels.ops import define
 from noisyexp.kernels.philox import DrawKey
 
@@ -127,22 +128,32 @@ def decode(
     return activations, all_ps, all_given
 
 
-def _unit(x: Tensor, *units: Any) -> Tensor:
+def _unit(x: Tensor, keeps: bool, *units: Any) -> tuple[Tensor, Tensor]:
+    """The value and, with `keeps`, what `keep_unit` keeps for backward."""
     (activation,), (p,), _given = decode(Encoded(*units))
-    return fused.map_unit(x.contiguous(), p, activation)
+    if keeps:
+        return fused.keep_unit(x.contiguous(), p, activation)
+    return fused.map_unit(x.contiguous(), p, activation), x.new_empty(0)
 
 
-def _unit_fake(x: Tensor, *units: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def _unit_fake(x: Tensor, keeps: bool, *units: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape if keeps else 0)
 
 
-def _unit_back(d_value: Tensor, x: Tensor, *units: Any) -> tuple[Tensor, Tensor]:
+def _unit_back(
+    d_value: Tensor, x: Tensor, kept: Tensor, keeps: bool, *units: Any
+) -> tuple[Tensor, Tensor]:
     (activation,), (p,), _given = decode(Encoded(*units))
-    d_x, d_p = fused.map_unit_back(d_value.contiguous(), x.contiguous(), p, activation)
+    of_forward = kept.contiguous() if keeps else None
+    d_x, d_p = fused.map_unit_back(
+        d_value.contiguous(), x.contiguous(), p, activation, of_forward, over=False
+    )
     return d_x, x.new_empty(0) if d_p is None else d_p
 
 
-def _unit_back_fake(d_value: Tensor, x: Tensor, *units: Any) -> tuple[Tensor, Tensor]:
+def _unit_back_fake(
+    d_value: Tensor, x: Tensor, kept: Tensor, keeps: bool, *units: Any
+) -> tuple[Tensor, Tensor]:
     ps = Encoded(*units).ps
     return x.new_empty(x.shape), x.new_empty(ps[0].shape if ps else 0)
 
@@ -171,26 +182,40 @@ def no_gradients(encoded: Encoded, d_ps: Sequence[Tensor | None]) -> tuple[Any, 
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    keep(ctx, inputs[:1], Encoded(*inputs[1:]))
+    x, ctx.keeps, *units = inputs
+    keep(ctx, [x, output[1]], Encoded(*units))
+    ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, d_value: Tensor) -> tuple[Any, ...]:
-    (x,), encoded = kept(ctx)
-    d_x, d_p = torch.ops.noisyexp.unit_backward(d_value, x, *encoded)
-    return d_x, *no_gradients(encoded, [d_p] if encoded.ps else [])
+def _gradients(ctx: Any, d_value: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    (x, of_forward), encoded = kept(ctx)
+    if d_value is None:
+        return None, None, *no_gradients(encoded, [None] * len(encoded.ps))
+    d_x, d_p = torch.ops.noisyexp.unit_backward(d_value, x, of_forward, ctx.keeps, *encoded)
+    return d_x, None, *no_gradients(encoded, [d_p] if encoded.ps else [])
 
 
 define(
     "unit_backward",
-    f"(Tensor d_value, Tensor x, {UNITS}) -> (Tensor, Tensor)",
+    f"(Tensor d_value, Tensor x, Tensor kept, bool keeps, {UNITS}) -> (Tensor, Tensor)",
     _unit_back,
     _unit_back_fake,
 )
-define("unit", f"(Tensor x, {UNITS}) -> Tensor", _unit, _unit_fake, _gradients, _setup)
+define(
+    "unit",
+    f"(Tensor x, bool keeps, {UNITS}) -> (Tensor, Tensor)",
+    _unit,
+    _unit_fake,
+    _gradients,
+    _setup,
+)
 
 
 def unit_in_graph(unit: Activation, x: Tensor, noise: Tensor | None) -> Tensor:
     """phi(x, noise) by an operator; call it where `can_fuse` says `OPERATOR`."""
     encoded = encode([unit], x.shape, x, noise)
-    value: Tensor = torch.ops.noisyexp.unit(x.contiguous(), *encoded)
-    return value
+    # An exported graph is for every size of x, and `may_keep` asks for it.
+    trains = torch.is_grad_enabled() and not dispatch.exporting()
+    keeps = encoded.keys is not None and trains and fused.may_keep(unit, x)
+    found: tuple[Tensor, Tensor] = torch.ops.noisyexp.unit(x.contiguous(), keeps, *encoded)
+    return found[0]

@@ -138,6 +138,12 @@ def _ready(kind: str, index: int | None) -> bool:
     return BACKENDS[kind].runs(index)
 
 
+def exporting() -> bool:
+    """Whether torch.export is at work; torch before 2.7 does not tell it from torch.compile."""
+    ask = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(ask())
+
+
 @constant_in_graphs
 def exporting_to_onnx() -> bool:
     """Whether an ONNX exporter is at work: it knows none of our operators, but the plain code."""

@@ -10,7 +10,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import pack_sequence
 
 from noisyexp import NoisyGRU, NoisyGRUCell, NoisyLSTM, NoisyLSTMCell, make_activation
-from noisyexp.activations import ActivationSpec, NoiseSource, attach_noise, set_noise_level
+from noisyexp.activations import (
+    ActivationSpec,
+    NoiseSource,
+    attach_noise,
+    fused,
+    set_noise_level,
+)
 from noisyexp.kernels import library
 from noisyexp.nn.attention import AdditiveAttention
 
@@ -75,6 +81,21 @@ def test_a_whole_graph_gives_the_numbers_of_eager_code(
     assert torch.equal(first(compiled(x)), one)
     module.eval()
     assert_same([first(compiled(x))], [first(module(x))])
+
+
+@pytest.mark.parametrize("variant", ["nah", "nan", "nani", "nanil"])
+def test_a_unit_in_a_graph_keeps_its_noise_for_backward_if_it_is_small(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients of both ways are those of eager code."""
+    module, x = make_activation("tanh", variant, 4), 2 * X
+    expected = gradients(module, module, x)
+    for limit, keeps in ((X.numel(), True), (X.numel() - 1, False)):
+        monkeypatch.setattr(fused, "KEPT_NUMBERS", limit)
+        torch._dynamo.reset()
+        compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+        assert_same(gradients(module, compiled, x), expected)
+        assert fused.may_keep(module, x) is keeps
 
 
 def test_a_source_decides_the_noise_of_a_graph(rnn_in_graphs: None) -> None:

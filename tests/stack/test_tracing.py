@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from noisyexp import NoisyGRU, NoisyLSTM, NoisyLSTMCell, make_activation
 from noisyexp.activations import NoiseSource, attach_noise
+from noisyexp.activations.fused import KEPT_NUMBERS
 from noisyexp.kernels import library
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels")
@@ -42,6 +43,20 @@ def test_export(layer: Any, training: bool) -> None:
         found.append([value, *torch.autograd.grad(value.square().sum(), weights)])
     assert_same(*found)
     assert torch.equal(first(exported(LONGER)), first(exported(LONGER))) is not training
+
+
+@needs_kernels
+def test_an_exported_unit_takes_more_numbers_than_are_kept_for_backward() -> None:
+    unit = make_activation("tanh", "nah", 4)
+    sizes = {"x": {0: torch.export.Dim("B", min=1, max=10**6)}, "noise": None}
+    exported = torch.export.export(unit, (X[0], None), dynamic_shapes=sizes).module()
+    x = torch.linspace(-3, 3, KEPT_NUMBERS + 4).view(-1, 4).requires_grad_()
+    found = []
+    for call in (unit, exported):
+        torch.manual_seed(1)
+        value = call(x, None)
+        found.append([value, *torch.autograd.grad(value.square().sum(), [x, call.p])])
+    assert_same(*found)
 
 
 @needs_kernels
