@@ -225,9 +225,14 @@ def map_unit_back(
 
 
 def unit_size(x: Tensor) -> K.Shape:
-    """The shape of x, (..., units), as the kernels of a unit take it."""
-    sizes = blocks_rows_units(x.shape)
-    return K.Shape(*sizes, backend_of(x).parts_of_map(*sizes))
+    """The shape of x, (..., units), as the kernels of a unit take it; they only read it."""
+    return _unit_size(x.shape, x.device.type, torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_size(shape: torch.Size, kind: str, threads: int) -> K.Shape:
+    sizes = blocks_rows_units(shape)
+    return K.Shape(*sizes, dispatch.BACKENDS[kind].parts_of_map(*sizes))
 
 
 class _Unit(torch.autograd.Function):
