@@ -23,12 +23,13 @@ from noisyexp.nn.replace_choice import (
     check_selection,
     concerned,
     describe,
-    head,
     leaves,
     names_it,
     obstacle,
     selects,
 )
+from noisyexp.nn.replace_like import Like
+from noisyexp.nn.replace_outputs import Slot, outputs
 from noisyexp.nn.replace_report import Replacement, Report, Skipped
 
 _HOOKS = (
@@ -56,8 +57,13 @@ def replace_activations(
     already gets the new variant and settings, and keeps p where the new one has it. Calls of
     `torch.tanh` in a `forward` cannot be seen.
 
-    A lone unit that is the last module of the model, modules that only reshape aside, is taken for
-    its output and left alone: a noisy sigmoid leaves [0, 1].
+    A lone unit after the last module with parameters, of the model or of one of its branches, is
+    taken for an output and left alone, since a noisy sigmoid leaves [0, 1]: docs/layers.md has the
+    rule. A module that is used in several places is replaced in all of them or in none.
+
+    p of a layer has the dtype of its weights, p of a lone unit that of the nearest weights before
+    it; float32 where these are in half precision and frozen, or unlike most of the model. Where
+    all weights of the layer, or of what holds the unit, are frozen, p is frozen, too.
 
     All is done, or nothing where there is an error. One warning names what was left alone without
     being asked for, and an optimiser that was made before and lacks the new p.
@@ -66,9 +72,11 @@ def replace_activations(
         model: any module tree; a module that is used in several places stays shared.
         variant: name of the unit, or an `ActivationSpec`.
         include: what to replace, all if None: types, names ("encoder.lstm", and what is below),
-            patterns of names ("*.gate"), or functions of path and module; one or several.
+            patterns of names ("*.gate"), or functions of path and module; one or several. One
+            name of a module that has several is enough.
         exclude: what of that to leave alone, in the same form.
-        include_head: whether to replace the output, too; its full name in `include` says the same.
+        include_head: whether to replace outputs, too; for one of them its full name in `include`
+            says the same.
         settings: settings of the units, for example alpha=1.0, c=0.5.
 
     Returns:
@@ -81,33 +89,23 @@ def replace_activations(
     """
     spec = _checked(model, variant, settings)
     places = leaves(model)
-    output = None if include_head else head(places)
+    spared = {} if include_head else outputs(model)
     places = [place for place in places if concerned(place)]
     for name, selection in (("include", include), ("exclude", exclude)):
         check_selection(name, selection, places)
-    made = _Made(spec, _like(model))
-    done, skipped = list[Replacement](), list[Skipped]()
-    for place in places:
-        reason = _reason(place, include, exclude, output)
-        if reason is None and not made.plan(place):
-            reason = _DONE
-        if reason is None:
-            done.append(Replacement(place.path, describe(place.module), made.described(place)))
-        else:
-            asked = reason in _ASKED_FOR
-            skipped.append(Skipped(place.path, describe(place.module), reason, asked))
+    made = _Made(spec, Like(model))
+    report = _planned(made, places, include, exclude, spared)
     before = {id(p) for p in noise_parameters(model)}
     made.commit()
-    new = [p for p in noise_parameters(model) if id(p) not in before]
-    _warn(model, skipped, bool(new))
-    return Report(done, skipped)
+    new = [p for p in noise_parameters(model) if id(p) not in before and p.requires_grad]
+    _warn(model, report.skipped, bool(new))
+    return report
 
 
 _NOT_INCLUDED, _EXCLUDED, _DONE = "not included", "excluded", "it is so already"
 _NAMED = 3
 """Modules that a warning names."""
-_ASKED_FOR = (_NOT_INCLUDED, _EXCLUDED, _DONE)
-"""Reasons to leave a place alone that need no warning."""
+_FROZEN = "p frozen like the weights: p.requires_grad_() lets it learn"
 
 
 def _checked(
@@ -125,15 +123,56 @@ def _checked(
     return spec
 
 
-def _reason(place: Place, include: Selection, exclude: Selection, output: str | None) -> str | None:
-    """Why a place is left alone, None if it is not."""
-    if include is not None and not selects(include, place):
-        return _NOT_INCLUDED
-    if selects(exclude, place):
-        return _EXCLUDED
-    if place.path == output and not names_it(include, place):
-        return "the model's output: include_head=True replaces it"
-    return obstacle(place.module)
+def _planned(
+    made: _Made,
+    places: list[Place],
+    include: Selection,
+    exclude: Selection,
+    spared: dict[Slot, bool],
+) -> Report:
+    """Make what comes to the places; what is replaced and what is not."""
+    shared: dict[nn.Module, list[Place]] = {}
+    for place in places:
+        shared.setdefault(place.module, []).append(place)
+    done, skipped = list[Replacement](), list[Skipped]()
+    for place in places:
+        reason, asked = _reason(place, shared[place.module], include, exclude, spared)
+        if reason is None and not made.plan(place):
+            reason, asked = _DONE, True
+        old = describe(place.module)
+        if reason is None:
+            done.append(Replacement(place.path, old, made.described(place), made.note(place)))
+        else:
+            skipped.append(Skipped(place.path, old, reason, asked))
+    return Report(done, skipped)
+
+
+def _reason(
+    place: Place,
+    same: list[Place],
+    include: Selection,
+    exclude: Selection,
+    spared: dict[Slot, bool],
+) -> tuple[str | None, bool]:
+    """Why a place is left alone, None if it is not, and whether that was asked for.
+
+    What holds for one of the places of a module, `same`, holds for all: half of it would be two.
+    """
+    if include is not None and not any(selects(include, one) for one in same):
+        return _NOT_INCLUDED, True
+    if any(selects(exclude, one) for one in same):
+        return _EXCLUDED, True
+    ends = [one for one in same if (one.parent, one.name) in spared and not names_it(include, one)]
+    if not ends:
+        return obstacle(place.module), False
+    end = place if place in ends else ends[0]
+    holder = end.path.rpartition(".")[0]
+    is_end = spared[(end.parent, end.name)] or not holder
+    reason = "the model's output" if is_end else f"it ends {holder} and may be an output"
+    if end is not place:
+        reason = f"it is {end.path}, too, {'' if is_end else 'and '}{reason.removeprefix('it ')}"
+    named = ", ".join(f'"{one.path}"' for one in ends)
+    return f'{reason}: include_head=True or include=["*", {named}] replaces it', False
 
 
 def _warn(model: nn.Module, skipped: Sequence[Skipped], has_new_p: bool) -> None:
@@ -167,21 +206,15 @@ def _optimizers_of(model: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _like(model: nn.Module) -> dict[str, Any]:
-    """Device and dtype of lone units: those of the model's first floating parameter."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
-
-
 class _Made:
     """New modules for old ones, made first and put in their places all at once.
 
     Args:
         spec: variant and settings.
-        like: device and dtype of lone units.
+        like: what new p are like.
     """
 
-    def __init__(self, spec: ActivationSpec, like: dict[str, Any]) -> None:
+    def __init__(self, spec: ActivationSpec, like: Like) -> None:
         self.spec, self.like = spec, like
         self._new: dict[nn.Module, nn.Module] = {}
         self._changes: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
@@ -192,7 +225,7 @@ class _Made:
         old = place.module
         if isinstance(old, NoisyModule):
             units = [leaf for leaf in leaves(old) if isinstance(leaf.module, Activation)]
-            changed = [self._plan_unit(unit) for unit in units]
+            changed = [self._plan_unit(unit, old) for unit in units]
             if any(changed) or old.spec.variant != self.spec.variant:
                 self._layers.append(old)
                 return True
@@ -200,7 +233,7 @@ class _Made:
         if isinstance(old, Activation):
             return self._plan_unit(place)
         if old not in self._new:
-            self._new[old] = self._of_torch(old).train(old.training)
+            self._new[old] = self._of_torch(old, place.path).train(old.training)
         self._changes.append((place.parent, place.name, old, self._new[old]))
         return True
 
@@ -209,6 +242,13 @@ class _Made:
         if isinstance(place.module, NoisyModule):
             return f"{type(place.module).__name__}({self.spec.variant})"
         return describe(self._new[place.module])
+
+    def note(self, place: Place) -> str:
+        """What the report adds on a place that was planned."""
+        old = place.module
+        if isinstance(old, NoisyModule | Activation):
+            return ""
+        return _FROZEN if any(not p.requires_grad for p in noise_parameters(self._new[old])) else ""
 
     def commit(self) -> None:
         """Put everything in its place; after an error all is where it was."""
@@ -226,27 +266,46 @@ class _Made:
         for layer in self._layers:
             layer.spec = self.spec
 
-    def _plan_unit(self, place: Place) -> bool:
+    def _plan_unit(self, place: Place, layer: NoisyModule | None = None) -> bool:
         old = place.module
         assert isinstance(old, Activation)
         if old not in self._new:
-            like = self.like if old.p is None else {"device": old.p.device, "dtype": old.p.dtype}
+            if old.p is not None:
+                like = {"device": old.p.device, "dtype": old.p.dtype}
+                frozen = not old.p.requires_grad
+            elif layer is not None:
+                like, frozen = self.like.layer(layer)
+            else:
+                like, frozen = self.like.lone(place.path)
             spec = replace(self.spec, settings={"p_shape": old.p_shape, **self.spec.settings})
             new = spec(old.kind.name, old.num_units, **like).train(old.training)
             if type(new) is type(old) and new.settings() == old.settings():
                 return False
             if new.p is not None and old.p is not None and new.p.shape == old.p.shape:
                 new.p = old.p
+            elif new.p is not None:
+                new.p.requires_grad_(not frozen)
             new.path, new.noise_source, new.backend = old.path, old.noise_source, old.backend
             self._new[old] = new
         self._changes.append((place.parent, place.name, old, self._new[old]))
         return True
 
-    def _of_torch(self, module: nn.Module) -> nn.Module:
+    def _of_torch(self, module: nn.Module, path: str) -> nn.Module:
         """The noisy form of one of torch's modules, with its parameters."""
+        new: nn.Module
         if type(module) in UNITS:
+            like, frozen = self.like.lone(path)
             scalar = replace(self.spec, settings={**self.spec.settings, "p_shape": "scalar"})
-            return scalar(UNITS[type(module)], 1, **self.like)
+            new = scalar(UNITS[type(module)], 1, **like)
+        else:
+            like, frozen = self.like.layer(module)
+            new = self._layer(module)
+        for p in noise_parameters(new):
+            p.requires_grad_(not frozen)
+            p.data = p.data.to(like.get("dtype", p.dtype))
+        return new
+
+    def _layer(self, module: nn.Module) -> nn.Module:
         old: Any = module
         keys = ["input_size", "hidden_size", "bias"]
         if isinstance(module, nn.RNNBase):

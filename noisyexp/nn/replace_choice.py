@@ -26,7 +26,6 @@ LAYERS: dict[type[nn.Module], type[Any]] = {
 }
 _KINDS = (*UNITS, *LAYERS)
 _NO_FORM = (nn.RNN, nn.RNNCell)
-_RESHAPES = (nn.Flatten, nn.Unflatten, nn.Identity)
 
 One: TypeAlias = "type[nn.Module] | str | Callable[[str, nn.Module], bool]"
 Selection: TypeAlias = "One | Iterable[One] | None"
@@ -58,7 +57,7 @@ def leaves(model: nn.Module) -> list[Place]:
             if child is None:
                 continue
             path = prefix + name
-            if not child._modules or isinstance(child, (*_KINDS, NoisyModule, Activation)):
+            if is_leaf(child):
                 yield Place(parent, name, path, child)
             elif child not in seen:
                 seen.add(child)
@@ -68,17 +67,14 @@ def leaves(model: nn.Module) -> list[Place]:
     return list(walk(model, ""))
 
 
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module counts as one, without a look at what is in it."""
+    return not module._modules or isinstance(module, (*_KINDS, NoisyModule, Activation))
+
+
 def concerned(place: Place) -> bool:
     """Whether it has tanh or sigmoid units, as far as its class tells."""
     return isinstance(place.module, (*_KINDS, *_NO_FORM, NoisyModule, Activation))
-
-
-def head(places: list[Place]) -> str | None:
-    """Path of the model's output: its last module, if that is a lone unit; what reshapes aside."""
-    last = next((p for p in reversed(places) if not isinstance(p.module, _RESHAPES)), None)
-    if last is None or not isinstance(last.module, (*UNITS, Activation)):
-        return None
-    return last.path
 
 
 def describe(module: nn.Module) -> str:

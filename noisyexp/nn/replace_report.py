@@ -14,15 +14,17 @@ class Replacement:
         path: where it is in the model.
         old: what was there: its class, and for noisy units the variant.
         new: what is there now.
+        note: what else one should know, empty if nothing.
     """
 
     path: str
     old: str
     new: str
+    note: str = ""
 
     def __str__(self) -> str:
         """One line of a report."""
-        return f"{self.path}: {self.old} -> {self.new}"
+        return f"{self.path}: {self.old} -> {self.new}" + (f", {self.note}" if self.note else "")
 
 
 @dataclass(frozen=True)
