@@ -10,7 +10,7 @@ from stack_helpers import assert_same, first
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from noisyexp import NoisyGRU, NoisyGRUCell, NoisyLSTMCell, make_activation
+from noisyexp import NoisyGRU, NoisyLSTMCell, make_activation
 from noisyexp.activations import NoiseSource, attach_noise
 
 X = torch.linspace(-4, 4, 12).view(3, 1, 4).sin() * 3
@@ -21,7 +21,6 @@ def modules() -> dict[str, tuple[nn.Module, Tensor]]:
     return {
         "layer": (NoisyGRU(4, 3), X),
         "lstm_cell": (NoisyLSTMCell(4, 3), X[0]),
-        "gru_cell": (NoisyGRUCell(4, 3), X[0]),
         "unit": (make_activation("tanh", "nah", 4), X),
     }
 
@@ -33,8 +32,18 @@ def gradients_of(module: nn.Module) -> Callable[..., list[Tensor]]:
     return lambda params, x: list(grad(loss)(params, x).values())
 
 
-@pytest.mark.parametrize("transform", ["grad", "jvp", "rows of gradients"])
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        ("unit", "jvp"),
+        ("lstm_cell", "rows of gradients"),
+        *((name, "grad") for name in modules()),
+        pytest.param("layer", "jvp", marks=pytest.mark.slow),
+        pytest.param("layer", "rows of gradients", marks=pytest.mark.slow),
+        pytest.param("lstm_cell", "jvp", marks=pytest.mark.slow),
+        pytest.param("unit", "rows of gradients", marks=pytest.mark.slow),
+    ],
+)
 def test_a_graph_has_the_numbers_of_transforms(
     name: str, transform: str, rnn_in_graphs: None
 ) -> None:
@@ -53,7 +62,7 @@ def test_a_graph_has_the_numbers_of_transforms(
         torch.manual_seed(1)
         found.append(function(params, x))
     assert_same(*found)
-    assert all(part.abs().sum() > 0 for part in found[0][-1:])
+    assert sum(float(part.abs().sum()) for part in found[0]) > 0
 
 
 def test_the_kernels_are_in_the_graph_again_after_a_transform() -> None:
