@@ -228,6 +228,8 @@ def _refuse_other_rows() -> None:
 def _has_other_rows() -> bool:
     """Whether a `vmap` at work wants noise of their own for its rows, or none."""
     functorch = torch._C._functorch
+    if functorch.peek_interpreter_stack() is None:  # torch.compile can read this, not the rest
+        return False
     return any(
         interpreter.key() == functorch.TransformType.Vmap
         and functorch.CVmapInterpreterPtr(interpreter).randomness() != functorch.RandomnessType.Same
