@@ -217,7 +217,7 @@ _OF_PROCESS = ("_ticket", "_replay", "_table")
 
 
 def _refuse_other_rows() -> None:
-    if _has_other_rows():
+    if dispatch.transformed() and _has_other_rows():  # torch.compile reads only the first itself
         raise RuntimeError(
             "a NoiseSource gives all rows of torch.func.vmap the same noise: say so with "
             "randomness='same', or detach it with attach_noise(module, None)"
@@ -228,8 +228,6 @@ def _refuse_other_rows() -> None:
 def _has_other_rows() -> bool:
     """Whether a `vmap` at work wants noise of their own for its rows, or none."""
     functorch = torch._C._functorch
-    if functorch.peek_interpreter_stack() is None:  # torch.compile can read this, not the rest
-        return False
     return any(
         interpreter.key() == functorch.TransformType.Vmap
         and functorch.CVmapInterpreterPtr(interpreter).randomness() != functorch.RandomnessType.Same
