@@ -45,8 +45,9 @@ def set_noise_level(model: nn.Module, c: float) -> None:
     for unit in activations(model):
         if not unit.uses_c:
             continue
-        if isinstance(unit.c, nn.Parameter) or "c" in unit._buffers:
-            unit.c.data.fill_(c)
+        kept: Any = unit.c
+        if unit._is_kept_by_torch("c"):
+            kept.data.fill_(c)
         else:
             unit.c = c
 
