@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyexp.activations import functional as F
+from noisyexp.activations import settings as S
 from noisyexp.activations.fused import can_fuse, fused_unit
 from noisyexp.activations.noise import NoiseSource, draw_fresh
 from noisyexp.activations.ops import unit_in_graph
@@ -182,7 +183,32 @@ class Activation(nn.Module):
             return draw_fresh(shape, device)
         return self.noise_source.normal(self.path, shape, device)
 
+    @classmethod
+    def check_setting(cls, name: str, value: Any) -> Any:
+        """A number, flag or text for the setting `name`, as the unit keeps it.
+
+        It is asked at every assignment and when a state dict is loaded. A variant that cannot have
+        every value refuses those here.
+
+        Raises:
+            TypeError: it is of another type.
+            ValueError: it is a number that cannot be.
+        """
+        return S.check_setting(name, value)
+
     def __setattr__(self, name: str, value: Any) -> None:
+        """As torch's module, with settings checked.
+
+        Raises:
+            TypeError, ValueError: see `check_setting`; a number in place of a parameter or buffer.
+        """
+        if name in self.setting_names and not isinstance(value, Tensor):
+            value = self.check_setting(name, value)
+            if self._is_kept_by_torch(name):
+                raise TypeError(
+                    f"{name} of this unit is a parameter or a buffer: set its number by "
+                    f"unit.{name}.data.fill_({value}), or `del unit.{name}` first"
+                )
         super().__setattr__(name, value)
         if name in ("alpha", "c"):
             # A compiled graph reads this tensor at every call, and is made once for all values.
@@ -192,6 +218,16 @@ class Activation(nn.Module):
                 with torch.inference_mode(False):
                     numbers = torch.tensor(both, dtype=torch.float64, device="cpu")
             self.__dict__["alpha_and_c"] = numbers
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name in ("alpha", "c"):  # what is registered under the name next does not say so
+            self.__dict__["alpha_and_c"] = None
+
+    def _is_kept_by_torch(self, name: str) -> bool:
+        """Whether it is a parameter or a buffer: to be learned perhaps, and torch saves it."""
+        kept = self.__dict__  # without both where a subclass sets its own before our __init__
+        return name in kept.get("_parameters", ()) or name in kept.get("_buffers", ())
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """phi(x, xi).
@@ -270,10 +306,8 @@ class Activation(nn.Module):
         settings: dict[str, Any] = self._identity()
         for name in self.setting_names:
             value = getattr(self, name)
-            # Somebody's own, to be learned perhaps: torch saves it, or nobody.
-            kept = name in self._parameters or name in self._buffers
-            if isinstance(value, Tensor) and (kept or value.numel() != 1):
-                continue
+            if isinstance(value, Tensor) and (self._is_kept_by_torch(name) or value.numel() != 1):
+                continue  # somebody's own: torch saves it, or nobody
             number = name in ("alpha", "c") or isinstance(value, Tensor)
             value = value.detach() if isinstance(value, Tensor) else value
             settings[name] = float(value) if number else value
@@ -298,13 +332,17 @@ class Activation(nn.Module):
                     f"{value!r}. Make the model with the settings of the one that was saved, or "
                     f"leave out the keys that end in {EXTRA_STATE} to load all but the settings"
                 )
-        for name in self.setting_names:
-            if name in settings:
-                current = getattr(self, name, None)
-                if isinstance(current, Tensor):
-                    current.data.fill_(settings[name])
-                else:
-                    setattr(self, name, settings[name])
+        try:  # all of them before the first is set
+            named = [name for name in self.setting_names if name in settings]
+            checked = {name: self.check_setting(name, settings[name]) for name in named}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the state dict has settings that cannot be: {error}") from error
+        for name, value in checked.items():
+            current = getattr(self, name, None)
+            if isinstance(current, Tensor):
+                current.data.fill_(value)
+            else:
+                setattr(self, name, value)
 
     def _load_from_state_dict(
         self,
@@ -353,7 +391,7 @@ class Activation(nn.Module):
         """Settings, for `print(model)`."""
         text = f"{self.kind.name}, num_units={self.num_units}"
         if self.uses_c:
-            text += f", alpha={self.alpha:g}, c={self.c:g}"
+            text += f", alpha={S.shown(self.alpha)}, c={S.shown(self.c)}"
         for flag in ("clip_output", "code_compat"):
             text += f", {flag}=True" if getattr(self, flag) else ""
         return text

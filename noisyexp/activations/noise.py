@@ -217,17 +217,22 @@ _OF_PROCESS = ("_ticket", "_replay", "_table")
 
 
 def _refuse_other_rows() -> None:
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return
-    for interpreter in torch._C._functorch.get_interpreter_stack() or []:
-        if interpreter.key() != torch._C._functorch.TransformType.Vmap:
-            continue
-        mode = torch._C._functorch.CVmapInterpreterPtr(interpreter).randomness()
-        if mode != torch._C._functorch.RandomnessType.Same:
-            raise RuntimeError(
-                "a NoiseSource gives all rows of torch.func.vmap the same noise: say so with "
-                "randomness='same', or detach it with attach_noise(module, None)"
-            )
+    if dispatch.transformed() and _has_other_rows():  # torch.compile reads only the first itself
+        raise RuntimeError(
+            "a NoiseSource gives all rows of torch.func.vmap the same noise: say so with "
+            "randomness='same', or detach it with attach_noise(module, None)"
+        )
+
+
+@dispatch.constant_in_graphs
+def _has_other_rows() -> bool:
+    """Whether a `vmap` at work wants noise of their own for its rows, or none."""
+    functorch = torch._C._functorch
+    return any(
+        interpreter.key() == functorch.TransformType.Vmap
+        and functorch.CVmapInterpreterPtr(interpreter).randomness() != functorch.RandomnessType.Same
+        for interpreter in functorch.get_interpreter_stack() or []
+    )
 
 
 def _source_key(ticket: Tensor, path: str) -> Tensor:

@@ -23,10 +23,17 @@ class PenalizedTanh(Activation):
     variant = "penalized_tanh"
     has_noise = False
 
-    def __init__(self, kind: str, num_units: int, **settings: Any) -> None:
-        super().__init__(kind, num_units, **settings)
-        if self.clip_output:
+    @classmethod
+    def check_setting(cls, name: str, value: Any) -> Any:
+        """As all; no clip.
+
+        Raises:
+            ValueError: clip_output is set.
+        """
+        value = super().check_setting(name, value)
+        if name == "clip_output" and value:
             raise ValueError("clip_output: penalized_tanh is negative where a sigmoid is not")
+        return value
 
     def expected(self, x: Tensor) -> Tensor:
         """The same in training and at test time."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -51,6 +51,35 @@ def check_flag(name: str, value: Any) -> bool:
     if value is not True and value is not False:
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return value
+
+
+def check_setting(name: str, value: Any) -> Any:
+    """A number, flag or text for the setting `name` of any variant, as a unit keeps it.
+
+    Raises:
+        TypeError: it is of another type, or nothing that a state dict can keep.
+        ValueError: it is a number that cannot be.
+    """
+    if name in ("alpha", "c"):
+        return check_number(name, value, low=0 if name == "c" else -LARGEST)
+    if name in ("clip_output", "code_compat"):
+        return check_flag(name, value)
+    if value is None or isinstance(value, bool | str | Tensor | list | tuple | dict):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, True, False or a text, not {value!r}")
+    return check_number(name, value)
+
+
+def shown(value: float | Tensor) -> str:
+    """A number for people; of a tensor of several, or on the meta device, how many."""
+    if not isinstance(value, Tensor):
+        return f"{value:g}"
+    if value.numel() != 1 or value.is_meta:
+        return f"{value.numel()} numbers"
+    return f"{float(value.detach()):g}"
 
 
 def check_count(name: str, value: Any) -> int:

@@ -34,7 +34,8 @@ def set_noise_level(model: nn.Module, c: float) -> None:
     """Set c of every unit that has one: one step of annealing (Section 6.6 of the paper).
 
     c is a number of each unit, which a state dict and a copy carry. A model that follows another's
-    parameters, an `AveragedModel` say, has to be told as well.
+    parameters, an `AveragedModel` say, has to be told as well. A c that is a parameter or a buffer
+    keeps being one, with this number.
 
     Raises:
         TypeError: c is not a number.
@@ -42,7 +43,12 @@ def set_noise_level(model: nn.Module, c: float) -> None:
     """
     c = check_number("c", c, low=0)
     for unit in activations(model):
-        if unit.uses_c:
+        if not unit.uses_c:
+            continue
+        kept: Any = unit.c
+        if unit._is_kept_by_torch("c"):
+            kept.data.fill_(c)
+        else:
             unit.c = c
 
 

@@ -83,8 +83,13 @@ def numbers_near(device: torch.device) -> int:
     return max(each.NEAR for each in BACKENDS.values()) if backend is None else backend.NEAR
 
 
+@constant_in_graphs
 def transformed() -> bool:
-    """Whether a transform of `torch.func` (vmap, grad, ...) or forward-mode AD is at work."""
+    """Whether a transform of `torch.func` (vmap, grad, ...) or forward-mode AD is at work.
+
+    In a graph, one around the graph or within it: torch.compile enters them as it reads the code,
+    and makes another graph where those around it change.
+    """
     return (
         torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
     )
@@ -102,8 +107,8 @@ def way(*tensors: Tensor | None) -> int:
 
     They take tensors that are all float32 or all float64, on the CPU or on one GPU; callers make
     such of half precision, see `precision`. The transforms of `torch.func` go through the plain
-    code, which they can batch and differentiate again. Every reason for `PLAIN` is said once a
-    process, but for the switch.
+    code, which they can batch and differentiate again, in graphs too. Every reason for `PLAIN` is
+    said once a process, but for the switch.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     device, dtype = given[0].device, given[0].dtype
@@ -120,7 +125,7 @@ def way(*tensors: Tensor | None) -> int:
         places = ", ".join(sorted({str(t.device) for t in given}))
         _say(f"they take float32 or float64 on one CPU or GPU, not {names} together on {places}")
         return PLAIN
-    if not compiling and transformed():
+    if transformed():
         _say("a transform of torch.func or forward-mode AD is at work")
         return PLAIN
     if not _ready(kind, device.index):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from noisyexp.activations import Activation
+from noisyexp.activations.settings import shown
 
 _LEAKY = r"\phi = \alpha h(x) + (1 - \alpha) u(x) + d\,\sigma\,"
 _SIGMA = r"\sigma = c\,(g(p\Delta) - \frac{1}{2})^2"
@@ -50,11 +51,11 @@ def describe(unit: Activation) -> str:
     """Name, kind and the settings that the unit uses."""
     words = [f"{unit.variant.upper() if unit.has_noise else unit.variant}, {unit.kind.name}"]
     if unit.leaks:
-        words.append(f"alpha = {unit.alpha:g}")
+        words.append(f"alpha = {shown(unit.alpha)}")
     if unit.uses_c:
-        words.append(f"c = {unit.c:g}")
+        words.append(f"c = {shown(unit.c)}")
     if unit.p is not None:
-        words.append(f"p = {float(unit.p):g}")
+        words.append(f"p = {shown(unit.p)}")
     if unit.clip_output:
         words.append(f"clipped to {unit.kind.low:g}..{unit.kind.high:g}")
     if unit.code_compat and unit.has_noise:

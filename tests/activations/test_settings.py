@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from torch import nn
 from noisyexp import NoisyGRUCell, NoisyLSTM, NoisyLSTMCell, make_activation, set_noise_level
 from noisyexp.activations import NoiseSource, attach_noise, reset_noise_parameters
 from noisyexp.activations.base import Activation
+from noisyexp.activations.settings import pack
+from noisyexp.activations.variants import NAH
+from noisyexp.pictures.unit_equations import describe as described
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,114 @@ def test_wrong_settings_are_refused_by_name(
     if "c" in settings:
         with pytest.raises(error, match=message):
             set_noise_level(make_activation("tanh", "nah", 3), settings["c"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("c", -1.0, "c must be at least 0, not -1.0"),
+        ("c", True, "c must be a number, not True"),
+        ("c", math.nan, "c must be at least 0, not nan"),
+        ("c", math.inf, "c must be finite, not inf"),
+        ("c", "a", "c must be a number, not 'a'"),
+        ("c", None, "c must be a number, not None"),
+        ("alpha", math.inf, "alpha must be finite, not inf"),
+        ("alpha", "a", "alpha must be a number, not 'a'"),
+        ("clip_output", 1, "clip_output must be True or False, not 1"),
+        ("code_compat", "no", "code_compat must be True or False, not 'no'"),
+        ("slope", math.nan, "slope must be finite, not nan"),
+        ("slope", object, "slope must be a number, True, False or a text, not <class 'object'>"),
+    ],
+)
+def test_an_assigned_setting_is_checked_as_the_constructor_does(
+    name: str, value: Any, message: str
+) -> None:
+    unit = Sloped("tanh", 3, c=0.25)
+    before = unit.settings()
+    with pytest.raises((TypeError, ValueError)) as caught:
+        setattr(unit, name, value)
+    assert str(caught.value) == message
+    assert unit.settings() == before
+    numbers = unit.alpha_and_c
+    assert numbers is not None and numbers.tolist() == [1.0, 0.25]
+
+
+class Sloped(NAH):
+    setting_names = (*NAH.setting_names, "slope")
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.slope = 0.5
+
+
+def test_numbers_of_other_kinds_become_floats() -> None:
+    unit = Sloped("tanh", 3)
+    unit.c, unit.alpha, unit.slope = 5, np.float32(1.5), np.float32(0.25)  # type: ignore[assignment]
+    assert [type(value) for value in (unit.c, unit.alpha, unit.slope)] == [float] * 3
+    assert unit.alpha_and_c is not None and unit.alpha_and_c.tolist() == [1.5, 5.0]
+    other = Sloped("tanh", 3)
+    other.load_state_dict(unit.state_dict())
+    assert other.settings() == unit.settings()
+
+
+def test_a_variant_s_own_limit_holds_at_assignment() -> None:
+    for make in (
+        lambda: make_activation("tanh", "penalized_tanh", 3, clip_output=True),
+        lambda: setattr(make_activation("tanh", "penalized_tanh", 3), "clip_output", True),
+    ):
+        with pytest.raises(ValueError, match="clip_output: penalized_tanh is negative where"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"c": -1.0}, "c must be at least 0, not -1.0"),
+        ({"c": "0.5"}, "c must be a number, not '0.5'"),
+        ({"code_compat": 3}, "code_compat must be True or False, not 3"),
+    ],
+)
+def test_a_damaged_state_leaves_the_unit_as_it_was(damage: dict[str, Any], message: str) -> None:
+    model = nn.Sequential(make_activation("tanh", "nah", 3, c=0.25))
+    unit: Any = model[0]
+    p, settings = unit.p.detach().clone(), unit.settings()
+    state = make_activation("tanh", "nah", 3, alpha=1.25).state_dict(prefix="0.")
+    state["0._extra_state"] = pack({**settings, "alpha": 1.25, **damage})
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict(state)
+    assert f"0: the state dict has settings that cannot be: {message}." in str(caught.value)
+    assert unit.settings() == settings and torch.equal(unit.p, p)
+
+
+@pytest.mark.parametrize("name", ["c", "alpha"])
+def test_a_learned_setting_is_shown_set_and_trained(name: str) -> None:
+    unit = make_activation("tanh", "nah", 4)
+    setattr(unit, name, nn.Parameter(torch.tensor(0.5)))
+    assert f", {name}=0.5" in repr(nn.Sequential(unit)) and f"{name} = 0.5" in described(unit)
+    with pytest.raises(TypeError) as caught:
+        setattr(unit, name, 2)
+    assert str(caught.value) == (
+        f"{name} of this unit is a parameter or a buffer: set its number by "
+        f"unit.{name}.data.fill_(2.0), or `del unit.{name}` first"
+    )
+    set_noise_level(unit, 0.75)
+    assert float(torch.as_tensor(unit.c).detach()) == 0.75
+    unit(torch.full((2, 4), 3.0)).sum().backward()
+    assert getattr(unit, name).grad is not None
+    setattr(unit, name, nn.Parameter(torch.rand(4)))
+    assert f", {name}=4 numbers" in repr(unit)
+    with torch.device("meta"):
+        setattr(unit, name, nn.Parameter(torch.tensor(0.5)))
+    assert f", {name}=1 numbers" in repr(unit)
+
+
+def test_what_is_registered_as_c_is_not_taken_for_a_number() -> None:
+    """The kernels know no gradient of c."""
+    unit = make_activation("tanh", "nah", 4)
+    del unit.c
+    unit.register_parameter("c", nn.Parameter(torch.tensor(0.5)))
+    unit(torch.full((2, 4), 3.0)).sum().backward()
+    assert unit.c.grad is not None  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("num_units", ["3", 3.0, True, None])
