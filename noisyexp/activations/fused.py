@@ -206,14 +206,20 @@ def map_unit_back(
     p: Tensor | None,
     activation: K.Activation,
     kept: Tensor | None = None,
+    given: Tensor | None = None,
     over: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of x and p, all contiguous; with `over` that of x is written over `kept`."""
+    """Gradients of x and p, all contiguous; with `over` that of x is written over `kept`.
+
+    `given` are the draws, where they lie elsewhere than `activation` says.
+    """
     size, backend = unit_size(x), backend_of(x)
     # Another thread may be in this graph's backward, too.
     activation = K.Activation.from_buffer_copy(activation)
     sums = None if p is None else x.new_zeros(backend.sums_for_p(size.threads), size.units)
     point_to_p(activation, p, sums)
+    if given is not None:
+        activation.given = given.data_ptr()
     if kept is None:
         d_x = torch.empty_like(x)
         name, arrays = "unit_map", addresses(x, None, d_value, d_x)
@@ -222,6 +228,18 @@ def map_unit_back(
         name, arrays = "unit_back_kept", addresses(x, kept, d_value, d_x)
     backend.function(name, x)(activation, size, *arrays)
     return d_x, None if p is None or sums is None else sums.sum_to_size(p.shape)
+
+
+def take(right: list[bool]) -> bool:
+    """Whether this backward pass may write over what forward kept; the others then may not.
+
+    Args:
+        right: [whether the first may], or empty; of one graph, for all threads.
+    """
+    try:
+        return right.pop()
+    except IndexError:
+        return False
 
 
 def unit_size(x: Tensor) -> K.Shape:
@@ -260,13 +278,9 @@ class _Unit(torch.autograd.Function):
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_value: Tensor) -> tuple[Tensor | None, ...]:
         x, p, given, kept = saved
-        if given is not None:
-            ctx.activation.given = given.data_ptr()
-        try:
-            kept = kept if ctx.right.pop() else None
-        except IndexError:
-            kept = None
-        return *map_unit_back(d_value.contiguous(), x, p, ctx.activation, kept), None, None, None
+        kept = kept if take(ctx.right) else None
+        found = map_unit_back(d_value.contiguous(), x, p, ctx.activation, kept, given)
+        return *found, None, None, None
 
 
 def addresses(*tensors: Tensor | None) -> list[int | None]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
-from noisyexp.nn.equations import GRU, LSTM, State
+from noisyexp.nn.equations import GRU, LSTM, State, handed_out
 from noisyexp.nn.fused import run_step
 from noisyexp.nn.noisy import NoisyModule
 from noisyexp.nn.shared import shared_linear, sharing
@@ -72,7 +72,7 @@ class _NoisyCell(NoisyModule):
         shape = (len(x), self.hidden_size)
         xi = {name: unit.draw_noise(shape, x.device) for name, unit in units.items()}
         projected = shared_linear(x, w_ih, b_ih)
-        return self.step_function()(units, projected, state, w_hh, b_hh, xi)
+        return handed_out(self.step_function()(units, projected, state, w_hh, b_hh, xi))
 
 
 class NoisyLSTMCell(_NoisyCell, nn.LSTMCell):

@@ -45,6 +45,12 @@ def lstm_cell(
     return o * units["c"](c, xi["c"]), c
 
 
+def handed_out(state: State) -> State:
+    """The state after a step for a caller, who may write over it: a unit saved c for backward."""
+    h, *rest = state
+    return (h, *(part.clone() for part in rest))
+
+
 def gru_cell(
     units: Units, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, xi: Draws
 ) -> State:

@@ -3,11 +3,14 @@
 The input's share of all gates is one product, as are both weight gradients; a step is one product
 with the recurrent weights and one pass of a compiled kernel over gates, noise and state. Kept for
 backward: the gates before their units, the cells, the output. Noise is made again. Backward writes
-the gradient of the gates over the gates, so that its peak is no higher than the forward's.
+the gradient of the gates over the gates, so that its peak is no higher than the forward's. Another
+backward of the same graph runs the forward pass again for gates of its own: with the same bits, and
+also while the first one is still at work in another thread.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +18,14 @@ import torch
 from torch import Tensor
 
 from noisyexp.activations import Activation
-from noisyexp.activations.fused import draw_for, fits, is_fusible, kernel_activation, used_p
+from noisyexp.activations.fused import (
+    draw_for,
+    fits,
+    is_fusible,
+    kernel_activation,
+    take,
+    used_p,
+)
 from noisyexp.activations.ops import encode
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
@@ -48,7 +58,9 @@ class _Recurrence(torch.autograd.Function):
         ctx.products = choose_products(call, x)
         state = [h_start] if c_start is None else [h_start, c_start]
         run = forward_pass(ctx.products, call, x, state, Weights(w_ih, w_hh, b_ih, b_hh), ps)
-        ctx.call, ctx.spent = call, False
+        ctx.call = call
+        # The gates may be written over once, by whichever backward takes the right to them.
+        ctx.right = [not ctx.products.keeps_gates]
         ctx.save_for_backward(
             run.flat, run.h_start, run.c_start, w_ih, w_hh, b_ih, b_hh, run.gates, run.cells,
             run.output, *ps, *run.kept,
@@ -68,16 +80,18 @@ class _Recurrence(torch.autograd.Function):
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
         # The products of a float32 forward stay float32, whatever context backward is called in.
         with torch.autocast(flat.device.type, enabled=False):
-            if ctx.spent and not ctx.products.keeps_gates:  # a second backward of a retained graph
-                again = ctx.products.gates_again(call, flat, h_start, weights, output)
-                # .data: the saved tensor's version must not count this as a change of it.
-                gates.data.copy_(again)
-            ctx.spent = True
+            keeps_gates = ctx.products.keeps_gates
+            if not (keeps_gates or take(ctx.right)):  # another pass has written over the gates
+                state = [h_start] if c_start is None else [h_start, c_start]
+                x = flat.view(*output.shape[:2], -1)
+                # A copy, since forward notes things there.
+                products = copy.copy(ctx.products)
+                gates = forward_pass(products, call, x, state, weights, ps).gates
             run = Forward(
                 call, flat, h_start, c_start, weights, ps, cells, output, gates, list(kept)
             )
             wants = (ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-            d_gates = torch.empty_like(gates[0]) if ctx.products.keeps_gates else gates
+            d_gates = torch.empty_like(gates[0]) if keeps_gates else gates
             found, d_ps = backward_pass(ctx.products, run, grads, wants, d_gates)
         return (None, *found, *d_ps, None, None)
 

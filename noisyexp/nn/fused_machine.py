@@ -23,6 +23,7 @@ from noisyexp.activations.fused import (
     is_fusible,
     kernel_activation,
     point_to_p,
+    take,
     unit_size,
     used_p,
 )
@@ -118,13 +119,6 @@ class _Call:
     heads: tuple[int, int]
     grad: bool
     right: list[bool]
-
-    def take_right(self) -> bool:
-        """Whether this backward pass has the right, which others then have not."""
-        try:
-            return self.right.pop()
-        except IndexError:
-            return False
 
 
 class _Machine(torch.autograd.Function):
@@ -245,7 +239,7 @@ def _backward(
     read, map_weight = shared
     steps, _, hidden = made.x.shape
     d_h, d_reads = (part.unbind(0) for part in grads)
-    keeps = call.take_right() and made.kept is not None
+    keeps = take(call.right) and made.kept is not None
     d_x = made.kept if keeps and made.kept is not None else torch.empty_like(made.x)
     d_raw, d_value = torch.empty_like(made.raw), torch.empty_like(made.x[0])
     # The kernel reads what it is given of an episode before it writes there.

@@ -22,34 +22,31 @@ from noisyexp.kernels.derivatives import MESSAGE, first_derivatives
 from noisyexp.kernels.ops import define
 from noisyexp.kernels.precision import HALF
 from noisyexp.nn.fused import can_fuse
-from noisyexp.nn.shared import Gather
+from noisyexp.nn.shared import Gather, OfPass
 
 _NAME, _WIDE = "_noisyexp_key_gradient", "_noisyexp_float32"
 
 
 class _KeyGradient:
-    """The gradient of keys while one backward pass adds it up, step by step."""
+    """The gradient of keys while a backward pass adds it up, step by step."""
 
     def __init__(self) -> None:
-        self._pass = -1
-        self._total: Tensor | None = None
+        self._totals: OfPass[list[Tensor]] = OfPass()
 
     def so_far(self, keys: Tensor) -> tuple[Tensor, bool]:
         """Where to write, (B, S, A) contiguous, and whether it holds numbers to add to."""
-        # A pass that asked for other gradients only may have left a sum that nobody took.
-        now = torch._C._current_graph_task_id()
-        if self._total is not None and self._pass == now:
-            return self._total, True
-        self._pass, self._total = now, keys.new_empty(keys.shape)
-        return self._total, False
+        total = self._totals.get(list)
+        adds = bool(total)
+        if not adds:
+            total.append(keys.new_empty(keys.shape))
+        return total[0], adds
 
     def take(self) -> Tensor | None:
         """The sum of this pass; None if no step was in it."""
         if torch.is_grad_enabled():  # nothing is saved here that could tell later
             raise RuntimeError(MESSAGE)
-        total = self._total if self._pass == torch._C._current_graph_task_id() else None
-        self._total = None
-        return total
+        total = self._totals.take()
+        return total[0] if total else None
 
 
 def _shared(keys: Tensor) -> tuple[Tensor | None, _KeyGradient | None]:
@@ -91,14 +88,16 @@ class _Score(torch.autograd.Function):
     @first_derivatives
     def backward(ctx: Any, saved: tuple[Any, ...], d_scores: Tensor) -> tuple[Tensor | None, ...]:
         keys, q, v, p, given = saved
+        # Another thread may be in this graph's backward, too.
+        activation = K.Activation.from_buffer_copy(ctx.activation)
         if given is not None:
-            ctx.activation.given = given.data_ptr()
+            activation.given = given.data_ptr()
         d_keys, total, adds = None, None, False
         if ctx.gradient is not None:
             total, adds = ctx.gradient.so_far(keys)
         elif ctx.needs_input_grad[0]:
             total = d_keys = keys.new_empty(keys.shape)
-        found = _scores_back(ctx.activation, d_scores, keys, q, v, p, total, adds)
+        found = _scores_back(activation, d_scores, keys, q, v, p, total, adds)
         return d_keys, None, *found, None, None, None
 
 

@@ -79,20 +79,3 @@ class HalfProducts(Products):
                 torch.add(mm(self.round(run.d_recurrent[t]), w_hh), run.d_carry, out=run.d_h)
         d_gates = self.round(run.d_gates)
         return d_gates, d_gates if call.cell.adds else self.round(run.d_recurrent)
-
-    def gates_again(
-        self, call: LayerCall, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
-    ) -> Tensor:
-        """As the base's."""
-        steps, batch, hidden = output.shape
-        gates = self.input_share(call, flat, weights).view(steps, batch, -1)
-        start = h_start[None]
-        before = torch.cat([output[1:], start] if call.reverse else [start, output[:-1]])
-        share = mm(self.round(before.flatten(0, 1)), self.round(weights.w_hh).t())
-        share = share.view(steps, batch, -1)
-        if call.cell.adds:
-            return gates.add_(share)
-        if weights.b_hh is not None:
-            share.add_(weights.b_hh)
-        gates[..., : 2 * hidden] += share[..., : 2 * hidden]  # n keeps its two parts apart
-        return gates

@@ -63,10 +63,11 @@ class LayerCall:
         apart = 0 if p_sums is None else p_sums.stride(0) * p_sums.element_size()
         of_layer = layer.activations
         for index, (activation, p) in enumerate(zip(self.activations, ps, strict=True)):
-            point_to_p(activation, p)
-            if sums is not None and p is not None:
-                activation.p_grad = sums + index * apart
             of_layer[index] = activation
+            own = of_layer[index]  # a part of the layer: other threads may use `activation`, too
+            point_to_p(own, p)
+            if sums is not None and p is not None:
+                own.p_grad = sums + index * apart
         for name, array in arrays.items():
             if array is not None:
                 setattr(layer, name, array.data_ptr())

@@ -23,7 +23,6 @@ from noisyexp.nn.products import (
     Gradients,
     Products,
     Weights,
-    sum_of_biases,
     sum_of_products,
 )
 
@@ -163,15 +162,6 @@ class PersistentProducts(Products):
             for p, total in ps
         ]
 
-    def gates_again(
-        self, call: LayerCall, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
-    ) -> Tensor:
-        """As the base's, with all biases."""
-        gates = self.steps.gates_again(call, flat, h_start, weights, output)
-        fits = self._fits(call, *h_start.shape)
-        bias = sum_of_biases(call, weights) if fits else None
-        return gates if bias is None else gates.add_(bias)
-
     @staticmethod
     def _states_before(run: Forward) -> Tensor:
         """The states h before every step, (T, B, H); operands where the forward pass kept them."""
@@ -187,9 +177,10 @@ class PersistentProducts(Products):
         steps.reverse = call.reverse
         units = zip(call.activations, ps, call.given, strict=True)
         for index, (activation, p, given) in enumerate(units):
-            point_to_p(activation, p)
-            activation.given = _pointer(given)
             steps.own.activations[index] = activation
+            own = steps.own.activations[index]  # other threads may use `activation`, too
+            point_to_p(own, p)
+            own.given = _pointer(given)
         steps.own.mask, steps.w_hh = _pointer(call.mask), weights.w_hh.data_ptr()
         return steps
 

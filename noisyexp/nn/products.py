@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels.blas import gemm_for
@@ -240,20 +239,6 @@ class Products:
         d_b = run.d_gates.flatten(0, 1).sum(0)
         # One tensor twice would be scaled twice by what works in place on gradients.
         return d_b, d_b.clone() if run.call.cell.adds else run.d_recurrent.flatten(0, 1).sum(0)
-
-    def gates_again(
-        self, call: LayerCall, flat: Tensor, h_start: Tensor, weights: Weights, output: Tensor
-    ) -> Tensor:
-        """What forward kept of the gates, from the states before each step: (T, B, G)."""
-        gates = self.input_share(call, flat, weights).view(*output.shape[:2], -1)
-        start = h_start[None]
-        before = torch.cat([output[1:], start] if call.reverse else [start, output[:-1]])
-        if call.cell.adds:
-            return gates + before @ weights.w_hh.t()
-        share = functional.linear(before, weights.w_hh, weights.b_hh)
-        hidden = output.shape[-1]
-        gates[..., : 2 * hidden] += share[..., : 2 * hidden]  # n keeps its two parts apart
-        return gates
 
 
 def whole_pass(call: LayerCall, way: str, gates: Tensor, weights: Weights) -> K.StepLoop | None:

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from noisyexp.activations.share import dropout
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.precision import half_dtype, operand_dtype, result_dtype
-from noisyexp.nn.equations import State
+from noisyexp.nn.equations import State, handed_out
 from noisyexp.nn.fused import run_fused
 from noisyexp.nn.noisy import NoisyModule
 
@@ -209,7 +209,7 @@ class NoisyRecurrent(NoisyModule):
                 new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
             state = new
             outputs[t] = state[0]
-        return torch.stack(outputs), state
+        return torch.stack(outputs), handed_out(state)
 
     def _as_tuple(self, hx: Any) -> State:
         raise NotImplementedError

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,45 @@ Combine = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """The gradient from the factors (d, x) of all steps."""
 
 
+class _EndOfPass:
+    """What a backward pass keeps as long as it runs; then it forgets a value of the pass."""
+
+    def __init__(self, values: dict[int, Any], number: int) -> None:
+        self.values, self.number = values, number
+
+    def __call__(self) -> None:
+        """Nothing: of a pass that fails it is not called."""
+
+    def __del__(self) -> None:
+        self.values.pop(self.number, None)
+
+
+class OfPass(Generic[T]):
+    """A value for each running backward pass of a graph.
+
+    There may be several at a time: of threads, or one within another, as reentrant checkpoints make
+    them. What a pass has is gone when it is over, also where nobody has taken it.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[int, T] = {}
+
+    def get(self, make: Callable[[], T]) -> T:
+        """The value of this pass, made by the first who asks."""
+        now = torch._C._current_graph_task_id()
+        if now not in self._values:
+            self._values[now] = make()
+            if now != -1:
+                # A pass that asks for other gradients only has nobody who takes the value.
+                end = _EndOfPass(self._values, now)
+                torch.autograd.Variable._execution_engine.queue_callback(end)
+        return self._values[now]
+
+    def take(self) -> T | None:
+        """The value of this pass, which has none from then on; None if it has none."""
+        return self._values.pop(torch._C._current_graph_task_id(), None)
+
+
 class Shared:
     """What steps have in common that use one tensor in one forward pass.
 
@@ -42,8 +81,7 @@ class Shared:
     def __init__(self, combine: Combine, wanted: bool) -> None:
         self.combine, self.wanted = combine, wanted
         self._made: dict[Any, Any] = {}
-        self._pass = -1
-        self._factors: list[tuple[Tensor, Tensor]] = []
+        self._factors: OfPass[list[tuple[Tensor, Tensor]]] = OfPass()
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """What `make` gives of the tensor, a packed copy say, made by the first step alone."""
@@ -54,18 +92,13 @@ class Shared:
 
     def leave(self, d: Tensor, x: Tensor) -> None:
         """Factors of one step; they must stay as they are until the pass is over."""
-        if not self.wanted:
-            return
-        # A pass that asked for other gradients only may have left some that nobody took.
-        now = torch._C._current_graph_task_id()
-        if self._pass != now:
-            self._pass, self._factors = now, []
-        self._factors.append((d, x))
+        if self.wanted:
+            self._factors.get(list).append((d, x))
 
     def take(self) -> Tensor | None:
         """The gradient of this pass; None if no step was in it."""
-        factors, self._factors = self._factors, []
-        if not factors or self._pass != torch._C._current_graph_task_id():
+        factors = self._factors.take()
+        if factors is None:
             return None
         if torch.is_grad_enabled():  # nothing is saved here that could tell later
             raise RuntimeError(MESSAGE)
@@ -110,7 +143,8 @@ def shared_weights() -> Iterator[None]:
     For one forward pass: `with shared_weights(): for x in sequence: h = cell(x, h)`. Gradients are
     those without it but for rounding, since sums have another order. What is inside has no second
     derivatives where it runs in compiled kernels. No effect where a graph is recorded
-    (torch.compile, torch.func, tracing) or saved tensors are packed (checkpoints, offloading).
+    (torch.compile, torch.func, tracing) or saved tensors are packed (offloading, checkpoints that
+    are not reentrant). Backward passes may also run within it, and one within another.
     """
     if dispatch.recorded() or torch._C._get_tracing_state() is not None:
         yield
