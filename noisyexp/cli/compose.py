@@ -14,22 +14,22 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from omegaconf.errors import OmegaConfBaseException
 
 from noisyexp.cli.config_files import read_config_files
 from noisyexp.cli.config_groups import GROUPS, ROOT_FILE, Groups
 from noisyexp.cli.cross_checks import cross_checks, graph_checks
 from noisyexp.cli.engines.targets import target_problems
 from noisyexp.cli.engines.values import value_problems
+from noisyexp.cli.hydra_errors import NOT_COMPOSED, first_line
 from noisyexp.cli.kinds import kind_problem
 from noisyexp.cli.overrides import given_twice, is_free, parse
 from noisyexp.cli.sweep_space import (
     Sweeper,
     check_direction,
+    first_job,
     jobs_of,
     read_sweeper,
     readable,
@@ -37,10 +37,9 @@ from noisyexp.cli.sweep_space import (
 )
 from noisyexp.cli.unused import Unused, leave_out, own_settings
 from noisyexp.errors import ConfigError, NoisyexpError
-from noisyexp.fileio import explain_read
 from noisyexp.places import CONFIG_DIR, DATA_VARIABLE
 from noisyexp.report.run_set import OWN
-from noisyexp.schema import build, closest, cut, echo_typed, shown
+from noisyexp.schema import build, closest, echo_typed, shown
 from noisyexp.tasks import find_task
 from noisyexp.training.config import RunConfig
 from noisyexp.training.device import chosen_device
@@ -49,14 +48,6 @@ from noisyexp.training.folder import RunNames
 from noisyexp.training.processes import gpu_problem, torchrun_size
 from noisyexp.training.run import RunSpec
 from noisyexp.training.split import split_problem
-
-NOT_COMPOSED = (
-    HydraException, OmegaConfBaseException, YAMLError, RecursionError, AssertionError, OSError,
-    TypeError, AttributeError, KeyError,
-)  # fmt: skip
-"""What Hydra raises for words that it cannot make a configuration of."""
-MERGING = "Error merging override "
-"""How Hydra begins when a value is not of the kind that its key has."""
 
 
 @contextmanager
@@ -107,7 +98,7 @@ def check(
                 params = _known_choices(params, groups, problems)
                 parsed = _known_keys([*parsed, *params], groups, problems)
         except (*NOT_COMPOSED, ValueError) as error:  # a search path that leads nowhere
-            raise ConfigError([*problems, _first_line(error)]) from error
+            raise ConfigError([*problems, first_line(error)]) from error
         specs = []
         jobs = jobs_of(parsed, sweeper, problems)
         if len(jobs) > 1 and sweeper.ours:
@@ -129,7 +120,7 @@ def spec_from_config(
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        problems.append(_first_line(error))
+        problems.append(first_line(error))
         return None
     found: list[str] = []
     spec = _spec(plain, choices, command, found)
@@ -268,11 +259,13 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
     plain = all(not (o.is_add() or o.is_force_add()) for o in parsed)
     if plain and all(o.key_or_group in chosen for o in parsed):
         return parsed  # whole files only, as every table asks for: composed once, by their job
+    if _composes(parsed, groups):
+        return parsed
     choices = [f"{key}={value}" for key, value in chosen.items()]
     try:
         made = _composed(*groups.searchpath, *choices)
     except NOT_COMPOSED as error:
-        problems.append(_first_line(error))
+        problems.append(first_line(error))
         return []
     names, kept = list(_dotted(made)), []
     for override in parsed:
@@ -295,6 +288,24 @@ def _known_keys(parsed: list[Override], groups: Groups, problems: list[str]) -> 
             near = [n for n in names if n.startswith("hydra") == override.is_hydra_override()]
             problems.append(f"{override.input_line}: no such key.{closest(key, [*near, *GROUPS])}")
     return kept
+
+
+def _composes(parsed: list[Override], groups: Groups) -> bool:
+    """Whether the first run composes, and so has all keys; False where it has to be looked at.
+
+    What was composed is left for `_check_job`: to compose is most of the time that a check takes.
+    """
+    for override in parsed:
+        changes = override.type is OverrideType.CHANGE and not override.is_hydra_override()
+        # Units of a sweep may have settings of their own, see `unused`.
+        if not changes or (groups.options(override.key_or_group) and len(_values(override)) > 1):
+            return False
+    job = first_job(parsed)
+    try:
+        groups.composed[tuple(job)] = _composed(*job)
+    except (*NOT_COMPOSED, ValueError):
+        return False
+    return True
 
 
 def keys_of(*choices: str) -> list[str]:
@@ -337,7 +348,7 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
     try:
         config = _composed(*own)
     except NOT_COMPOSED as error:
-        problems.append(_first_line(error))
+        problems.append(first_line(error))
         return None
     problems += [*target_problems(config.hydra), *value_problems(config.hydra, resolved=False)]
     given = {override.key_or_group for override in parsed}
@@ -346,9 +357,9 @@ def _sweeper(parsed: list[Override], loader: ConfigLoader, problems: list[str]) 
 
 def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec | None:
     try:
-        config = _composed(*job)
+        config = groups.composed.pop(tuple(job), None) or _composed(*job)
     except NOT_COMPOSED as error:
-        problems.append(_first_line(error))
+        problems.append(first_line(error))
         return None
     try:
         choices = dict(config.hydra.runtime.choices)
@@ -359,7 +370,7 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
                     OmegaConf.create([OmegaConf.select(config, key)]), resolve=True
                 )
     except (*NOT_COMPOSED, ValueError) as error:
-        problems.append(f"{shown(word)}: {_first_line(error)}")
+        problems.append(f"{shown(word)}: {first_line(error)}")
         return None
     with open_dict(config):
         del config["hydra"]
@@ -369,28 +380,3 @@ def _check_job(job: list[str], groups: Groups, problems: list[str]) -> RunSpec |
         problems.append(f"scale={scale}: task {task} has the scales {', '.join(scales)}")
         return None
     return spec_from_config(config, choices, ["run.py", *job], problems)
-
-
-def _first_line(error: Exception) -> str:
-    told = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
-    if isinstance(error, OSError) and not told:
-        return explain_read(error)
-    if not told and not isinstance(error, ValueError):  # Python's words
-        said = cut((str(error).strip() or type(error).__name__).splitlines()[0])
-        return f"these words make no configuration; a value may be of the wrong kind ({said})"
-    if isinstance(error, YAMLError):  # what, and in which file and line
-        return " ".join(str(error).split())
-    if isinstance(cause := error.__cause__, ConfigKeyError):  # of a section that was given whole
-        known = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
-        place = str(cause.full_key).rpartition(".")[0]
-        names = [f"{place}.{name}" if place else str(name) for name in known]
-        return f"{cause.full_key}: no such key.{closest(str(cause.full_key), names)}"
-    key = getattr(error, "full_key", None)
-    said = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
-    lines = said.splitlines()
-    if lines[0].startswith(MERGING):
-        override = lines[0].removeprefix(MERGING)
-        deleted = override.startswith("~")
-        return f"{override}: the key {'is needed' if deleted else 'takes another kind of value'}"
-    said = " ".join(lines[: 2 if lines[0].endswith("composing config:") else 1])
-    return (f"{key}: " if key else "") + said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
+from omegaconf import DictConfig
 
 ROOT_FILE = "config"
 GROUPS = ("task", "act", "scale", "data", "logger", "experiment")
@@ -15,12 +17,14 @@ class Groups:
 
     def __init__(self, loader: ConfigLoader, searchpath: list[str]) -> None:
         self.loader, self.searchpath = loader, searchpath
+        self.repository: IConfigRepository = loader.repository  # type: ignore[attr-defined]
         self._options: dict[str, list[str]] = {}
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+        """Configurations that were made on the way, by their overrides, for who needs them next."""
 
     def options(self, group: str) -> list[str]:
         """Files of a group, those in its folders as "folder/file"; empty without such a group."""
-        # Hydra reads its files again at every question, 50 ms each; a key with a dot is no group.
-        # So is `hydra`, the folder of Hydra's own groups.
+        # A key with a dot is no group, and neither is `hydra`, the folder of Hydra's own groups.
         if "." in group or group == "hydra":
             return []
         if group not in self._options:
@@ -31,6 +35,7 @@ class Groups:
         return self._options[group]
 
     def _list(self, group: str, kind: ObjectType) -> list[str]:
-        # The root file is read only for a search path, which without an override is ours alone.
-        root = ROOT_FILE if self.searchpath else None
-        return list(self.loader.get_group_options(group, kind, root, self.searchpath))
+        if self.searchpath:  # without an override of it, it is ours alone
+            return list(self.loader.get_group_options(group, kind, ROOT_FILE, self.searchpath))
+        # The loader would copy all that it knows first, for every question.
+        return list(self.repository.get_group_options(group, kind))

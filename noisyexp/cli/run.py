@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from noisyexp.cli.attempt import attempt
-from noisyexp.cli.compose import NOT_COMPOSED, check, spec_from_config
+from noisyexp.cli.compose import check, spec_from_config
 from noisyexp.cli.config_groups import ROOT_FILE
 from noisyexp.cli.engines.jobs import RunFailedError, objective
 from noisyexp.cli.engines.plugins import register
@@ -24,6 +24,7 @@ from noisyexp.cli.engines.report import sweep_report
 from noisyexp.cli.engines.storage import check_storage
 from noisyexp.cli.engines.sweep import Sweep, begin, complain, say
 from noisyexp.cli.help import SEARCHPATH, key_texts, long_text, short_text
+from noisyexp.cli.hydra_errors import NOT_COMPOSED
 from noisyexp.cli.named_sweeps import expand_sweeps
 from noisyexp.cli.overrides import spell_free
 from noisyexp.cli.unused import Unused

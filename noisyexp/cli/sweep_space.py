@@ -198,11 +198,8 @@ def jobs_of(parsed: list[Override], sweeper: Sweeper, problems: list[str]) -> li
                 f"{override.input_line}: a grid has listed values, as choice(0.1,0.3); or use "
                 "another sampler, as hydra/sweeper/sampler=tpe"
             )
-        elif override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in values_of(override)])
         else:
-            choices.append([str(override.input_line)])
+            choices.append(_words(override))
     if not sweeper.lists:
         return list(_one_by_one(choices))
     size = math.prod(len(values) for values in choices)
@@ -210,6 +207,18 @@ def jobs_of(parsed: list[Override], sweeper: Sweeper, problems: list[str]) -> li
         problems.append(f"the sweep has {size:,} runs; at most {MAX_JOBS:,} at a time, split it")
         return []
     return [list(job) for job in itertools.product(*choices)]
+
+
+def first_job(parsed: list[Override]) -> list[str]:
+    """Overrides of the run with the first of all values."""
+    return [words[0] for words in map(_words, parsed)]
+
+
+def _words(override: Override) -> list[str]:
+    """Each value of an override as an override of its own."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={value}" for value in values_of(override)]
 
 
 def _one_by_one(choices: list[list[str]]) -> Iterator[list[str]]:
