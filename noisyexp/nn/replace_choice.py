@@ -50,7 +50,10 @@ class Place:
 
 
 def leaves(model: nn.Module) -> list[Place]:
-    """All modules without children, and noisy layers whole, in order of registration."""
+    """All modules without children, and noisy layers whole, in order of registration.
+
+    What is in a module that is used in several places comes once for each.
+    """
 
     def walk(parent: nn.Module, prefix: str) -> Iterator[Place]:
         for name, child in parent._modules.items():
@@ -59,11 +62,9 @@ def leaves(model: nn.Module) -> list[Place]:
             path = prefix + name
             if is_leaf(child):
                 yield Place(parent, name, path, child)
-            elif child not in seen:
-                seen.add(child)
+            else:
                 yield from walk(child, f"{path}.")
 
-    seen: set[nn.Module] = {model}
     return list(walk(model, ""))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from noisyexp.activations import Activation
 
@@ -51,7 +52,7 @@ class Like:
             return {}
         if dtype in _HALF and (_frozen(near) or dtype != self._most):
             dtype = torch.float32
-        return {"device": max(near, key=lambda weight: weight.numel()).device, "dtype": dtype}
+        return {"device": max(near, key=_numbers).device, "dtype": dtype}
 
     def _near(self, path: str) -> Parameters:
         """Weights of the nearest module before a path, of the nearest after it, or any."""
@@ -96,9 +97,14 @@ def _weights(module: nn.Module, recurse: bool = True) -> Iterator[nn.Parameter]:
                     yield parameter
 
 
+def _numbers(weight: nn.Parameter) -> int:
+    """How many it has; 0 for one of a lazy module, which has no shape yet."""
+    return 0 if is_lazy(weight) else weight.numel()
+
+
 def _most(weights: Iterable[nn.Parameter]) -> torch.dtype | None:
     """Dtype that most numbers have, None if there are none."""
     count = Counter[torch.dtype]()
     for weight in weights:
-        count[weight.dtype] += weight.numel()
+        count[weight.dtype] += _numbers(weight)
     return max(count, key=lambda dtype: count[dtype]) if count else None

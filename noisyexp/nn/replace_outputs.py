@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from noisyexp.activations import Activation
 from noisyexp.nn.noisy import NoisyModule
@@ -95,23 +96,39 @@ def _learns(module: nn.Module) -> bool:
 
 
 def _feeds(branch: nn.Module, following: nn.Module | None, in_list: bool) -> bool:
-    if following is None or not (in_list or is_leaf(following)):
+    if following is None or not (in_list or list(_layers(following)) == [following]):
         return False
     width = _width(branch, _OUTPUTS, last=True)
     return width is not None and width == _width(following, _INPUTS, last=False)
 
 
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Modules that hold weights, in order of registration.
+
+    What makes a weight of a parametrised layer belongs to the layer. A module that has weights
+    beside those of its children is one layer: nobody can tell which of them come last.
+    """
+    own = any(True for _ in module.parameters(recurse=False))
+    whole = is_leaf(module) or own or parametrize.is_parametrized(module)
+    if whole and _learns(module):
+        yield module
+    elif not whole:
+        for child in module.children():
+            yield from _layers(child)
+
+
 def _width(module: nn.Module, names: tuple[str, ...], last: bool) -> int | None:
     """Inputs of the first layer, or outputs of the last one, as far as its attributes tell."""
-    inner = [module] if is_leaf(module) else [place.module for place in leaves(module)]
-    layers = [one for one in inner if _learns(one)]
+    layers = list(_layers(module))
     if not layers:
         return None
-    layer = layers[-1 if last else 0]
+    layer: Any = layers[-1 if last else 0]
+    if last and isinstance(layer, nn.LSTM) and layer.proj_size:
+        names = ("proj_size",)
     size: Any = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
     if isinstance(size, tuple):
         size = size[-1]
     if not isinstance(size, int):
         return None
-    both = last and isinstance(layer, nn.RNNBase | NoisyModule)
-    return 2 * size if both and getattr(layer, "bidirectional", False) else size
+    both = isinstance(layer, nn.RNNBase | NoisyModule) and bool(getattr(layer, "bidirectional", 0))
+    return 2 * size if last and both else size

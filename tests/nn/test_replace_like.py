@@ -134,3 +134,11 @@ def test_no_optimiser_lacks_a_p_that_is_not_learned() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert replace_activations(model, "nah") and len(optimizer.param_groups) == 1
+
+
+def test_lazy_modules() -> None:
+    """Their weights have a dtype and no numbers yet."""
+    model = nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.Linear(4, 1))
+    assert dtypes(model) == {"1": torch.float32}
+    model = nn.Sequential(nn.LazyLinear(4, dtype=torch.float64), nn.Tanh(), nn.LazyLinear(1))
+    assert dtypes(model) == {"1": torch.float64}

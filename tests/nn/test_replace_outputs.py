@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from noisyexp import replace_activations
 
@@ -202,3 +203,52 @@ class TestShared:
             "actor.1: Tanh left alone, it is actor.3, too, and ends actor and may be an output: "
             'include_head=True or include=["*", "actor.3"] replaces it'
         )
+
+
+class Drops(nn.Linear):
+    """A layer with a child that has no weights."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.drop = nn.Dropout(0.1)
+
+
+class Own(nn.Module):
+    """A layer of somebody's own, of no width that its attributes tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.zeros(8, 1))
+        self.drop = nn.Dropout(0.1)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(8, 1), weight_norm(nn.Linear(8, 1)), spectral_norm(nn.Linear(8, 1)), Drops(8, 1),
+        Own(), nn.utils.weight_norm(nn.Linear(8, 1)), nn.LSTM(8, 8, proj_size=1),
+    ],
+    ids=["linear", "weight", "spectral", "child", "own", "old weight", "projected"],
+)  # fmt: skip
+def test_a_branch_is_as_wide_as_its_last_layer(layer: nn.Module) -> None:
+    """Whatever that is made of: here it yields 1 where 8 come next, and so may end in an output."""
+    mask = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), layer, nn.Sigmoid())
+    assert replaced(Net(mask=mask, out=nn.Linear(8, 2))) == ["mask.1"]
+
+
+@pytest.mark.parametrize(
+    "layer", [spectral_norm(nn.Linear(8, 1)), Drops(8, 1)], ids=["norm", "own"]
+)
+def test_what_a_branch_feeds_may_be_one_layer_of_several_parts(layer: nn.Module) -> None:
+    model = Net(features=nn.Sequential(nn.Linear(4, 8), nn.Tanh()), score=layer)
+    assert replaced(model) == ["features.1"]
+
+
+def test_any_name_of_a_shared_block_selects_what_is_in_it() -> None:
+    for options in ({"include": "dec"}, {"include": "enc"}, {"include": "dec.1"}, {}):
+        block = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+        model = Net(enc=block, dec=block, out=nn.Linear(4, 1))
+        assert replaced(model, **options) == ["enc.1", "dec.1"]
+        assert type(block[1]).__name__ == "NAN"
+    block = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    assert replaced(Net(enc=block, dec=block, out=nn.Linear(4, 1)), exclude="dec") == []
