@@ -42,7 +42,7 @@ $(VENV)/.experiments: pyproject.toml constraints.txt
 demo: $(VENV)/.experiments  ## train three units on a generated language (two minutes), draw a table and a figure
 	$(BIN)/python scripts/demo.py
 
-test: setup  ## run the test suite, three tests at a time (seven to fifteen minutes on two cores)
+test: setup  ## run the test suite, three tests at a time (seven to sixteen minutes on two cores)
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 slow: setup  ## run the tests that take minutes

@@ -35,7 +35,7 @@ from noisyexp.nn.layer_call import LayerCall
 from noisyexp.nn.ops import recurrence
 from noisyexp.nn.passes import backward_pass, choose_products, forward_pass
 from noisyexp.nn.products import Forward, Weights
-from noisyexp.nn.shared import Use, sharing, sum_of_outer_products, sum_of_rounded, use
+from noisyexp.nn.shared import Use, is_watched, sharing, sum_of_outer_products, sum_of_rounded, use
 
 
 class _Recurrence(torch.autograd.Function):
@@ -96,15 +96,10 @@ class _Recurrence(torch.autograd.Function):
         return (None, *found, *d_ps, None, None)
 
 
-def _runs_as_is(unit: Activation) -> bool:
+def runs_as_is(unit: Activation) -> bool:
     """Whether nothing asks for the unit itself to be called: hooks, or its own backend."""
-    hooked = (
-        unit._forward_hooks
-        or unit._forward_pre_hooks
-        or unit._backward_hooks
-        or unit._backward_pre_hooks
-    )
-    return is_fusible(unit) and unit.backend == "auto" and not hooked and fits(unit, unit.num_units)
+    wanted = unit.backend == "auto" and not is_watched(unit)
+    return is_fusible(unit) and wanted and fits(unit, unit.num_units)
 
 
 def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
@@ -114,7 +109,7 @@ def can_fuse(units: Mapping[str, Activation], *tensors: Tensor | None) -> int:
     """
     of_cell = list(units.values())
     for unit in of_cell:
-        if not _runs_as_is(unit):
+        if not runs_as_is(unit):
             return dispatch.PLAIN
     return dispatch.way(*tensors, *[used_p(unit) for unit in of_cell])
 

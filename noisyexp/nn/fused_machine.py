@@ -1,8 +1,8 @@
 """All steps of a Neural Turing Machine with a feed-forward controller as one node of a graph.
 
-Step by step autograd makes a dozen nodes for a few small products and two kernels; of an update of
-72 steps they take a third. Here a step is two products, the unit's kernel and the memory's, and the
-weights have one product each at the end of backward.
+Step by step autograd makes a dozen nodes for a few small products and two kernels. Here a step is
+two products, the unit's kernel and the memory's, and the weights have one product each at the end
+of backward.
 
 T steps, B episodes, C units, S outputs of the heads' map, N locations of width M, H = W + R heads.
 """
@@ -20,14 +20,13 @@ from noisyexp.activations.fused import (
     addresses,
     draw_for,
     fits,
-    is_fusible,
     kernel_activation,
     point_to_p,
     take,
     unit_size,
     used_p,
 )
-from noisyexp.activations.noise import NoiseSource
+from noisyexp.activations.ops import makes_keys
 from noisyexp.kernels import bindings as K
 from noisyexp.kernels import dispatch
 from noisyexp.kernels.derivatives import first_derivatives
@@ -35,8 +34,8 @@ from noisyexp.kernels.dispatch import backend_of
 from noisyexp.kernels.memory import step as memory_step
 from noisyexp.kernels.philox import DrawKey
 from noisyexp.kernels.precision import under_autocast
+from noisyexp.nn.fused import runs_as_is
 from noisyexp.nn.fused_memory import can_fuse_memory
-from noisyexp.nn.shared import is_watched
 
 if TYPE_CHECKING:
     from noisyexp.activations import Activation
@@ -61,13 +60,10 @@ def can_fuse_machine(
     unit: Activation, projected: Tensor, weights: MachineWeights, state: MemoryState, writers: int
 ) -> bool:
     """Whether `fused_machine` takes these: what the kernels take, unwatched and unrecorded."""
-    source = unit.noise_source
     return (
-        unit.backend == "auto"
-        and is_fusible(unit)
+        runs_as_is(unit)
         and fits(unit, projected.shape[-1])
-        and (source is None or type(source).normal is NoiseSource.normal)
-        and not is_watched(unit)
+        and makes_keys(unit)
         and projected.numel() > 0
         and not under_autocast(projected)
         and dispatch.has("unit_keep", projected.device)
@@ -122,7 +118,7 @@ class _Call:
 
 
 class _Machine(torch.autograd.Function):
-    """Differentiable in all tensors but the kept ones."""
+    """Differentiable in all of its tensors."""
 
     @staticmethod
     def forward(

@@ -153,7 +153,8 @@ class NTM(nn.Module):
         controller: Controller = self.controller
         memory: MemoryState = self.memory.first_state(x.shape[1])
         if weights is None and (found := self._at_once(x, memory)) is not None:
-            return self.output(torch.cat([part[first:] for part in found], -1))  # type: ignore[no-any-return]
+            at_once: Tensor = self.output(torch.cat([part[first:] for part in found], -1))
+            return at_once
         state = controller.first_state(x.shape[1])
         features = []
         with shared_weights():
